@@ -14,7 +14,9 @@ pub mod cli {
 }
 
 pub mod client {
-    pub use crate::client::{Change, Download, Failure, HubClient, Source, Told, UploadOutcome};
+    pub use crate::client::{
+        ByteSource, ChangeHeaders, Download, Failure, HubClient, Told, UploadOutcome,
+    };
 }
 
 pub mod clock {
@@ -50,7 +52,7 @@ pub mod hub {
             pub use crate::hub::files::lines::Lines;
         }
         pub mod head {
-            pub use crate::hub::files::head::{Span, content_type, disposition, span, time};
+            pub use crate::hub::files::head::{ByteRange, content_type, disposition, span, time};
         }
         pub mod multipart {
             pub use crate::hub::files::multipart::{
@@ -122,9 +124,9 @@ pub mod wire {
 
     pub mod files {
         pub use crate::wire::files::{
-            BATCH_FILE, BATCH_FILES, BatchAnswer, BatchItem, Chunk, Commit, Event, Extra,
-            FetchHead, FetchItem, Hash, Kind, MOST_CHUNKS, Metadata, Name, OldName, PAGE, Record,
-            Restore, SINGLE,
+            BATCH_FILE, BATCH_FILES, BatchAnswer, BatchItem, Chunk, Commit, EntryKind, Extra,
+            FetchHead, FetchItem, FileEvent, Hash, MOST_CHUNKS, Metadata, Name, OldName, PAGE,
+            Record, Restore, SINGLE,
         };
     }
     pub mod revision {

@@ -25,7 +25,7 @@
 //!  inbox/  <-----------------------------+--> state/hooks/ --> hooks --> hook-1 … hook-N
 //! ```
 //!
-//! [`daemon`] starts the threads; they carry these names (`ps -T`). `inotify` and `sse` send [`messages::exchange::Event`]s to
+//! [`daemon`] starts the threads; they carry these names (`ps -T`). `inotify` and `sse` send [`messages::exchange::TickEvent`]s to
 //! `tick` over a bounded channel and may wait there; `tick` would find the same by itself at the next `poll_interval`. A thread
 //! that ends early ends the process with a message and a status that is not 0.
 //!

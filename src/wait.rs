@@ -16,16 +16,16 @@ const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 const MAX_WAIT_SECONDS: u64 = 86_400;
 
 /// A descriptor, and what of it is waited for.
-pub type Wanted<'a> = (BorrowedFd<'a>, PollFlags);
+pub type PollTarget<'a> = (BorrowedFd<'a>, PollFlags);
 
 /// Bytes to read.
-pub fn readable(fd: BorrowedFd<'_>) -> Option<Wanted<'_>> {
+pub fn readable(fd: BorrowedFd<'_>) -> Option<PollTarget<'_>> {
     Some((fd, PollFlags::IN))
 }
 
 /// Which of them are ready; none after the time, a signal, or a shortage of memory.
 pub fn ready<const N: usize>(
-    wanted: [Option<Wanted<'_>>; N],
+    wanted: [Option<PollTarget<'_>>; N],
     time: Option<Duration>,
 ) -> Result<[bool; N]> {
     // a rounded-up millisecond, so that a timer of that moment is due

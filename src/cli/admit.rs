@@ -8,7 +8,7 @@ use rustix::system::uname;
 
 use super::hub::{find_hub, local_client};
 use super::parse::Invocation;
-use super::{Context, Done, keys};
+use super::{CommandEnd, Context, keys};
 use crate::client::HubClient;
 use crate::config::{self, Settings, limits};
 use crate::error::{Error, Result};
@@ -24,7 +24,7 @@ const INVITATION_TIME: Duration = Duration::from_secs(86_400);
 const MAX_INVITATION_TIME: Duration = Duration::from_secs(30 * 86_400);
 
 /// `mesync accept [NAME…]`
-pub fn accept(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn accept(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let names = (0..invocation.arguments.len()).map(|at| invocation.argument(at));
     let names: Vec<&str> = names.collect::<Result<_>>()?;
     let code = invocation.value("code")?;
@@ -56,7 +56,7 @@ pub fn accept(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         if requests.pending.is_empty() {
             super::note("no machine asks to be let in");
         }
-        return Ok(Done::All);
+        return Ok(CommandEnd::All);
     }
     for name in names {
         let name = wire::check_host(name).map_err(|e| invocation.usage(e))?;
@@ -72,7 +72,7 @@ pub fn accept(context: &mut Context, invocation: &Invocation) -> Result<Done> {
             let_in(context, asking);
         }
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }
 
 /// `machine-2  10.0.0.7  code 481-203  asked 12 s ago`
@@ -110,7 +110,7 @@ fn window(
     hub: &HubClient,
     time: Duration,
     rights: Option<RightsRow>,
-) -> Result<Done> {
+) -> Result<CommandEnd> {
     let signals = Signals::start()?;
     let seconds = time.as_secs();
     let mut known = hub.join_requests()?.accepted;
@@ -136,12 +136,12 @@ fn window(
         context.out.flush();
         known = requests.accepted;
         if requests.window.is_none() {
-            return Ok(Done::All);
+            return Ok(CommandEnd::All);
         }
         select! {
             recv(signals.stop) -> _ => {
                 hub.accept(&ask(0))?;
-                return Ok(Done::All);
+                return Ok(CommandEnd::All);
             }
             recv(after(WINDOW_LOOK_INTERVAL)) -> _ => {}
         }
@@ -150,7 +150,7 @@ fn window(
 }
 
 /// `mesync invite NAME`
-pub fn invite(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn invite(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let name = wire::check_host(invocation.argument(0)?).map_err(|e| invocation.usage(e))?;
     let time = time(invocation, "for", MAX_INVITATION_TIME)?.unwrap_or(INVITATION_TIME);
     let settings = &context.settings;
@@ -177,7 +177,7 @@ pub fn invite(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     } else {
         context.out.line(&command);
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }
 
 /// The URL by which other machines call the hub of this one.
@@ -219,7 +219,7 @@ pub fn time(invocation: &Invocation, flag: &str, most: Duration) -> Result<Optio
 }
 
 /// `mesync hub renew-certificate`
-pub fn renew_certificate(context: &mut Context, _: &Invocation) -> Result<Done> {
+pub fn renew_certificate(context: &mut Context, _: &Invocation) -> Result<CommandEnd> {
     let dir = &context.settings.hub.data_dir;
     find_hub(dir)?;
     let (fingerprint, from) = certificate::renew(dir)?;
@@ -233,5 +233,5 @@ pub fn renew_certificate(context: &mut Context, _: &Invocation) -> Result<Done> 
             clock::local(from)
         ));
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }

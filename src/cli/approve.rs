@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::parse::Invocation;
 use super::sync::known;
-use super::{Context, Done, counted, note};
+use super::{CommandEnd, Context, counted, note};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::files::engine::traits::Token;
@@ -34,7 +34,7 @@ impl HeldDelete {
 }
 
 /// `mesync approve DIR`
-pub fn approve(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn approve(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let (settings, out) = (&context.settings, &mut context.out);
     let listed = invocation.os_value("listed").map(read_list).transpose()?;
     let (mut count, mut remaining) = (0, 0);
@@ -67,7 +67,7 @@ pub fn approve(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         (_, true) => {}
         (n, false) => out.line(&format!("{} approved", counted(n, "delete"))),
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }
 
 /// Reads a list of held deletes; `-` is standard input.

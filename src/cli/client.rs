@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::output::Output;
 use super::parse::Invocation;
-use super::{Context, Done, all_of, directories};
+use super::{CommandEnd, Context, all_of, directories};
 use crate::config::Settings;
 use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
@@ -22,14 +22,14 @@ use crate::service::{self, Signals};
 use crate::{clock, daemon, disk, logger};
 
 /// `mesync start [--once]`
-pub fn start(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn start(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let settings = &super::watches::with_watches(&context.settings, invocation)?;
     if !invocation.has("once") {
         let signals = Signals::start()?;
         let client = daemon::Daemon::start(settings, daemon::Halves::Both)?;
         let read = || super::watches::with_watches(&super::read_settings(invocation)?, invocation);
         return service::run(&signals, super::parts::of(client, settings)?, &read)
-            .map(|()| Done::All);
+            .map(|()| CommandEnd::All);
     }
     if super::join::ask_once_if_refused(settings)? {
         context.settings = super::read_settings(invocation)?;
@@ -40,17 +40,18 @@ pub fn start(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         return if std::io::stderr().is_terminal() || invocation.has("verbose") {
             Err(daemon::another_client(settings))
         } else {
-            Ok(Done::NotAll(Kind::Busy))
+            Ok(CommandEnd::NotAll(Kind::Busy))
         };
     };
     // run both halves, even if one fails
-    let exchanged = daemon::once(settings, lock).map(|left| left.map_or(Done::All, Done::NotAll));
+    let exchanged =
+        daemon::once(settings, lock).map(|left| left.map_or(CommandEnd::All, CommandEnd::NotAll));
     let synced = super::sync::all_once(settings);
     all_of([exchanged, synced, all_done(settings)])
 }
 
-/// Reports remaining work after a pass; [`Done::All`] if there is none.
-fn all_done(settings: &Settings) -> Result<Done> {
+/// Reports remaining work after a pass; [`CommandEnd::All`] if there is none.
+fn all_done(settings: &Settings) -> Result<CommandEnd> {
     let messages = |queue| survey(&settings.base_dir, queue).map(|s| s.count);
     let (outbox, failed) = (messages(Queue::Outbox)?, messages(Queue::Failed)?);
     let hooks = HookCounts::of(settings)?;
@@ -66,10 +67,10 @@ fn all_done(settings: &Settings) -> Result<Done> {
         .map(|(n, noun, how)| format!("{} {how}", super::counted(n as u64, noun)));
     let left: Vec<String> = left.collect();
     if left.is_empty() {
-        return Ok(Done::All);
+        return Ok(CommandEnd::All);
     }
     log::warn!("work remains: {} (see \"mesync status\")", left.join(", "));
-    Ok(Done::NotAll(Kind::Failed))
+    Ok(CommandEnd::NotAll(Kind::Failed))
 }
 
 /// The number of hooks by state.
@@ -149,8 +150,8 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 /// A running client that has not reached the hub for this time, and three times `poll_interval`, does not work.
 const SILENT_TIME: Duration = Duration::from_secs(300);
 
-/// `mesync status`: [`Done::NotAll`] if this machine is degraded.
-pub fn status(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+/// `mesync status`: [`CommandEnd::NotAll`] if this machine is degraded.
+pub fn status(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     if !invocation.has("watch") {
         return status_once(context);
     }
@@ -165,7 +166,7 @@ pub fn status(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     }
 }
 
-fn status_once(context: &mut Context) -> Result<Done> {
+fn status_once(context: &mut Context) -> Result<CommandEnd> {
     let settings = &context.settings;
     let base = &settings.base_dir;
     let hooks = HookCounts::of(settings)?;
@@ -210,9 +211,9 @@ fn status_once(context: &mut Context) -> Result<Done> {
         print(&status, &reasons, &mut context.out);
     }
     Ok(if status.healthy {
-        Done::All
+        CommandEnd::All
     } else {
-        Done::NotAll(Kind::Failed)
+        CommandEnd::NotAll(Kind::Failed)
     })
 }
 

@@ -2,21 +2,21 @@
 //!
 //! They complete commands, flags and fixed words. They never run mesync, so they are quick and need no settings.
 
-use super::Done;
+use super::CommandEnd;
 use super::output::Output;
 use super::parse::Invocation;
 use super::table::{COMMANDS, Command, Count, Flag, GLOBAL, Values, first_words, rows};
 use crate::error::Result;
 
 /// `mesync completions SHELL`
-pub fn run(invocation: &Invocation, out: &mut Output) -> Result<Done> {
+pub fn run(invocation: &Invocation, out: &mut Output) -> Result<CommandEnd> {
     let text = match invocation.argument(0)? {
         "bash" => bash(),
         "zsh" => zsh(),
         _ => fish(),
     };
     out.text(&text);
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }
 
 /// The flags that have a value, each once.

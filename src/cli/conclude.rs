@@ -4,7 +4,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::output::Output;
-use super::{Done, counted, fail, note};
+use super::{CommandEnd, counted, fail, note};
 use crate::error::{Error, Result};
 
 /// What became of one message of a retry.
@@ -24,7 +24,7 @@ pub(super) fn conclude(
     outcome: &str,
     mut errors: Vec<Error>,
     out: &mut Output,
-) -> Result<Done> {
+) -> Result<CommandEnd> {
     let mut done = 0;
     for (id, label, file, result) in results {
         let error = result.err();

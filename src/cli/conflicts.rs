@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::output::{left, right};
 use super::parse::Invocation;
 use super::watches::synced_directories;
-use super::{Context, Done, note};
+use super::{CommandEnd, Context, note};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::logger::one_line;
@@ -23,7 +23,7 @@ struct Copy {
 }
 
 /// `mesync conflicts [DIR…]`
-pub fn conflicts(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn conflicts(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let asked: Vec<PathBuf> = invocation.arguments.iter().map(PathBuf::from).collect();
     let dirs = if asked.is_empty() {
         synced_directories(&context.settings)
@@ -40,7 +40,7 @@ pub fn conflicts(context: &mut Context, invocation: &Invocation) -> Result<Done>
     let out = &mut context.out;
     if out.json {
         copies.iter().for_each(|copy| out.object(copy));
-        return Ok(Done::All);
+        return Ok(CommandEnd::All);
     }
     let time = |text: &str| clock::parse_rfc3339(text).map_or("-".into(), clock::local);
     let row = |c: &Copy| {
@@ -59,7 +59,7 @@ pub fn conflicts(context: &mut Context, invocation: &Invocation) -> Result<Done>
     if copies.is_empty() {
         note("no conflicts");
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }
 
 fn find_copies(dir: &Path, copies: &mut Vec<Copy>) -> std::io::Result<()> {

@@ -14,7 +14,7 @@ use super::files::path_on_hub;
 use super::output::Output;
 use super::parse::Invocation;
 use super::progress::Progress;
-use super::{Context, Done, counted, fail};
+use super::{CommandEnd, Context, counted, fail};
 use crate::client::HubClient;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
@@ -26,7 +26,11 @@ use crate::wire::files::{self, Hash, Name, Record};
 const READ_BUFFER_BYTES: usize = 64 * 1024;
 
 /// `mesync download -r PATH`
-pub fn download(context: &mut Context, invocation: &Invocation, hub: &HubClient) -> Result<Done> {
+pub fn download(
+    context: &mut Context,
+    invocation: &Invocation,
+    hub: &HubClient,
+) -> Result<CommandEnd> {
     let what = invocation.argument(0)?;
     let name = find::path(&path_on_hub(&context.settings, hub, what)?)?;
     let mut records = find::below(hub, &name)?;
@@ -47,7 +51,7 @@ pub fn download(context: &mut Context, invocation: &Invocation, hub: &HubClient)
         None => PathBuf::from(&name.name),
     };
     // links last, so that nothing is written through them
-    records.sort_by_key(|record| (record.kind == files::Kind::Symlink, record.full_name()));
+    records.sort_by_key(|record| (record.kind == files::EntryKind::Symlink, record.full_name()));
     let progress = Progress::new(invocation.has("quiet"));
     let watch = |step: crate::transfer::TransferStep<'_>| progress.step(step);
     let transfer = Transfer::new(hub, &watch)?;
@@ -94,9 +98,9 @@ fn one(
     progress: &Progress,
 ) -> Result<bool> {
     let is_there = match record.kind {
-        files::Kind::Dir => to.is_dir(),
-        files::Kind::File => has_content(to, &record),
-        files::Kind::Symlink => false,
+        files::EntryKind::Dir => to.is_dir(),
+        files::EntryKind::File => has_content(to, &record),
+        files::EntryKind::Symlink => false,
     };
     if is_there {
         return Ok(false);
@@ -140,7 +144,7 @@ fn target(root: &Path, top: &Name, record: &Record) -> Result<PathBuf> {
         }
     }
     let is_dir = std::fs::symlink_metadata(&to).is_ok_and(|meta| meta.is_dir());
-    if is_dir && record.kind != files::Kind::Dir {
+    if is_dir && record.kind != files::EntryKind::Dir {
         let what = format!(
             "cannot write {}: a directory is there",
             disk::show(to.as_os_str())

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use super::output::Output;
 use super::parse::Invocation;
-use super::{Context, Done, note};
+use super::{CommandEnd, Context, note};
 use crate::backoff::Backoff;
 use crate::client::{Called, HubClient};
 use crate::daemon::servers;
 use crate::error::Result;
 use crate::logger::one_line;
-use crate::wire::files::{Event, PAGE};
+use crate::wire::files::{FileEvent, PAGE};
 use crate::wire::revision::Revision;
 use crate::{clock, wire};
 
@@ -20,7 +20,7 @@ const RECENT_TIME: Duration = Duration::from_secs(86_400);
 const RECONNECT_PAUSE: Duration = Duration::from_secs(15);
 
 /// `mesync events [--follow]`
-pub fn events(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn events(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let follow = invocation.has("follow");
     let since = match invocation.value("since")? {
         Some(text) => Some(parse_since(text).ok_or_else(|| {
@@ -49,7 +49,7 @@ pub fn events(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     if follow {
         stream(&hub, last, out)
     } else {
-        Ok(Done::All)
+        Ok(CommandEnd::All)
     }
 }
 
@@ -89,13 +89,13 @@ fn history(hub: &HubClient, since: &str, out: &mut Output) -> Result<Revision> {
 }
 
 /// Shows new events until standard output is closed; reopens the stream when it breaks.
-fn stream(hub: &HubClient, mut last: Option<Revision>, out: &mut Output) -> Result<Done> {
+fn stream(hub: &HubClient, mut last: Option<Revision>, out: &mut Output) -> Result<CommandEnd> {
     let mut backoff = Backoff::new(RECONNECT_PAUSE);
     let mut opened = false;
     loop {
         out.flush();
         match follow(hub, &mut last, &mut backoff, &mut opened, out) {
-            Ok(()) if out.is_over() => return Ok(Done::All),
+            Ok(()) if out.is_over() => return Ok(CommandEnd::All),
             Ok(()) => log::info!("event stream ended; reopening it"),
             Err(failure) if failure.status == 410 => {
                 log::warn!("some events have expired on the hub");
@@ -134,7 +134,7 @@ fn follow(
     Ok(())
 }
 
-fn show(event: &Event, out: &mut Output) {
+fn show(event: &FileEvent, out: &mut Output) {
     if out.json {
         return out.object(event);
     }

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::output::{Output, left, right};
 use super::parse::Invocation;
-use super::{Context, Done, fail, local_path, note};
-use crate::client::{Called, Change, HubClient, Query, UploadOutcome};
+use super::{CommandEnd, Context, fail, local_path, note};
+use crate::client::{Called, ChangeHeaders, HubClient, Query, UploadOutcome};
 use crate::config::{Settings, limits};
 use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
@@ -21,7 +21,7 @@ use crate::wire::revision::Condition;
 use crate::{clock, wire};
 
 /// `mesync ls`
-pub fn ls(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn ls(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let number = |flag: &str| -> Result<Option<u64>> {
         let bad = |text: &str| {
             invocation.usage(format!(
@@ -104,7 +104,7 @@ pub fn ls(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     } else if shown == 0 && !out.json && std::io::stderr().is_terminal() {
         note("no such files");
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }
 
 /// Writes each line at once, because there can be many; so columns have fixed widths.
@@ -120,9 +120,9 @@ fn list_one(record: &Record, first: bool, out: &mut Output) {
         out.line(&title);
     }
     let mark = match record.kind {
-        files::Kind::File => "",
-        files::Kind::Dir => "/",
-        files::Kind::Symlink => "@",
+        files::EntryKind::File => "",
+        files::EntryKind::Dir => "/",
+        files::EntryKind::Symlink => "@",
     };
     let name = one_line(&record.full_name());
     let size = out.size(record.size);
@@ -139,18 +139,18 @@ fn time(text: Option<&str>) -> String {
 }
 
 /// `mesync info ID`
-pub fn info(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn info(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let hub = servers::files(&context.settings)?;
     let record = meant_or_deleted(context, invocation, &hub)?;
     let out = &mut context.out;
     if out.json {
         out.object(&record);
-        return Ok(Done::All);
+        return Ok(CommandEnd::All);
     }
     let kind = match record.kind {
-        files::Kind::File => "file",
-        files::Kind::Dir => "directory",
-        files::Kind::Symlink => "symbolic link",
+        files::EntryKind::File => "file",
+        files::EntryKind::Dir => "directory",
+        files::EntryKind::Symlink => "symbolic link",
     };
     let mut lines = vec![
         ("name", one_line(&record.full_name())),
@@ -193,7 +193,7 @@ pub fn info(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         let name = out.bold(&format!("{name:<10}"));
         out.line(&format!("{name} {text}"));
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }
 
 /// The outcome for one file of `rm`.
@@ -206,7 +206,7 @@ struct Removed<'a> {
 }
 
 /// `mesync rm ID…`
-pub fn rm(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn rm(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let hub = servers::files(&context.settings)?;
     let (mut errors, out) = (Vec::new(), &mut context.out);
     for what in &invocation.arguments {
@@ -262,10 +262,10 @@ fn remove(hub: &HubClient, record: &Record) -> Result<()> {
     };
     hub.remove(
         record.id,
-        Change {
+        ChangeHeaders {
             condition,
             key: Some(Uuid::now_v7()),
-            ..Change::default()
+            ..ChangeHeaders::default()
         },
     )
     .map(drop)
@@ -390,7 +390,7 @@ fn needs_versions(hub: &HubClient) -> Result<()> {
 }
 
 /// `mesync versions ID`
-pub fn versions(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn versions(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let hub = servers::files(&context.settings)?;
     needs_versions(&hub)?;
     let record = meant_or_deleted(context, invocation, &hub)?;
@@ -398,7 +398,7 @@ pub fn versions(context: &mut Context, invocation: &Invocation) -> Result<Done> 
     let out = &mut context.out;
     if out.json {
         versions.iter().for_each(|v| out.object(v));
-        return Ok(Done::All);
+        return Ok(CommandEnd::All);
     }
     if versions.is_empty() {
         note(&format!(
@@ -433,11 +433,11 @@ pub fn versions(context: &mut Context, invocation: &Invocation) -> Result<Done> 
             limits::VERSIONS
         ));
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }
 
 /// `mesync restore ID`
-pub fn restore(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn restore(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let bad = |text: &str| {
         invocation.usage(format!(
             "bad value for --rev: not a number: \"{}\"",
@@ -452,9 +452,9 @@ pub fn restore(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     needs_versions(&hub)?;
     let record = meant_or_deleted(context, invocation, &hub)?;
     let name = wire::brief(&record.full_name());
-    let change = Change {
+    let change = ChangeHeaders {
         key: Some(Uuid::now_v7()),
-        ..Change::default()
+        ..ChangeHeaders::default()
     };
     let stored =
         hub.restore(record.id, Restore { rev }, change)
@@ -477,5 +477,5 @@ pub fn restore(context: &mut Context, invocation: &Invocation) -> Result<Done> {
             time(record.mtime.as_deref())
         )),
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }

@@ -4,14 +4,14 @@
 
 use super::parse::Invocation;
 use super::sync::known;
-use super::{Context, Done};
+use super::{CommandEnd, Context};
 use crate::error::{Error, Kind, Result};
 use crate::files::overview::real;
 use crate::files::tree::marker;
 use crate::logger::one_line;
 
 /// `mesync forget DIR`
-pub fn forget(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn forget(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let argument = invocation.argument(0)?;
     let path =
         std::path::absolute(argument).map_err(|e| Error::io(format!("find {argument}"), &e))?;
@@ -54,5 +54,5 @@ pub fn forget(context: &mut Context, invocation: &Invocation) -> Result<Done> {
             ));
         }
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }

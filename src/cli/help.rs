@@ -2,23 +2,23 @@
 //!
 //! It contains no facts about commands; a missing fact belongs in the tables.
 
-use super::Done;
+use super::CommandEnd;
 use super::output::{Output, wrap};
 use super::parse::{self, Invocation};
-use super::table::{COMMANDS, Command, Flag, GLOBAL, Group, first_words};
+use super::table::{COMMANDS, Command, CommandGroup, Flag, GLOBAL, first_words};
 use crate::config::{SETTINGS, Section, watch};
 use crate::error::{Kind, Result};
 
 const INTRODUCTION: &str = "mesync keeps machines in sync through one hub: a JSON file in the outbox of one appears in the inbox of the others and runs a hook there.";
 
 /// `mesync help [COMMAND]`.
-pub fn run(invocation: &Invocation, out: &mut Output) -> Result<Done> {
+pub fn run(invocation: &Invocation, out: &mut Output) -> Result<CommandEnd> {
     match invocation.arguments.as_slice() {
         [] => overview(out),
         [topic] if topic == "settings" => settings(out),
         words => commands(&parse::find_rows(words)?, out),
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }
 
 /// Prints help about these commands, or about everything.
@@ -40,7 +40,7 @@ pub fn short() -> String {
 fn overview(out: &mut Output) {
     paragraph(INTRODUCTION, out);
     out.line("\nUsage: mesync COMMAND [ARGUMENT…] [FLAG…]");
-    for (group, title) in Group::ALL {
+    for (group, title) in CommandGroup::ALL {
         out.line(&format!("\n{title}:"));
         let rows = COMMANDS.iter().filter(|c| c.group == group);
         let rows: Vec<_> = rows

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::conclude::conclude;
 use super::output::{left, right};
 use super::parse::Invocation;
-use super::{Context, Done, counted, fail, note};
+use super::{CommandEnd, Context, counted, fail, note};
 use crate::error::{Error, Kind, Result};
 use crate::messages::hooks::{self, HookRecord, Programs};
 use crate::messages::{parse_file_name, spool};
@@ -66,7 +66,7 @@ fn look_at(context: &Context, record: &HookRecord, programs: &mut Programs) -> L
 }
 
 /// `mesync list hooks`
-pub fn list(context: &mut Context) -> Result<Done> {
+pub fn list(context: &mut Context) -> Result<CommandEnd> {
     let records = hooks::list(&context.settings.base_dir)?;
     let mut programs = Programs::new(&context.settings.base_dir);
     let rows: Vec<ListedHook> = records
@@ -111,11 +111,11 @@ pub fn list(context: &mut Context) -> Result<Done> {
             &cells,
         );
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }
 
 /// `mesync retry --hooks [ID…]`
-pub fn retry(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn retry(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let base = context.settings.base_dir.clone();
     let mut errors = Vec::new();
     let meant = failed(context, &invocation.arguments, &mut errors)?;
@@ -136,7 +136,7 @@ pub fn retry(context: &mut Context, invocation: &Invocation) -> Result<Done> {
 }
 
 /// `mesync flush hooks [ID…]`: discards failed hooks.
-pub fn flush(context: &mut Context, arguments: &[OsString]) -> Result<Done> {
+pub fn flush(context: &mut Context, arguments: &[OsString]) -> Result<CommandEnd> {
     let base = context.settings.base_dir.clone();
     let mut errors = Vec::new();
     let meant = failed(context, arguments, &mut errors)?;

@@ -6,7 +6,7 @@ use crossbeam_channel::after;
 
 use super::output::{Output, left, right};
 use super::parse::Invocation;
-use super::{Context, Done, admit};
+use super::{CommandEnd, Context, admit};
 use crate::daemon::servers;
 use crate::error::{Kind, Result};
 use crate::messages::{exchange, spool};
@@ -21,8 +21,8 @@ const MAX_WAIT: Duration = Duration::from_secs(86_400);
 /// Reports of all machines in a row that must say so: what one sent after its first, another has taken before its second.
 const REPORTS: u32 = 2;
 
-/// `mesync hosts [--wait TIME] [HOST...]`: with a time, [`Done::NotAll`] if not all of them are in sync when it is over.
-pub fn hosts(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+/// `mesync hosts [--wait TIME] [HOST...]`: with a time, [`CommandEnd::NotAll`] if not all of them are in sync when it is over.
+pub fn hosts(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let wait = admit::time(invocation, "wait", MAX_WAIT)?;
     let named: Vec<String> = (0..invocation.arguments.len())
         .map(|n| wire::check_host(invocation.argument(n)?).map_err(|e| invocation.usage(e)))
@@ -34,7 +34,7 @@ pub fn hosts(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     };
     let Some(wait) = wait else {
         show(&ask()?, &mut context.out);
-        return Ok(Done::All);
+        return Ok(CommandEnd::All);
     };
     let end = clock::monotonic() + wait;
     let mut reports = Reports::since(clock::monotonic());
@@ -48,13 +48,13 @@ pub fn hosts(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         }
         if done {
             show(&hosts, &mut context.out);
-            return Ok(Done::All);
+            return Ok(CommandEnd::All);
         }
         let left = hosts.iter().filter(|h| !is_in_sync(h));
         let left: Vec<&str> = left.map(|h| h.name.as_str()).collect();
         log::warn!("the time is over: {}", missing(&left));
         show(&hosts, &mut context.out);
-        return Ok(Done::NotAll(Kind::Failed));
+        return Ok(CommandEnd::NotAll(Kind::Failed));
     }
 }
 
@@ -169,7 +169,7 @@ fn show(hosts: &[HostInfo], out: &mut Output) {
 }
 
 /// `mesync hosts rebind HOST`
-pub fn rebind(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn rebind(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let settings = &context.settings;
     let host = wire::check_host(invocation.argument(0)?).map_err(|e| invocation.usage(e))?;
     let hub = servers::messages(settings)?;
@@ -186,7 +186,7 @@ pub fn rebind(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         .rebind(&host, instance)
         .map_err(|failure| failure.error)?;
     show(&[row], &mut context.out);
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }
 
 #[cfg(test)]

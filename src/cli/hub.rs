@@ -13,7 +13,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::parse::Invocation;
-use super::{Context, Done};
+use super::{CommandEnd, Context};
 use crate::client::HubClient;
 use crate::config::Settings;
 use crate::config::environment;
@@ -27,7 +27,7 @@ use crate::wire::files::Backup;
 use crate::{clock, daemon, disk, hub, wire};
 
 /// `mesync serve`. The context's settings include the flags.
-pub fn serve(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn serve(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     take_one_arena();
     if let Some(flag) = ["watch", "yes"]
         .into_iter()
@@ -66,7 +66,7 @@ pub fn serve(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     service::run(&signals, parts, &|| {
         complete(super::read_settings(invocation)?)
     })
-    .map(|()| Done::All)
+    .map(|()| CommandEnd::All)
 }
 
 /// If address space is limited, executes this program again with one arena for glibc's malloc: otherwise each thread reserves
@@ -114,7 +114,7 @@ struct BackedUp<'a> {
 }
 
 /// `mesync hub backup DIR`: a running hub makes the copy itself, because no other process can read its tables.
-pub fn backup(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn backup(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let (settings, argument) = (&context.settings, invocation.argument(0)?);
     let dir =
         std::path::absolute(argument).map_err(|e| Error::io(format!("find {argument}"), &e))?;
@@ -153,7 +153,7 @@ pub fn backup(context: &mut Context, invocation: &Invocation) -> Result<Done> {
             dir.display()
         )));
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }
 
 /// `held`: the error if the hub does not listen yet, or its address is unknown.
@@ -246,7 +246,7 @@ pub fn find_hub(data: &Path) -> Result<()> {
 }
 
 /// `mesync hub check`
-pub fn check(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn check(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let hub = &context.settings.hub;
     let dir = hub.data_dir.display();
     let _lock = lock_existing(&hub.data_dir).map_err(|e| match e.kind {
@@ -294,7 +294,7 @@ pub fn check(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         ));
     }
     match findings.damage.len() as u64 + findings.more {
-        0 => Ok(Done::All),
+        0 => Ok(CommandEnd::All),
         n => {
             let hint = match (findings.lost.is_empty(), repair) {
                 (true, _) => "restore a backup",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crossbeam_channel::after;
 
 use super::parse::Invocation;
-use super::{Context, Done};
+use super::{CommandEnd, Context};
 use crate::config::{self, Settings};
 use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
@@ -18,7 +18,7 @@ use crate::wire::{self, files::Hash, join::ASK_INTERVAL};
 const MAX_INVITATION_BYTES: u64 = 4096;
 
 /// `URL`, or `URL#NAME.SECRET.FINGERPRINT`.
-struct Target {
+struct JoinTarget {
     url: String,
     invitation: Option<Invitation>,
 }
@@ -30,7 +30,7 @@ struct Invitation {
 }
 
 /// `mesync join URL`
-pub fn join(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn join(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let target = target(invocation)?;
     let mut settings = context.settings.clone();
     let is_same = settings.server_url == target.url && !settings.server_is_default;
@@ -70,7 +70,7 @@ pub fn join(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     Ok(told(context, &settings, "was let in"))
 }
 
-fn told(context: &mut Context, settings: &Settings, how: &str) -> Done {
+fn told(context: &mut Context, settings: &Settings, how: &str) -> CommandEnd {
     let (name, url) = (&settings.host_id, logger::one_line(&settings.server_url));
     if context.out.json {
         let object = serde_json::json!({ "name": name, "server_url": url, "joined": true });
@@ -80,7 +80,7 @@ fn told(context: &mut Context, settings: &Settings, how: &str) -> Done {
         let line = format!("{name} {how} by {url}, see {}", file.display());
         context.out.line(&line);
     }
-    Done::All
+    CommandEnd::All
 }
 
 fn is_joined(settings: &Settings) -> bool {
@@ -88,7 +88,7 @@ fn is_joined(settings: &Settings) -> bool {
         && servers::messages(settings).is_ok_and(|hub| hub.hosts().is_ok())
 }
 
-fn target(invocation: &Invocation) -> Result<Target> {
+fn target(invocation: &Invocation) -> Result<JoinTarget> {
     let mut text = invocation.argument(0)?.to_string();
     if text == "-" {
         text.clear();
@@ -106,7 +106,7 @@ fn target(invocation: &Invocation) -> Result<Target> {
     parse(&text).map_err(|e| invocation.usage(e))
 }
 
-fn parse(text: &str) -> std::result::Result<Target, String> {
+fn parse(text: &str) -> std::result::Result<JoinTarget, String> {
     let (url, fragment) = text
         .split_once('#')
         .map_or((text, None), |(url, fragment)| (url, Some(fragment)));
@@ -129,7 +129,7 @@ fn parse(text: &str) -> std::result::Result<Target, String> {
         Some(fragment) => Some(invitation(fragment).ok_or("the invitation is cut or mistyped")?),
         None => None,
     };
-    Ok(Target { url, invitation })
+    Ok(JoinTarget { url, invitation })
 }
 
 /// Asks in the foreground until it is accepted.

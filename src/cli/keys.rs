@@ -7,10 +7,10 @@ use serde::Serialize;
 use super::hub::{find_hub, running_hub, wait_for_hub};
 use super::output::left;
 use super::parse::Invocation;
-use super::{Context, Done};
+use super::{CommandEnd, Context};
 use crate::config::Settings;
 use crate::error::{Error, Kind, Result};
-use crate::hub::rights::{self, Administration, FileAccess, FileScope, Inbox, SendScope};
+use crate::hub::rights::{self, Administration, FileAccess, FileScope, InboxRight, SendScope};
 use crate::hub::{self, Key, Rights};
 use crate::wire::KeyUse;
 use crate::wire::rights::RightsRow;
@@ -39,7 +39,7 @@ struct Listed {
 }
 
 /// `mesync key add NAME`
-pub fn add(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn add(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let name = wire::check_host(invocation.argument(0)?).map_err(|e| invocation.usage(e))?;
     let rights = named(invocation)?.unwrap_or_default();
     let dir = &context.settings.hub.data_dir;
@@ -51,11 +51,11 @@ pub fn add(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         hub::remove_key(&context.settings.hub.data_dir, &name)?;
         return Err(not_shown(&name, "the key is removed"));
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }
 
 /// `mesync key rotate NAME`
-pub fn rotate(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn rotate(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let name = wire::check_host(invocation.argument(0)?).map_err(|e| invocation.usage(e))?;
     let dir = context.settings.hub.data_dir.clone();
     find_hub(&dir)?;
@@ -73,7 +73,7 @@ pub fn rotate(context: &mut Context, invocation: &Invocation) -> Result<Done> {
             "the old key works for a day: run it again",
         ));
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }
 
 fn show_key(context: &mut Context, name: &str, key: String, rights: &Rights) {
@@ -101,7 +101,7 @@ fn not_shown(name: &str, then: &str) -> Error {
 }
 
 /// `mesync key set NAME`
-pub fn set(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn set(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let name = wire::check_host(invocation.argument(0)?).map_err(|e| invocation.usage(e))?;
     if named(invocation)?.is_none() {
         return Err(invocation.usage("which right is to change? name at least one flag"));
@@ -119,7 +119,7 @@ pub fn set(context: &mut Context, invocation: &Invocation) -> Result<Done> {
             "{name}: files {files}, sends to {sends}, receives {receives}, admin {admin}"
         ))
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }
 
 /// The rights from flags; `None`: no flag names one.
@@ -173,10 +173,10 @@ fn change(rights: &mut Rights, invocation: &Invocation) -> Result<usize> {
         };
     }
     if given("messages") {
-        rights.inbox = Inbox::Open;
+        rights.inbox = InboxRight::Open;
     }
     if given("no-messages") {
-        rights.inbox = Inbox::Closed;
+        rights.inbox = InboxRight::Closed;
     }
     if given("admin") {
         rights.administration = Administration::Yes;
@@ -188,7 +188,7 @@ fn change(rights: &mut Rights, invocation: &Invocation) -> Result<usize> {
 }
 
 /// `mesync key list`
-pub fn list(context: &mut Context, _: &Invocation) -> Result<Done> {
+pub fn list(context: &mut Context, _: &Invocation) -> Result<CommandEnd> {
     find_hub(&context.settings.hub.data_dir)?;
     let keys = hub::list_keys(&context.settings.hub.data_dir)?;
     let uses = uses(&context.settings);
@@ -206,7 +206,7 @@ pub fn list(context: &mut Context, _: &Invocation) -> Result<Done> {
                 rights: key.rights.row(),
             });
         }
-        return Ok(Done::All);
+        return Ok(CommandEnd::All);
     }
     let columns = [
         "NAME",
@@ -239,7 +239,7 @@ pub fn list(context: &mut Context, _: &Invocation) -> Result<Done> {
         })
         .collect();
     context.out.table(&columns.map(left), &rows);
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }
 
 /// The keys that were used since the hub was started; `None`: no running hub answered.
@@ -249,7 +249,7 @@ fn uses(settings: &Settings) -> Option<Vec<KeyUse>> {
 }
 
 /// `mesync key remove NAME`
-pub fn remove(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn remove(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let name = wire::check_host(invocation.argument(0)?).map_err(|e| invocation.usage(e))?;
     find_hub(&context.settings.hub.data_dir)?;
     hub::remove_key(&context.settings.hub.data_dir, &name)?;
@@ -260,5 +260,5 @@ pub fn remove(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     } else {
         context.out.line(&format!("{name}: key removed"))
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use super::parse::Invocation;
-use super::{Context, Done};
+use super::{CommandEnd, Context};
 use crate::client::HubClient;
 use crate::config::{self, Settings};
 use crate::credentials::{self, Access};
@@ -16,7 +16,7 @@ use crate::login::{self, Login};
 use crate::{disk, logger};
 
 /// `mesync login [--server URL]`
-pub fn login(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn login(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let path = login::file();
     let path = path.ok_or_else(|| {
         Error::new(
@@ -62,7 +62,7 @@ pub fn login(context: &mut Context, invocation: &Invocation) -> Result<Done> {
             logger::one_line(&login.server_url)
         ))
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }
 
 fn key(invocation: &Invocation, settings: &Settings, same: bool) -> Result<String> {

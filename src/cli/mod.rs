@@ -47,7 +47,7 @@ use crate::credentials;
 use crate::error::{Error, Kind, Result};
 use crate::logger::{self, counted};
 use crate::messages::lock;
-use commands::Run;
+use commands::CommandFunction;
 use output::Output;
 use parse::{Invocation, Parsed};
 
@@ -60,7 +60,7 @@ pub struct Context {
 
 /// How a command without an error ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Done {
+pub enum CommandEnd {
     /// Everything was done; the machine is healthy.
     All,
     /// Some of the work was not done, which the output names: the exit status is that of the kind.
@@ -71,8 +71,8 @@ pub enum Done {
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     keep_writing();
     match run(args) {
-        Ok(Done::All) => ExitCode::SUCCESS,
-        Ok(Done::NotAll(kind)) => ExitCode::from(kind.exit_status()),
+        Ok(CommandEnd::All) => ExitCode::SUCCESS,
+        Ok(CommandEnd::NotAll(kind)) => ExitCode::from(kind.exit_status()),
         Err(e) => {
             logger::report(&e);
             ExitCode::from(e.kind.exit_status())
@@ -88,7 +88,7 @@ fn keep_writing() {
     let _ = signal_hook::flag::register(libc::SIGXFSZ, Arc::new(AtomicBool::new(false)));
 }
 
-fn run(args: impl IntoIterator<Item = OsString>) -> Result<Done> {
+fn run(args: impl IntoIterator<Item = OsString>) -> Result<CommandEnd> {
     let (invocation, mut out) = match parse::parse(args)? {
         Parsed::Run(invocation) => {
             let out = Output::stdout(invocation.has("json"), invocation.has("bytes"));
@@ -97,12 +97,12 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Done> {
         Parsed::Help(rows) => {
             let mut out = Output::stdout(false, false);
             help::print(&rows, &mut out);
-            return out.finish(Ok(Done::All));
+            return out.finish(Ok(CommandEnd::All));
         }
         Parsed::Version => {
             let mut out = Output::stdout(false, false);
             out.line(concat!("mesync ", env!("CARGO_PKG_VERSION")));
-            return out.finish(Ok(Done::All));
+            return out.finish(Ok(CommandEnd::All));
         }
         Parsed::Nothing => {
             logger::note(&help::short());
@@ -111,11 +111,11 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Done> {
     };
     let run = commands::find(invocation.row.name).expect("each row of the table runs something");
     let command = match run {
-        Run::Plain(command) => {
+        CommandFunction::Plain(command) => {
             let done = command(&invocation, &mut out);
             return out.finish(done);
         }
-        Run::Command(command) | Run::Daemon(command) => command,
+        CommandFunction::Command(command) | CommandFunction::Daemon(command) => command,
     };
     let mut settings = read_settings(&invocation)?;
     if !is_daemon(&invocation)
@@ -131,7 +131,10 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<Done> {
 
 /// Whether the command runs until it is stopped.
 fn is_daemon(invocation: &Invocation) -> bool {
-    matches!(commands::find(invocation.row.name), Some(Run::Daemon(_)))
+    matches!(
+        commands::find(invocation.row.name),
+        Some(CommandFunction::Daemon(_))
+    )
 }
 
 /// The current settings with the flags of the command; also sets the log level.
@@ -151,26 +154,26 @@ fn read_settings(invocation: &Invocation) -> Result<Settings> {
     Ok(settings)
 }
 
-/// [`Done::All`] without errors. Otherwise the last error is returned, and the others are reported here.
-fn fail(mut errors: Vec<Error>) -> Result<Done> {
+/// [`CommandEnd::All`] without errors. Otherwise the last error is returned, and the others are reported here.
+fn fail(mut errors: Vec<Error>) -> Result<CommandEnd> {
     let Some(last) = errors.pop() else {
-        return Ok(Done::All);
+        return Ok(CommandEnd::All);
     };
     errors.iter().for_each(logger::report);
     Err(last)
 }
 
 /// Runs all works, even after failures: reports the errors, and returns the worst outcome.
-fn all_of(works: impl IntoIterator<Item = Result<Done>>) -> Result<Done> {
+fn all_of(works: impl IntoIterator<Item = Result<CommandEnd>>) -> Result<CommandEnd> {
     let kinds = works.into_iter().filter_map(|done| match done {
-        Ok(Done::All) => None,
-        Ok(Done::NotAll(kind)) => Some(kind),
+        Ok(CommandEnd::All) => None,
+        Ok(CommandEnd::NotAll(kind)) => Some(kind),
         Err(e) => {
             logger::report(&e);
             Some(e.kind)
         }
     });
-    Ok(Kind::worst(kinds).map_or(Done::All, Done::NotAll))
+    Ok(Kind::worst(kinds).map_or(CommandEnd::All, CommandEnd::NotAll))
 }
 
 /// Tells a person at a terminal why a command prints nothing; a script needs no such note.

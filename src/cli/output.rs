@@ -7,7 +7,7 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 
 use serde::Serialize;
 
-use super::Done;
+use super::CommandEnd;
 use crate::config::environment;
 use crate::error::{Error, Kind, Result, plain};
 use crate::logger::disturbs;
@@ -137,7 +137,7 @@ impl Output {
     }
 
     /// Ends the output: returns the command's error, or else that of the output. A closed pipe is no error.
-    pub fn finish(mut self, done: Result<Done>) -> Result<Done> {
+    pub fn finish(mut self, done: Result<CommandEnd>) -> Result<CommandEnd> {
         self.flush();
         match (done, self.failed) {
             (Ok(done), Some(e)) if e.kind() == io::ErrorKind::BrokenPipe => Ok(done),
@@ -341,7 +341,7 @@ mod tests {
                 vec!["bb".into(), "12".into(), "x".into()],
             ],
         );
-        out.finish(Ok(Done::All)).unwrap();
+        out.finish(Ok(CommandEnd::All)).unwrap();
         assert_eq!(
             String::from_utf8_lossy(&text.lock().unwrap()),
             "A   SIZE  B\né      1\nbb    12  x\n"

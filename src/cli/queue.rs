@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::conclude::conclude;
 use super::output::{Output, layout, left, right};
 use super::parse::Invocation;
-use super::{Context, Done, counted, fail, hooks, note};
+use super::{CommandEnd, Context, counted, fail, hooks, note};
 use crate::error::Result;
 use crate::messages::Queue;
 use crate::messages::spool::{self, QueueEntry};
@@ -30,7 +30,7 @@ fn queue(invocation: &Invocation) -> Result<Queue> {
 }
 
 /// `mesync list QUEUE`
-pub fn list(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn list(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     if invocation.argument(0)? == HOOKS {
         return hooks::list(context);
     }
@@ -46,7 +46,7 @@ pub fn list(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     } else {
         table(queue, &entries, out);
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }
 
 fn table(queue: Queue, entries: &[QueueEntry], out: &mut Output) {
@@ -162,7 +162,7 @@ struct ShownMessage<'a> {
 }
 
 /// `mesync show ID`
-pub fn show(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn show(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let what = invocation
         .arguments
         .first()
@@ -174,7 +174,7 @@ pub fn show(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         }
         show_one(entry, &mut context.out);
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }
 
 fn show_one(entry: &QueueEntry, out: &mut Output) {
@@ -246,7 +246,7 @@ fn harmless(line: &str) -> String {
 }
 
 /// `mesync retry [ID…]`
-pub fn retry(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn retry(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     if invocation.has("hooks") {
         hooks::retry(context, invocation)
     } else {
@@ -254,7 +254,7 @@ pub fn retry(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     }
 }
 
-fn retry_messages(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+fn retry_messages(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let base = &context.settings.base_dir;
     let mut errors = Vec::new();
     let mut entries = Vec::new();
@@ -292,7 +292,7 @@ fn retry_messages(context: &mut Context, invocation: &Invocation) -> Result<Done
 }
 
 /// `mesync flush QUEUE [ID…]`
-pub fn flush(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn flush(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     if invocation.argument(0)? == HOOKS {
         return hooks::flush(context, &invocation.arguments[1..]);
     }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::output::Output;
 use super::parse::Invocation;
-use super::{Context, Done};
+use super::{CommandEnd, Context};
 use crate::config::environment;
 use crate::error::{Error, Kind, Result};
 use crate::messages::spool::{self, Ids, Outgoing};
@@ -30,7 +30,7 @@ const FULL_GROUP_BYTES: usize = 4 * 1024 * 1024;
 const READ_BUFFER_BYTES: usize = 256 * 1024;
 
 /// `mesync send`
-pub fn send(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn send(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     if invocation.has("batch") {
         return batch(context, invocation);
     }
@@ -70,7 +70,7 @@ pub fn send(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     };
     let (id, path) = spool::send(&context.settings.base_dir, message, clock::now())?;
     show(&mut context.out, id, &path);
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }
 
 fn show(out: &mut Output, id: Uuid, path: &Path) {
@@ -85,7 +85,7 @@ fn show(out: &mut Output, id: Uuid, path: &Path) {
 ///
 /// Lines that can be read without waiting share their syncs. The first line that is not a message ends the batch; the messages
 /// before it have been sent.
-fn batch(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+fn batch(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     for other in ["payload", "payload-file", "target", "priority", "ttl"] {
         if invocation.has(other) {
             let what = format!("--batch and --{other} exclude each other");
@@ -111,7 +111,7 @@ fn batch(context: &mut Context, invocation: &Invocation) -> Result<Done> {
                 .map_err(|e| Error::io("read standard input", &e))?,
         ),
     );
-    let mut batch = Batch {
+    let mut batch = SendProgress {
         hops: hops(environment::variable(wire::HOPS_VARIABLE))?,
         ids: Ids::default(),
         line: 0,
@@ -133,14 +133,14 @@ fn batch(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         batch.sent += group.len();
         match end {
             GroupEnd::MoreInput => {}
-            GroupEnd::EndOfInput => return Ok(Done::All),
+            GroupEnd::EndOfInput => return Ok(CommandEnd::All),
             GroupEnd::Failed(e) => return Err(batch.after(e)),
         }
     }
 }
 
 /// The progress of a batch.
-struct Batch {
+struct SendProgress {
     hops: Option<(String, Box<RawValue>)>,
     ids: Ids,
     /// The number of lines read.
@@ -156,7 +156,7 @@ enum GroupEnd {
     Failed(Error),
 }
 
-impl Batch {
+impl SendProgress {
     /// Reads the messages of the next lines, as many as are available without waiting and fit in a group.
     fn group(&mut self, input: &mut BufReader<File>, host: &str) -> (Vec<Outgoing>, GroupEnd) {
         let (mut group, mut bytes, mut known) = (Vec::new(), 0, HashSet::new());

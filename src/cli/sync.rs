@@ -9,7 +9,7 @@ use super::output::{left, right};
 use super::parse::Invocation;
 use super::progress::Paths;
 use super::watches::watches;
-use super::{Context, Done, all_of, counted, note};
+use super::{CommandEnd, Context, all_of, counted, note};
 use crate::client::HubClient;
 use crate::clock;
 use crate::config::Settings;
@@ -38,7 +38,7 @@ fn some(settings: &Settings, invocation: &Invocation) -> Result<Vec<WatchSetting
 }
 
 /// `mesync daemon [-w DIR]`
-pub fn daemon(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn daemon(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let watches = some(&context.settings, invocation)?;
     // after the start, the daemon waits until another process, such as a pass of cron, has ended
     if let Some((watch, holder)) = watches
@@ -61,11 +61,11 @@ pub fn daemon(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         })
     };
     let parts = super::parts::of(client, &settings)?;
-    service::run(&signals, parts, &read).map(|()| Done::All)
+    service::run(&signals, parts, &read).map(|()| CommandEnd::All)
 }
 
 /// `mesync sync [-w DIR]`
-pub fn sync(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn sync(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     if super::join::ask_if_refused(&context.settings)? {
         context.settings = super::read_settings(invocation)?;
     }
@@ -90,14 +90,14 @@ pub fn sync(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     })
 }
 
-fn done(passed: &once::PassResult) -> Done {
-    passed.failure().map_or(Done::All, Done::NotAll)
+fn done(passed: &once::PassResult) -> CommandEnd {
+    passed.failure().map_or(CommandEnd::All, CommandEnd::NotAll)
 }
 
 /// Runs one pass over all directories of the settings, silent except for problems.
-pub fn all_once(settings: &Settings) -> Result<Done> {
+pub fn all_once(settings: &Settings) -> Result<CommandEnd> {
     if settings.watches.is_empty() {
-        return Ok(Done::All);
+        return Ok(CommandEnd::All);
     }
     let hub = Arc::new(servers::files(settings)?);
     Passes {
@@ -124,7 +124,7 @@ impl Passes<'_> {
         &self,
         watches: &[WatchSettings],
         tell: &mut dyn FnMut(&WatchSettings, &once::PassResult),
-    ) -> Result<Done> {
+    ) -> Result<CommandEnd> {
         let neighbours = Arc::<Neighbours>::default();
         // directories stay open for the question about moves
         let (mut open, mut held) = (Vec::new(), Vec::new());
@@ -137,7 +137,7 @@ impl Passes<'_> {
                     directory,
                     passed,
                 ));
-                return Ok(Done::All);
+                return Ok(CommandEnd::All);
             }
             open.push(directory);
             tell(watch, &passed);
@@ -372,13 +372,13 @@ fn dry_run(
     watch: &WatchSettings,
     hub: &Arc<HubClient>,
     allow_deletes: bool,
-) -> Result<Done> {
+) -> Result<CommandEnd> {
     let directory = once::open_to_look(&context.settings, watch, hub)?;
     let plans = directory.preview(allow_deletes)?;
     let done = if plans.all.is_empty() && plans.skipped.unknown.count == 0 {
-        Done::All
+        CommandEnd::All
     } else {
-        Done::NotAll(plans.skipped.failure.unwrap_or(Kind::Failed))
+        CommandEnd::NotAll(plans.skipped.failure.unwrap_or(Kind::Failed))
     };
     let out = &mut context.out;
     let dir = watch.path.to_string_lossy();
@@ -421,7 +421,7 @@ fn dry_run(
             plans.skipped.unknown.count
         ));
     }
-    if done == Done::All {
+    if done == CommandEnd::All {
         note(&format!("{} is in sync", one_line(&dir)));
     }
     Ok(done)
@@ -444,7 +444,7 @@ pub fn known(settings: &Settings, dir: &str) -> Result<Vec<StatusFiles>> {
 }
 
 /// `mesync adopt DIR`
-pub fn adopt(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn adopt(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let dir = invocation.argument(0)?;
     for files in known(&context.settings, dir)? {
         files.ask_adoption()?;
@@ -455,5 +455,5 @@ pub fn adopt(context: &mut Context, invocation: &Invocation) -> Result<Done> {
             one_line(dir)
         ));
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }

@@ -13,7 +13,7 @@ use super::download_tree::{self, check_spelling};
 use super::output::Output;
 use super::parse::Invocation;
 use super::progress::Progress;
-use super::{Context, Done, counted, fail};
+use super::{CommandEnd, Context, counted, fail};
 use crate::client::{Called, UploadOutcome};
 use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
@@ -43,7 +43,7 @@ struct SentFile<'a> {
 }
 
 /// Prints the outcome for each file, and counts them.
-struct Report<'o> {
+struct TransferReport<'o> {
     out: &'o mut Output,
     progress: &'o Progress,
     sent: u64,
@@ -54,7 +54,7 @@ struct Report<'o> {
     errors: Vec<Error>,
 }
 
-impl Report<'_> {
+impl TransferReport<'_> {
     fn done(&mut self, file: &Path, name: &Name, result: Called<Uploaded>) {
         self.progress.clear();
         let (shown, path) = (disk::show(file.as_os_str()), name.full());
@@ -145,7 +145,7 @@ impl Report<'_> {
         }
     }
 
-    fn conclude(self, summary: bool) -> Result<Done> {
+    fn conclude(self, summary: bool) -> Result<CommandEnd> {
         if summary && !self.out.json {
             let skipped = if self.skipped > 0 {
                 format!(", {} skipped", self.skipped)
@@ -164,7 +164,7 @@ impl Report<'_> {
             ));
         }
         match fail(self.errors)? {
-            Done::All if self.left_out => Ok(Done::NotAll(Kind::Failed)),
+            CommandEnd::All if self.left_out => Ok(CommandEnd::NotAll(Kind::Failed)),
             done => Ok(done),
         }
     }
@@ -177,7 +177,7 @@ fn plain(name: &OsStr) -> String {
 }
 
 /// `mesync upload FILE…`
-pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let (dir, arguments) = remote_dir(invocation)?;
     let name = invocation.value("name")?;
     if name.is_some() && arguments.len() > 1 {
@@ -187,7 +187,7 @@ pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     let progress = Progress::new(invocation.has("quiet"));
     let watch = |step: crate::transfer::TransferStep<'_>| progress.step(step);
     let transfer = Transfer::new(&hub, &watch)?;
-    let report = RefCell::new(Report {
+    let report = RefCell::new(TransferReport {
         out: &mut context.out,
         progress: &progress,
         sent: 0,
@@ -208,13 +208,13 @@ pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<Done> {
     for argument in arguments {
         let path = Path::new(argument);
         match one_argument(invocation, argument, &dir, name) {
-            Ok(What::Stream(name)) => {
+            Ok(UploadArgument::Stream(name)) => {
                 let result = upload
                     .look_at(&name)
                     .and_then(|()| upload.stream(std::io::stdin(), &name));
                 report.borrow_mut().done(path, &name, result);
             }
-            Ok(What::File(entry)) => match if many {
+            Ok(UploadArgument::File(entry)) => match if many {
                 Ok(())
             } else {
                 upload.look_at(&entry.name)
@@ -222,7 +222,7 @@ pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<Done> {
                 Ok(()) => upload.add(entry, &mut done),
                 Err(failure) => done(&entry, Err(failure)),
             },
-            Ok(What::Tree(remote)) => {
+            Ok(UploadArgument::Tree(remote)) => {
                 summary = true;
                 // an error of the server is not one of this directory
                 upload.look_below(&remote)?;
@@ -281,7 +281,7 @@ fn is_remote(invocation: &Invocation, last: &OsStr) -> bool {
 }
 
 /// The kind of an argument of `upload`.
-enum What {
+enum UploadArgument {
     Stream(Name),
     File(WalkEntry),
     /// A directory, under this name on the hub.
@@ -293,14 +293,14 @@ fn one_argument(
     argument: &OsStr,
     dir: &str,
     name: Option<&str>,
-) -> Result<What> {
+) -> Result<UploadArgument> {
     let shown = disk::show(argument);
     let named = |name: &str| {
         Name::new(dir, name).map_err(|e| invocation.usage(format!("cannot upload {shown}: {e}")))
     };
     if argument == "-" {
         let name = name.ok_or_else(|| invocation.usage("standard input needs --name"))?;
-        return named(name).map(What::Stream);
+        return named(name).map(UploadArgument::Stream);
     }
     let path = Path::new(argument);
     let meta = std::fs::metadata(path).map_err(|e| Error {
@@ -321,10 +321,10 @@ fn one_argument(
     let last = last.transpose()?;
     if !meta.is_dir() {
         let name = named(last.unwrap_or_default())?;
-        return Ok(What::File(WalkEntry {
+        return Ok(UploadArgument::File(WalkEntry {
             local: path.to_path_buf(),
             name,
-            kind: files::Kind::File,
+            kind: files::EntryKind::File,
             follow: true,
         }));
     }
@@ -336,8 +336,8 @@ fn one_argument(
         .hint("-r uploads its contents"));
     }
     match last {
-        Some(last) => named(last).map(|name| What::Tree(name.full())),
-        None => Ok(What::Tree(dir.to_string())),
+        Some(last) => named(last).map(|name| UploadArgument::Tree(name.full())),
+        None => Ok(UploadArgument::Tree(dir.to_string())),
     }
 }
 
@@ -352,7 +352,7 @@ struct Received<'a> {
 }
 
 /// `mesync download ID`
-pub fn download(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn download(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let hub = servers::files(&context.settings)?;
     let progress = Progress::new(invocation.has("quiet"));
     let watch = |step: crate::transfer::TransferStep<'_>| progress.step(step);
@@ -381,7 +381,7 @@ pub fn download(context: &mut Context, invocation: &Invocation) -> Result<Done> 
                 Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
                     Err(Error::io("write to standard output", &e))
                 }
-                _ => Ok(Done::All),
+                _ => Ok(CommandEnd::All),
             };
         }
         Some(to) => PathBuf::from(to),
@@ -409,7 +409,7 @@ pub fn download(context: &mut Context, invocation: &Invocation) -> Result<Done> 
             one_line(&record.full_name())
         ));
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }
 
 /// The local path of the file: its own name if `to` is a directory, and only if that name is safe.
@@ -423,7 +423,7 @@ fn target(record: &Record, to: PathBuf) -> Result<PathBuf> {
             Error::new(Kind::Refused, what).hint("choose another name with -o FILE")
         })?;
         let to = to.join(name.name);
-        return if to.is_dir() && record.kind != files::Kind::Dir && !to.is_symlink() {
+        return if to.is_dir() && record.kind != files::EntryKind::Dir && !to.is_symlink() {
             let what = format!(
                 "cannot write {}: a directory is there",
                 disk::show(to.as_os_str())

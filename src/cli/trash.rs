@@ -11,7 +11,7 @@ use super::local_path::{is_explicit, lexical};
 use super::output::{Column, left, right};
 use super::parse::Invocation;
 use super::watches::synced_directories;
-use super::{Context, Done, counted, note};
+use super::{CommandEnd, Context, counted, note};
 use crate::clock;
 use crate::config::Settings;
 use crate::error::{Error, Kind, Result};
@@ -111,7 +111,7 @@ fn short_id<'a>(name: &'a str, all: &[&Trash]) -> &'a str {
 }
 
 /// `mesync trash [list] [DIR]`
-pub fn list(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn list(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let all = directories(&context.settings, directory(invocation, 0)?)?;
     let all: Vec<&Trash> = all.iter().collect();
     let out = &mut context.out;
@@ -128,7 +128,7 @@ pub fn list(context: &mut Context, invocation: &Invocation) -> Result<Done> {
                 })
             });
         }
-        return Ok(Done::All);
+        return Ok(CommandEnd::All);
     }
     let mut titles: Vec<Column> = vec![left("DELETED"), right("SIZE"), left("ID"), left("NAME")];
     let mut rows = Vec::new();
@@ -157,7 +157,7 @@ pub fn list(context: &mut Context, invocation: &Invocation) -> Result<Done> {
         [one] => note(&format!("{}/{TRASH} is empty", one.shown())),
         _ => note("the trash of every synced directory is empty"),
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }
 
 /// The file with this name in the trash, beginning of it, or old name.
@@ -237,7 +237,7 @@ fn target(dir: &Path, to: &str) -> Result<String> {
 }
 
 /// `mesync trash restore NAME [DIR]`
-pub fn restore(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn restore(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let all = directories(&context.settings, directory(invocation, 1)?)?;
     let (trash, file) = find(&all.iter().collect::<Vec<_>>(), invocation.argument(0)?)?;
     let hint = "name another path with --to";
@@ -266,11 +266,11 @@ pub fn restore(context: &mut Context, invocation: &Invocation) -> Result<Done> {
             one_line(&path)
         ));
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }
 
 /// `mesync trash empty [DIR]`
-pub fn empty(context: &mut Context, invocation: &Invocation) -> Result<Done> {
+pub fn empty(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let all = directories(&context.settings, directory(invocation, 0)?)?;
     if all.is_empty() && !context.out.json {
         note("no directory is synced");
@@ -295,5 +295,5 @@ pub fn empty(context: &mut Context, invocation: &Invocation) -> Result<Done> {
             ));
         }
     }
-    Ok(Done::All)
+    Ok(CommandEnd::All)
 }

@@ -17,7 +17,7 @@ pub type BytesPassed<'a> = &'a dyn Fn(u64);
 
 /// The content of a file, or a part of it.
 #[derive(Clone, Copy)]
-pub enum Source<'a> {
+pub enum ByteSource<'a> {
     Bytes(&'a [u8]),
     /// `length` bytes of a file from `at` on. They must still have this hash when they are sent.
     Part {
@@ -28,11 +28,11 @@ pub enum Source<'a> {
     },
 }
 
-impl Source<'_> {
+impl ByteSource<'_> {
     pub fn length(&self) -> u64 {
         match self {
-            Source::Bytes(bytes) => bytes.len() as u64,
-            Source::Part { length, .. } => *length,
+            ByteSource::Bytes(bytes) => bytes.len() as u64,
+            ByteSource::Part { length, .. } => *length,
         }
     }
 }
@@ -60,7 +60,7 @@ impl std::error::Error for Broken {}
 /// One part of a body.
 pub enum Piece<'a> {
     Text(Vec<u8>),
-    Content(Source<'a>),
+    Content(ByteSource<'a>),
 }
 
 impl Piece<'_> {
@@ -90,7 +90,7 @@ pub fn length(pieces: &[Piece<'_>]) -> u64 {
 
 /// Reads pieces in order. Never ends early without an error, because ureq would wait for the rest
 /// forever.
-pub struct Reader<'a> {
+pub struct PieceReader<'a> {
     pieces: &'a [Piece<'a>],
     /// Bytes read of the first piece.
     done: u64,
@@ -98,9 +98,9 @@ pub struct Reader<'a> {
     passed: BytesPassed<'a>,
 }
 
-impl<'a> Reader<'a> {
-    pub fn new(pieces: &'a [Piece<'a>], passed: BytesPassed<'a>) -> Reader<'a> {
-        Reader {
+impl<'a> PieceReader<'a> {
+    pub fn new(pieces: &'a [Piece<'a>], passed: BytesPassed<'a>) -> PieceReader<'a> {
+        PieceReader {
             pieces,
             done: 0,
             hash: Sha256::new(),
@@ -111,8 +111,8 @@ impl<'a> Reader<'a> {
     fn next_bytes(&mut self, piece: &Piece<'_>, out: &mut [u8]) -> Result<usize, Broken> {
         let (bytes, counts): (&[u8], bool) = match piece {
             Piece::Text(text) => (text, false),
-            Piece::Content(Source::Bytes(bytes)) => (bytes, true),
-            Piece::Content(Source::Part {
+            Piece::Content(ByteSource::Bytes(bytes)) => (bytes, true),
+            Piece::Content(ByteSource::Part {
                 file,
                 at,
                 length,
@@ -148,7 +148,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-impl Read for Reader<'_> {
+impl Read for PieceReader<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         if out.is_empty() {
             return Ok(0);
@@ -173,7 +173,7 @@ mod tests {
     fn read(pieces: &[Piece<'_>]) -> (Result<Vec<u8>, String>, u64) {
         let (count, mut out) = (std::cell::Cell::new(0), Vec::new());
         let passed = |n| count.set(count.get() + n);
-        let read = Reader::new(pieces, &passed)
+        let read = PieceReader::new(pieces, &passed)
             .read_to_end(&mut out)
             .map_err(|e| e.to_string());
         (read.map(|_| out), count.get())
@@ -186,7 +186,7 @@ mod tests {
         std::fs::write(&path, b"0123456789").unwrap();
         let file = File::open(&path).unwrap();
         let part = |sha256| {
-            Piece::Content(Source::Part {
+            Piece::Content(ByteSource::Part {
                 file: &file,
                 at: 2,
                 length: 5,
@@ -197,7 +197,7 @@ mod tests {
             vec![
                 Piece::Text(b"<".to_vec()),
                 part(sha256),
-                Piece::Content(Source::Bytes(b"x")),
+                Piece::Content(ByteSource::Bytes(b"x")),
                 Piece::Text(b">".to_vec()),
             ]
         };

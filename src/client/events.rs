@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::files::tag;
 use super::{Call, Called, HubClient};
 use crate::sse;
-use crate::wire::files::Event;
+use crate::wire::files::FileEvent;
 use crate::wire::revision::Revision;
 
 /// `s3em` sends nothing while nothing happens, so a dead connection shows only at the next request.
@@ -72,7 +72,7 @@ impl HubClient {
 
 impl FileEvents<'_> {
     /// Waits for the next event. `None`: the hub has closed the stream. Other events are skipped.
-    pub fn next_event(&mut self) -> Called<Option<Event>> {
+    pub fn next_event(&mut self) -> Called<Option<FileEvent>> {
         let mut line = Vec::new();
         loop {
             line.clear();
@@ -98,7 +98,7 @@ impl FileEvents<'_> {
     }
 }
 
-fn file_event(event: &sse::SseEvent) -> Option<Event> {
+fn file_event(event: &sse::SseEvent) -> Option<FileEvent> {
     let mut value: serde_json::Value = serde_json::from_str(&event.data).ok()?;
     if !value["type"].as_str()?.starts_with("file_") {
         return None;

@@ -15,8 +15,8 @@ use super::header::media_type;
 use super::{Body, Call, Called, HubClient};
 use crate::wire::KeyUse;
 use crate::wire::files::{
-    AskedChunks, Backup, ChangesPage, Chunk, Commit, Event, HISTORY_HEADER, Hash, KeyAnswer, Made,
-    MissingChunks, Record, Restore, Version,
+    AskedChunks, Backup, ChangesPage, Chunk, Commit, FileEvent, HISTORY_HEADER, Hash, KeyAnswer,
+    Made, MissingChunks, Record, Restore, Version,
 };
 use crate::wire::revision::{Common, Condition, Points, Revision};
 
@@ -31,7 +31,7 @@ const COPY_PATIENCE: Duration = Duration::from_secs(6 * 3600);
 
 /// The condition, key and history of a change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Change {
+pub struct ChangeHeaders {
     pub condition: Condition,
     /// A request with the same key gets the same response again.
     pub key: Option<Uuid>,
@@ -39,7 +39,7 @@ pub struct Change {
     pub knows: Revision,
 }
 
-impl Change {
+impl ChangeHeaders {
     pub(super) fn headers(self) -> Vec<(&'static str, String)> {
         let condition = match self.condition {
             Condition::None => None,
@@ -125,7 +125,7 @@ impl HubClient {
     }
 
     /// `DELETE /api/files/{id}`; the tombstone, if the server returns it.
-    pub fn remove(&self, id: Uuid, change: Change) -> Called<Option<Record>> {
+    pub fn remove(&self, id: Uuid, change: ChangeHeaders) -> Called<Option<Record>> {
         let call = Call {
             method: Method::DELETE,
             headers: change.headers(),
@@ -199,7 +199,7 @@ impl HubClient {
 
     /// `PUT /api/files/commit`: a file whose chunks the hub has. If some are missing, a failure with status 409 names
     /// them.
-    pub fn commit(&self, commit: &Commit, change: Change) -> Called<Stored> {
+    pub fn commit(&self, commit: &Commit, change: ChangeHeaders) -> Called<Stored> {
         let call = Call {
             method: Method::PUT,
             headers: change.headers(),
@@ -238,7 +238,7 @@ impl HubClient {
     }
 
     /// `POST /api/files/{id}/restore`
-    pub fn restore(&self, id: Uuid, restore: Restore, change: Change) -> Called<Stored> {
+    pub fn restore(&self, id: Uuid, restore: Restore, change: ChangeHeaders) -> Called<Stored> {
         let path = format!("/api/files/{id}/restore");
         self.stored(&Call {
             method: Method::POST,
@@ -264,7 +264,7 @@ impl HubClient {
         since: Option<&str>,
         limit: usize,
         offset: u64,
-    ) -> Called<(Vec<Event>, usize)> {
+    ) -> Called<(Vec<FileEvent>, usize)> {
         let since = since.map_or(String::new(), |at| {
             format!("&since={}", utf8_percent_encode(at, NON_ALPHANUMERIC))
         });
@@ -343,7 +343,7 @@ struct HistoryRow {
 }
 
 impl HistoryRow {
-    fn event(self) -> Option<Event> {
+    fn event(self) -> Option<FileEvent> {
         let kind = self.kind.or_else(|| {
             self.event_type
                 .as_ref()
@@ -355,7 +355,7 @@ impl HistoryRow {
             object.entry("id").or_insert_with(|| id.to_string().into());
         }
         let payload = serde_json::from_value(payload).ok()?;
-        Some(Event {
+        Some(FileEvent {
             kind,
             event_type: self.event_type,
             resource_id: self.resource_id,
@@ -418,9 +418,9 @@ mod tests {
     #[test]
     fn conditions_are_headers() {
         let check = |condition, wants: &[(&str, &str)]| {
-            let headers = Change {
+            let headers = ChangeHeaders {
                 condition,
-                ..Change::default()
+                ..ChangeHeaders::default()
             }
             .headers();
             assert_eq!(
@@ -443,9 +443,9 @@ mod tests {
         );
         check(Condition::Absent, &[("if-none-match", "*")]);
         assert_eq!(
-            Change {
+            ChangeHeaders {
                 key: Some(Uuid::nil()),
-                ..Change::default()
+                ..ChangeHeaders::default()
             }
             .headers()[0]
                 .0,

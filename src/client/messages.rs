@@ -4,7 +4,7 @@ use ureq::http::Method;
 use uuid::Uuid;
 
 use super::{Body, Call, Called, HubClient, MAX_ANSWER_BYTES};
-use crate::wire::{self, Cursor, HostInfo, PostAnswer, PostResult, PullAnswer, Run};
+use crate::wire::{self, ClientRun, Cursor, HostInfo, PostAnswer, PostResult, PullAnswer};
 
 /// The result of a pull.
 pub enum PullResult {
@@ -56,7 +56,7 @@ impl HubClient {
         &self,
         host: &str,
         instance: Uuid,
-        run: Run,
+        run: ClientRun,
         cursor: Option<Cursor>,
         limit: usize,
     ) -> Called<PullResult> {

@@ -32,11 +32,11 @@ use crate::pins::{self, Pins};
 use crate::tls::Trust;
 use crate::wire::files::Hash;
 use crate::wire::{self, Health, LoginAnswer};
-pub use body::Source;
-use body::{Body, Reader};
+pub use body::ByteSource;
+use body::{Body, PieceReader};
 use failure::is_stale;
 pub use failure::{Called, Failure, Told};
-pub use files::{Change, Query, Stored, UploadOutcome};
+pub use files::{ChangeHeaders, Query, Stored, UploadOutcome};
 use header::media_type;
 pub use messages::PullResult;
 use proxy::Proxy;
@@ -404,7 +404,7 @@ impl HubClient {
                 }
                 patient(
                     request
-                        .body(SendBody::from_reader(&mut Reader::new(pieces, passed)))
+                        .body(SendBody::from_reader(&mut PieceReader::new(pieces, passed)))
                         .map_err(failed)?,
                 )
             }

@@ -7,8 +7,8 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use ureq::http::{self, Method};
 use uuid::Uuid;
 
-use super::body::{Body, BytesPassed, Piece, Source};
-use super::files::{Change, SYNC_PATIENCE, Stored, etag, knows, tag};
+use super::body::{Body, ByteSource, BytesPassed, Piece};
+use super::files::{ChangeHeaders, SYNC_PATIENCE, Stored, etag, knows, tag};
 use super::header::media_type;
 use super::{Call, Called, HubClient};
 use crate::error::Error;
@@ -49,8 +49,8 @@ impl HubClient {
         &self,
         name: &str,
         metadata: &Metadata,
-        content: Source<'_>,
-        change: Change,
+        content: ByteSource<'_>,
+        change: ChangeHeaders,
         passed: BytesPassed<'_>,
     ) -> Called<Stored> {
         let boundary = format!("mesync-{}", Uuid::new_v4().simple());
@@ -88,7 +88,7 @@ impl HubClient {
     pub fn put_chunk(
         &self,
         sha256: Hash,
-        content: Source<'_>,
+        content: ByteSource<'_>,
         passed: BytesPassed<'_>,
     ) -> Called<()> {
         let body = Body::Pieces {
@@ -117,7 +117,7 @@ impl HubClient {
             let mut line = serde_json::to_vec(item).expect("plain data is JSON");
             line.push(b'\n');
             pieces.push(Piece::Text(line));
-            pieces.push(Piece::Content(Source::Bytes(bytes)));
+            pieces.push(Piece::Content(ByteSource::Bytes(bytes)));
         }
         let call = Call {
             method: Method::POST,

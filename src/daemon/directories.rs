@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::report::Reporter;
-use super::stream::Heard;
+use super::stream::StreamEvent;
 use super::threads::{Shared, crashed, scoped};
 use crate::backoff::Backoff;
 use crate::client::HubClient;
@@ -72,14 +72,14 @@ pub struct Control {
 
 impl Control {
     /// Called for each event from the stream of the server.
-    pub fn heard(&self, heard: &Heard) {
-        let refused = if let Heard::Refused(why) = heard {
+    pub fn heard(&self, heard: &StreamEvent) {
+        let refused = if let StreamEvent::Refused(why) = heard {
             Some(why.clone())
         } else {
             None
         };
         self.listening
-            .store(refused.is_none() && *heard != Heard::Closed, Relaxed);
+            .store(refused.is_none() && *heard != StreamEvent::Closed, Relaxed);
         let before = std::mem::replace(
             &mut *self.refused.lock().unwrap_or_else(PoisonError::into_inner),
             refused.clone(),
@@ -90,7 +90,7 @@ impl Control {
         if refused.is_some() {
             return;
         }
-        if *heard == Heard::Opened {
+        if *heard == StreamEvent::Opened {
             self.opened.store(true, Relaxed);
             // retry directories that failed to open while the server was down
             let _ = self.asked.try_send(());

@@ -33,7 +33,7 @@ use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::files::engine::Neighbours;
 use crate::files::stats::News;
-use crate::messages::exchange::{Event, Exchange};
+use crate::messages::exchange::{Exchange, TickEvent};
 use crate::messages::hooks::run::Setup;
 use crate::messages::hooks::schedule::Schedule;
 use crate::messages::hooks::{self as records, HookRecord};
@@ -45,7 +45,7 @@ use hooks::{run_hooks, schedule_hooks};
 use machine_state::{MachineStates, SharedWatches};
 use outbox::OutboxWatch;
 use requests::RequestWatch;
-use stream::{Heard, StreamListener};
+use stream::{StreamEvent, StreamListener};
 use threads::Threads;
 
 /// How long running work may take to end before new settings are applied.
@@ -100,7 +100,7 @@ struct HubSession {
     threads: Threads,
     tick: Arc<Iteration>,
     /// `None`: no messages.
-    events: Option<Sender<Event>>,
+    events: Option<Sender<TickEvent>>,
     of_messages: Arc<HubClient>,
     of_files: Arc<HubClient>,
     /// Ends the threads that wait on a descriptor.
@@ -464,14 +464,14 @@ impl HubSession {
             (self.events.clone(), controls.clone(), self.stopped.clone());
         self.threads.spawn(name, move || {
             stream.listen(&stopped, &|heard| {
-                if stream.files && heard != Heard::Queued {
+                if stream.files && heard != StreamEvent::Queued {
                     each_control(&controls, |control| control.heard(&heard));
                 }
                 let event = match heard {
                     // includes messages that were queued while there was no stream
-                    Heard::Queued | Heard::Opened => Event::Queued,
-                    Heard::Refused(why) => Event::StreamRefused(why),
-                    Heard::Files | Heard::Closed => return true,
+                    StreamEvent::Queued | StreamEvent::Opened => TickEvent::Queued,
+                    StreamEvent::Refused(why) => TickEvent::StreamRefused(why),
+                    StreamEvent::Files | StreamEvent::Closed => return true,
                 };
                 stream.host.is_none()
                     || events
@@ -492,7 +492,7 @@ impl HubSession {
         let events = self.events.clone();
         self.threads.join(end, || {
             if let Some(events) = &events {
-                let _ = events.try_send(Event::Stop);
+                let _ = events.try_send(TickEvent::Stop);
             }
             remind();
         })
@@ -587,7 +587,7 @@ impl Part for Daemon {
             }
         }
         if let Some(events) = &self.exchange.events {
-            let _ = events.try_send(Event::Overflow);
+            let _ = events.try_send(TickEvent::Overflow);
         }
         each_control(&self.controls, Control::asked);
     }

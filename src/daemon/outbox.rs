@@ -11,7 +11,7 @@ use crossbeam_channel::Sender;
 use inotify::{EventMask, Inotify, WatchMask};
 
 use crate::error::Result;
-use crate::messages::exchange::Event;
+use crate::messages::exchange::TickEvent;
 use crate::messages::is_hidden;
 use crate::wait::{self, readable};
 
@@ -23,7 +23,7 @@ pub struct OutboxWatch {
     pub outbox: PathBuf,
     pub records: PathBuf,
     pub wake: Arc<OwnedFd>,
-    pub events: Sender<Event>,
+    pub events: Sender<TickEvent>,
     pub hooks: Sender<()>,
 }
 
@@ -74,7 +74,7 @@ impl OutboxWatch {
             .add(&self.records, WatchMask::MOVED_TO | gone)?;
         let mut buffer = [0; 4096];
         // files from before the watch
-        if self.events.send(Event::Overflow).is_err() {
+        if self.events.send(TickEvent::Overflow).is_err() {
             return Ok(WatchEnd::Stopped);
         }
         let _ = self.hooks.try_send(());
@@ -104,10 +104,10 @@ impl OutboxWatch {
                     }
                     Some(name) if is_hidden(name.as_encoded_bytes()) => continue,
                     Some(name) if event.mask.contains(EventMask::MOVED_TO) => {
-                        Event::Arrived(name.to_os_string())
+                        TickEvent::Arrived(name.to_os_string())
                     }
-                    Some(name) => Event::Written(name.to_os_string()),
-                    None => Event::Overflow,
+                    Some(name) => TickEvent::Written(name.to_os_string()),
+                    None => TickEvent::Overflow,
                 };
                 if self.events.send(event).is_err() {
                     return Ok(WatchEnd::Stopped);

@@ -22,7 +22,7 @@ const STREAM_RETRY_PAUSE: Duration = Duration::from_secs(15);
 
 /// An event of the stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
+pub enum StreamEvent {
     /// The stream is open; events from before are lost.
     Opened,
     /// A message waits on the hub.
@@ -44,7 +44,7 @@ pub struct StreamListener {
 
 impl StreamListener {
     /// Listens until stopped, or until `tell` returns `false`.
-    pub fn listen(&self, stopped: &Receiver<()>, tell: &dyn Fn(Heard) -> bool) -> Result<()> {
+    pub fn listen(&self, stopped: &Receiver<()>, tell: &dyn Fn(StreamEvent) -> bool) -> Result<()> {
         let mut backoff = Backoff::new(STREAM_RETRY_PAUSE);
         let mut said: Option<String> = None;
         loop {
@@ -54,7 +54,10 @@ impl StreamListener {
                     let opened = clock::monotonic();
                     said = None;
                     log::debug!("opened the event stream");
-                    if !tell(Heard::Opened) || !follow(stream, tell) || !tell(Heard::Closed) {
+                    if !tell(StreamEvent::Opened)
+                        || !follow(stream, tell)
+                        || !tell(StreamEvent::Closed)
+                    {
                         return Ok(());
                     }
                     log::debug!("event stream ended");
@@ -75,7 +78,7 @@ impl StreamListener {
                     } else {
                         log::debug!("{words}")
                     }
-                    if refused && !tell(Heard::Refused(words.clone())) {
+                    if refused && !tell(StreamEvent::Refused(words.clone())) {
                         return Ok(());
                     }
                     said = Some(words).filter(|_| refused).or(said);
@@ -95,7 +98,7 @@ impl StreamListener {
 }
 
 /// Reads a stream to its end; `false`: the receiver has ended.
-fn follow(stream: impl Read, tell: &dyn Fn(Heard) -> bool) -> bool {
+fn follow(stream: impl Read, tell: &dyn Fn(StreamEvent) -> bool) -> bool {
     let mut lines = BufReader::with_capacity(4096, stream);
     let mut parser = sse::SseParser::default();
     let mut line = Vec::new();
@@ -121,10 +124,10 @@ fn follow(stream: impl Read, tell: &dyn Fn(Heard) -> bool) -> bool {
     }
 }
 
-fn heard(kind: &str) -> Option<Heard> {
+fn heard(kind: &str) -> Option<StreamEvent> {
     match kind {
-        "message_queued" => Some(Heard::Queued),
-        file if file.starts_with("file_") => Some(Heard::Files),
+        "message_queued" => Some(StreamEvent::Queued),
+        file if file.starts_with("file_") => Some(StreamEvent::Files),
         _ => None,
     }
 }

@@ -119,12 +119,12 @@ fn cut(text: &str, most: usize) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::files::Kind;
+    use crate::wire::files::EntryKind;
 
     #[test]
     fn copies_are_named_after_the_version_that_loses_its_name() {
         let at = 1_764_000_000 * 1_000_000_000; // 2025-11-24 16:00:00 UTC
-        let loser = Entry::new(Kind::File, Hash::of(b"abc"), 3, 0o644, at);
+        let loser = Entry::new(EntryKind::File, Hash::of(b"abc"), 3, 0o644, at);
         let check = |path: &str, nth: u32, wants: &str| {
             assert_eq!(copy_name(path, &loser, nth), wants, "{path}")
         };
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn names_of_copies_always_fit_and_end_between_characters() {
-        let loser = Entry::new(Kind::File, Hash::of(b"abc"), 3, 0o644, 0);
+        let loser = Entry::new(EntryKind::File, Hash::of(b"abc"), 3, 0o644, 0);
         let dir = "d".repeat(255) + "/" + &"e".repeat(255) + "/" + &"f".repeat(255);
         for name in [
             "é".repeat(127),

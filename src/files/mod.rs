@@ -36,7 +36,7 @@
 //! Files that a power loss left empty or with zero bytes are handled first, when the directory is
 //! opened ([`power_loss`]).
 //!
-//! A [`Fatal`](engine::Outcome::Fatal) report ends the work on a directory: drop it, check the
+//! A [`Fatal`](engine::WorkOutcome::Fatal) report ends the work on a directory: drop it, check the
 //! root, and reopen it. A single pass does the same with fewer threads: it polls, scans everything,
 //! and works until nothing changes any more.
 //!

@@ -12,7 +12,7 @@ use super::engine::traits::{Called, Fault, Look, OpenKey, Rows, State, Tree, Wri
 use super::plan::{BaseRow, Stamp};
 use super::state::DiskState;
 use super::tree::DiskTree;
-use crate::wire::files::Kind;
+use crate::wire::files::EntryKind;
 
 const BOOT_ID_FILE: &str = "boot";
 /// What was changed so long before the last change had reached the disk. Linux writes after 30
@@ -67,7 +67,7 @@ fn had_bytes(path: &str, rows: &Rows) -> bool {
     let in_sync = rows
         .base
         .entry
-        .is_some_and(|e| e.kind == Kind::File && e.size > 0);
+        .is_some_and(|e| e.kind == EntryKind::File && e.size > 0);
     let sent = |key: &OpenKey| {
         key.names.first().is_some_and(|name| name == path)
             && key.seen.is_some_and(|seen| seen.size > 0)
@@ -129,7 +129,7 @@ mod tests {
         };
         let entry = |text: &str| {
             Entry::new(
-                Kind::File,
+                EntryKind::File,
                 Hash::of(text.as_bytes()),
                 text.len() as u64,
                 0o644,

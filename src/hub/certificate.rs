@@ -67,11 +67,11 @@ mod real {
     #[derive(Debug)]
     pub struct Certificates {
         data_dir: PathBuf,
-        loaded: Mutex<Loaded>,
+        loaded: Mutex<LoadedCertificate>,
     }
 
     #[derive(Debug)]
-    struct Loaded {
+    struct LoadedCertificate {
         own: Own,
         next: Option<Next>,
         given: Option<Arc<CertifiedKey>>,
@@ -97,7 +97,7 @@ mod real {
             let given = given.map(read_given).transpose()?;
             let certificates = Certificates {
                 data_dir: data_dir.into(),
-                loaded: Mutex::new(Loaded {
+                loaded: Mutex::new(LoadedCertificate {
                     own,
                     next: None,
                     given,
@@ -141,7 +141,7 @@ mod real {
             }
         }
 
-        fn loaded(&self) -> std::sync::MutexGuard<'_, Loaded> {
+        fn loaded(&self) -> std::sync::MutexGuard<'_, LoadedCertificate> {
             self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
         }
 

@@ -30,7 +30,7 @@ const FLUSH_INTERVAL_MILLIS: u64 = 600_000;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Called once with the outcome of the operation, on the committer's thread: it must not block.
-pub type Answer = Box<dyn FnOnce(Outcome) + Send>;
+pub type OnCommitted = Box<dyn FnOnce(Outcome) + Send>;
 
 /// The counts of the committer since its start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl Drop for Permit {
 
 struct Submission {
     op: Op,
-    answer: Answer,
+    answer: OnCommitted,
     _permit: Option<Permit>,
 }
 
@@ -173,7 +173,7 @@ impl Committer {
     /// Submits an operation and returns at once; `answer` is called when it is on the disk or has been refused.
     ///
     /// If too many operations wait, it is called immediately with `Outcome::Busy`; if the hub ends first, it is dropped uncalled.
-    pub fn submit(&self, op: Op, permit: Option<Permit>, answer: Answer) {
+    pub fn submit(&self, op: Op, permit: Option<Permit>, answer: OnCommitted) {
         let submission = Submission {
             op,
             answer,

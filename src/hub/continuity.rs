@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
-use crate::wire::{Doubt, Run};
+use crate::wire::{ClientRun, Doubt};
 
 /// Milliseconds of hub time for which a doubt is reported after its last reason.
 const TOLD_FOR: u64 = 86_400_000;
@@ -23,23 +23,23 @@ pub struct Continuity(Mutex<HashMap<String, Machine>>);
 #[derive(Debug, Clone, Copy)]
 pub struct Sign {
     pub instance: Option<Uuid>,
-    pub run: Option<Run>,
+    pub run: Option<ClientRun>,
     pub after: Option<u64>,
 }
 
 struct Machine {
     instance: Option<Uuid>,
-    run: Run,
+    run: ClientRun,
     /// The highest number that this run has acknowledged.
     said: u64,
     /// Earlier runs, and how often each has returned.
-    past: Vec<(Run, u32)>,
+    past: Vec<(ClientRun, u32)>,
     /// The doubt, and the hub time of its last reason.
     doubt: Option<(Doubt, u64)>,
 }
 
 impl Machine {
-    fn new(instance: Option<Uuid>, run: Run) -> Machine {
+    fn new(instance: Option<Uuid>, run: ClientRun) -> Machine {
         Machine {
             instance,
             run,
@@ -50,7 +50,7 @@ impl Machine {
     }
 
     /// One late request of an earlier run is no reason for a doubt.
-    fn judge(&self, sign: &Sign, run: Run) -> Option<Doubt> {
+    fn judge(&self, sign: &Sign, run: ClientRun) -> Option<Doubt> {
         let past = self.past.iter().find(|(past, _)| *past == run);
         match past {
             _ if self.run == run => sign
@@ -62,7 +62,7 @@ impl Machine {
         }
     }
 
-    fn take(&mut self, sign: &Sign, run: Run) {
+    fn take(&mut self, sign: &Sign, run: ClientRun) {
         match self.past.iter_mut().find(|(past, _)| *past == run) {
             Some((_, back)) => *back += 1,
             None if self.run == run => self.said = self.said.max(sign.after.unwrap_or(0)),
@@ -140,7 +140,7 @@ mod tests {
         for (number, draw, after) in pulls {
             let sign = Sign {
                 instance: None,
-                run: Some(Run {
+                run: Some(ClientRun {
                     number: *number,
                     draw: Tag(*draw),
                 }),
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn another_instance_is_another_machine() {
         let (hub, run) = (Continuity::default(), |number| {
-            Some(Run {
+            Some(ClientRun {
                 number,
                 draw: Tag(number),
             })

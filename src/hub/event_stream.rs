@@ -17,7 +17,7 @@ use super::store::Store;
 use super::subscribers::{Subscribers, Subscription};
 use crate::config::limits::EVENT_PAGE;
 use crate::wire::KEEP_ALIVE;
-use crate::wire::files::{Event, Kind};
+use crate::wire::files::{EntryKind, FileEvent};
 use crate::wire::revision::{Revision, Tag};
 
 /// Bytes of one write, approximately.
@@ -168,7 +168,7 @@ impl StreamFeed {
             let whole = page.len() == EVENT_PAGE;
             for (rev, event) in page {
                 last = rev;
-                let is_kind = self.all_kinds || event.payload.kind == Kind::File;
+                let is_kind = self.all_kinds || event.payload.kind == EntryKind::File;
                 let shown = match &self.rights {
                     Some(rights) => rights.shown_event(event),
                     None => Some(event),
@@ -199,7 +199,7 @@ impl StreamFeed {
 
 /// Lines end in LF, and JSON is one line of ASCII: some programs parse no other framing, and end at a character that is
 /// split between two reads.
-fn write_event(into: &mut Vec<u8>, rev: u64, event: &Event) -> io::Result<()> {
+fn write_event(into: &mut Vec<u8>, rev: u64, event: &FileEvent) -> io::Result<()> {
     write!(into, "id: {rev}\ndata: ")?;
     event.serialize(&mut serde_json::Serializer::with_formatter(
         &mut *into, Ascii,
@@ -248,7 +248,7 @@ mod tests {
             r#"{"id":"00000000-0000-0000-0000-000000000001","name":"a\"\\\n\u0000é😀\u007f"}"#,
         )
         .unwrap();
-        let event = Event {
+        let event = FileEvent {
             kind: "file_created".into(),
             event_type: None,
             resource_id: None,
@@ -269,6 +269,6 @@ mod tests {
             data.contains(r#""name":"a\"\\\n\u0000\u00e9\ud83d\ude00\u007f""#),
             "{data}"
         );
-        assert_eq!(serde_json::from_str::<Event>(data).unwrap(), event);
+        assert_eq!(serde_json::from_str::<FileEvent>(data).unwrap(), event);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::rights::{Administration, Inbox, Right, Rights};
+use super::rights::{Administration, InboxRight, Right, Rights};
 use crate::error::{Error, Kind};
 use crate::wire;
 
@@ -76,7 +76,7 @@ impl Caller {
 
     pub fn receives(&self) -> bool {
         self.limits()
-            .is_none_or(|(rights, _)| rights.inbox == Inbox::Open)
+            .is_none_or(|(rights, _)| rights.inbox == InboxRight::Open)
     }
 
     /// The only host that it may see in lists; `None`: all.

@@ -24,7 +24,7 @@ const MAX_FILE_BYTES: usize = limits::INVITATIONS * 1024;
 
 #[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Document {
+struct InvitationsFile {
     #[serde(rename = "invitation", default)]
     rows: Vec<Row>,
 }
@@ -118,7 +118,7 @@ fn edit(data_dir: &Path, change: impl FnOnce(&mut Vec<Row>) -> Result<()>) -> Re
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(e) => return Err(bad(&plain(&e))),
     };
-    let mut document: Document = toml::from_str(&text).map_err(|e| bad(e.message()))?;
+    let mut document: InvitationsFile = toml::from_str(&text).map_err(|e| bad(e.message()))?;
     let before = document.rows.len();
     change(&mut document.rows)?;
     if before == 0 && document.rows.is_empty() {

@@ -10,12 +10,12 @@ use super::routes::Route;
 
 /// Answers by route and status.
 #[derive(Default)]
-pub struct Requests {
+pub struct RequestCounts {
     // bounded by the numbers of routes and statuses
     counts: Mutex<BTreeMap<(&'static str, u16), u64>>,
 }
 
-impl Requests {
+impl RequestCounts {
     pub fn count(&self, route: Route, status: u16) {
         *self
             .counts
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn reads_as_prometheus_wants_it() {
-        let (requests, mut text) = (Requests::default(), Text::default());
+        let (requests, mut text) = (RequestCounts::default(), Text::default());
         requests.count(Route::Health, 200);
         requests.count(Route::Health, 200);
         requests.count(Route::Login, 401);

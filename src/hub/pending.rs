@@ -17,8 +17,8 @@ use crate::wire::join::{Ask, Asking, code};
 /// Requests, and the machines that were admitted last.
 #[derive(Default)]
 pub struct Pending {
-    requests: Vec<Request>,
-    accepted: VecDeque<(Request, Instant)>,
+    requests: Vec<PendingJoin>,
+    accepted: VecDeque<(PendingJoin, Instant)>,
     window: Option<Window>,
 }
 
@@ -29,7 +29,7 @@ struct Window {
 }
 
 #[derive(Debug, Clone)]
-struct Request {
+struct PendingJoin {
     ask: Ask,
     peer: IpAddr,
     since: Instant,
@@ -76,7 +76,7 @@ impl Pending {
         let peer = block(peer);
         self.requests
             .retain(|r| now.saturating_duration_since(r.since) < JOIN_TIME);
-        let same = |r: &Request| r.ask.name == ask.name && r.ask.key == ask.key;
+        let same = |r: &PendingJoin| r.ask.name == ask.name && r.ask.key == ask.key;
         if let Some(request) = self.requests.iter_mut().find(|r| same(r)) {
             if request.ask.commitment != ask.commitment {
                 request.restarts += 1;
@@ -104,7 +104,7 @@ impl Pending {
         if self.requests.len() >= JOIN_REQUESTS {
             return Step::TooMany("too many machines ask");
         }
-        self.requests.push(Request {
+        self.requests.push(PendingJoin {
             ask: ask.clone(),
             peer,
             since: now,
@@ -175,14 +175,14 @@ impl Pending {
     }
 
     pub fn list(&self, now: Instant) -> (Vec<Asking>, Vec<Asking>) {
-        let shown = |r: &Request, since: Instant| Asking {
+        let shown = |r: &PendingJoin, since: Instant| Asking {
             name: r.ask.name.clone(),
             address: r.peer.to_string(),
             code: r.code.clone().unwrap_or_default(),
             seconds: now.saturating_duration_since(since).as_secs(),
             replace: r.ask.replace,
         };
-        let young = |r: &&Request| now.saturating_duration_since(r.since) < JOIN_TIME;
+        let young = |r: &&PendingJoin| now.saturating_duration_since(r.since) < JOIN_TIME;
         let pending = self.requests.iter().filter(young);
         let pending = pending.filter(|r| r.code.is_some());
         let accepted = self.accepted.iter();

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::relpath;
-use crate::wire::files::{Event, Name, Record};
+use crate::wire::files::{FileEvent, Name, Record};
 use crate::wire::rights::RightsRow;
 use crate::wire::{self, Message};
 
@@ -67,7 +67,7 @@ pub enum SendScope {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Inbox {
+pub enum InboxRight {
     #[default]
     Open,
     /// It cannot pull messages, and none are stored for it.
@@ -87,7 +87,7 @@ pub struct Rights {
     pub files: FileScope,
     pub access: FileAccess,
     pub send: SendScope,
-    pub inbox: Inbox,
+    pub inbox: InboxRight,
     pub administration: Administration,
 }
 
@@ -147,9 +147,9 @@ impl Rights {
                 .send
                 .map_or(Ok(SendScope::All), |hosts| targets(&hosts))?,
             inbox: if row.no_messages {
-                Inbox::Closed
+                InboxRight::Closed
             } else {
-                Inbox::Open
+                InboxRight::Open
             },
             administration: if row.admin {
                 Administration::Yes
@@ -172,7 +172,7 @@ impl Rights {
                 SendScope::Hosts(hosts) => Some(hosts.iter().cloned().collect()),
                 SendScope::None => Some(Vec::new()),
             },
-            no_messages: self.inbox == Inbox::Closed,
+            no_messages: self.inbox == InboxRight::Closed,
             admin: self.administration == Administration::Yes,
         }
     }
@@ -196,7 +196,7 @@ impl Rights {
             Right::Send if self.send == SendScope::None => {
                 lacks("send messages", "--send HOST,...")
             }
-            Right::Receive if self.inbox == Inbox::Closed => {
+            Right::Receive if self.inbox == InboxRight::Closed => {
                 lacks("receive messages", "--messages")
             }
             Right::Admin if self.administration == Administration::No => {
@@ -236,9 +236,9 @@ impl Rights {
     }
 
     /// The event without names that the holder may not read.
-    pub fn shown_event(&self, event: Event) -> Option<Event> {
+    pub fn shown_event(&self, event: FileEvent) -> Option<FileEvent> {
         let payload = self.shown(event.payload)?;
-        Some(Event { payload, ..event })
+        Some(FileEvent { payload, ..event })
     }
 
     /// Checks that a file of this name may be written; [`Right::WriteFiles`] was checked before.
@@ -300,7 +300,7 @@ impl Rights {
         [
             files,
             send,
-            yes(self.inbox == Inbox::Open),
+            yes(self.inbox == InboxRight::Open),
             yes(self.administration == Administration::Yes),
         ]
     }
@@ -373,7 +373,7 @@ mod tests {
                 ..all.clone()
             },
             Rights {
-                inbox: Inbox::Closed,
+                inbox: InboxRight::Closed,
                 ..all.clone()
             },
         ];

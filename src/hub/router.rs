@@ -15,8 +15,8 @@ use super::event_stream;
 use super::files::Files;
 use super::http::{Caller, Job, Pieces, Reply, Request};
 use super::joining::Joining;
-use super::messages::{Answer, Messages};
-use super::metrics::{Requests, Text};
+use super::messages::{Messages, SendReply};
+use super::metrics::{RequestCounts, Text};
 use super::page;
 use super::process;
 use super::protected;
@@ -40,7 +40,7 @@ pub struct Router {
     pub files: Files,
     /// Bytes of one file at most.
     pub max_upload: Arc<AtomicU64>,
-    pub requests: Arc<Requests>,
+    pub requests: Arc<RequestCounts>,
     pub data_dir: PathBuf,
     /// `None`: this build has no TLS.
     pub certificates: Option<Arc<Certificates>>,
@@ -178,7 +178,7 @@ impl Router {
 
     /// Takes the state in a request. That of a pull is taken with the answer, so that a machine which
     /// is listed because of it receives every later broadcast.
-    fn noting_state(&self, route: Route, request: &Request, answer: Answer) -> Answer {
+    fn noting_state(&self, route: Route, request: &Request, answer: SendReply) -> SendReply {
         let Some(state) = request.header(STATE_HEADER) else {
             return answer;
         };
@@ -208,7 +208,7 @@ impl Router {
     }
 
     /// Ends event streams when keys change: a client that still has access reconnects at once.
-    fn while_unchanged(&self, answer: Answer) -> Answer {
+    fn while_unchanged(&self, answer: SendReply) -> SendReply {
         let unchanged = self.auth.unchanged();
         Box::new(move |mut reply| {
             reply.job = reply.job.map(|job| match job {
@@ -225,7 +225,7 @@ impl Router {
     }
 
     /// Counts the answer when it is given, for an upload after its body was read.
-    fn counted(&self, route: Route, responder: Responder) -> Answer {
+    fn counted(&self, route: Route, responder: Responder) -> SendReply {
         let requests = Arc::clone(&self.requests);
         Box::new(move |mut reply| {
             reply.job = match reply.job.take() {

@@ -25,11 +25,11 @@ use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::logger::is_same_event;
 use crate::wire::revision::Tag;
-use crate::wire::{Doubt, Run};
+use crate::wire::{ClientRun, Doubt};
 
 /// The events that wake the tick.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum TickEvent {
     /// A file was renamed into the outbox, so it is complete.
     Arrived(OsString),
     /// A file was written in the outbox.
@@ -82,7 +82,7 @@ pub struct Exchange {
     hub: Arc<HubClient>,
     host: String,
     instance: Uuid,
-    run: Run,
+    run: ClientRun,
     /// The last doubt of the hub about this machine's identity.
     doubt: Option<Doubt>,
     poll_interval: Duration,
@@ -140,7 +140,7 @@ impl Exchange {
     }
 
     /// Runs until told to stop. `working` is called when work begins and ends.
-    pub fn run(mut self, events: &Receiver<Event>, working: impl Fn(bool)) -> Result<()> {
+    pub fn run(mut self, events: &Receiver<TickEvent>, working: impl Fn(bool)) -> Result<()> {
         let mut next_tick = clock::monotonic();
         let mut next_cleaning = clock::monotonic();
         loop {
@@ -210,13 +210,13 @@ impl Exchange {
     }
 
     /// Handles an event; `true`: stop.
-    fn note(&mut self, event: Event) -> bool {
+    fn note(&mut self, event: TickEvent) -> bool {
         match event {
-            Event::Arrived(name) => self.arrived.push((name, true)),
-            Event::Written(name) => self.arrived.push((name, false)),
-            Event::Overflow => self.scan = true,
-            Event::StreamRefused(why) => drop(self.wrong.insert(STREAM, why)),
-            Event::Queued => {
+            TickEvent::Arrived(name) => self.arrived.push((name, true)),
+            TickEvent::Written(name) => self.arrived.push((name, false)),
+            TickEvent::Overflow => self.scan = true,
+            TickEvent::StreamRefused(why) => drop(self.wrong.insert(STREAM, why)),
+            TickEvent::Queued => {
                 self.wrong.remove(STREAM);
                 self.pull = true;
                 // the event stream of a hub whose other responses fail must not decide how often the hub is
@@ -226,7 +226,7 @@ impl Exchange {
                         .map_or_else(clock::monotonic, |at| at + LEAST_PAUSE),
                 );
             }
-            Event::Stop => return true,
+            TickEvent::Stop => return true,
         }
         false
     }
@@ -481,7 +481,7 @@ pub fn instance(path: PathBuf) -> Result<Uuid> {
 }
 
 /// Counts a start on the disk before the hub is called: a disk that was copied or set back repeats a count.
-fn begin_run(path: &Path) -> Result<Run> {
+fn begin_run(path: &Path) -> Result<ClientRun> {
     let last = match disk::read_at_most(path, 100) {
         Ok(bytes) => std::str::from_utf8(&bytes)
             .ok()
@@ -492,7 +492,7 @@ fn begin_run(path: &Path) -> Result<Run> {
     };
     let number = last.saturating_add(1);
     disk::write_durably(path, format!("{number}\n").as_bytes(), 0o600)?;
-    Ok(Run {
+    Ok(ClientRun {
         number,
         draw: Tag(random()),
     })

@@ -5,10 +5,10 @@
 use std::collections::HashSet;
 
 use super::small::Small;
-use super::upload::{Done, GROUP_FILES, Upload, Uploaded};
+use super::upload::{GROUP_FILES, OnUploaded, Upload, Uploaded};
 use super::{Transfer, TransferStep};
 use crate::chunking::Content;
-use crate::client::{Called, Failure, Source, Told, UploadOutcome};
+use crate::client::{ByteSource, Called, Failure, Told, UploadOutcome};
 use crate::error::{Error, Kind};
 use crate::logger::one_line;
 use crate::wire::files::{self, BatchItem, BatchResult, Hash};
@@ -21,14 +21,14 @@ const MAX_TINY_FILE_BYTES: u64 = 4096;
 impl Upload<'_, '_> {
     /// Sends a group: skips unchanged files, commits those whose bytes the hub has, sends the rest
     /// in one request.
-    pub(super) fn send_group(&self, group: Vec<Small>, done: Done<'_>) {
+    pub(super) fn send_group(&self, group: Vec<Small>, done: OnUploaded<'_>) {
         debug_assert!(group.len() <= GROUP_FILES);
         let mut to_send = Vec::new();
         for small in group {
             let content = small.content();
             (self.transfer().watch)(TransferStep::Expect(content.size));
             match self.same(&content, &small.about()) {
-                Some(same) if small.kind == files::Kind::File => {
+                Some(same) if small.kind == files::EntryKind::File => {
                     (self.transfer().watch)(TransferStep::Spared(content.size));
                     done(&small.entry, Ok(same));
                 }
@@ -45,7 +45,7 @@ impl Upload<'_, '_> {
         for (small, content) in &known {
             done(
                 &small.entry,
-                self.single(content, Source::Bytes(&small.bytes), &small.about()),
+                self.single(content, ByteSource::Bytes(&small.bytes), &small.about()),
             );
         }
         self.send_batch(&batch, done);
@@ -67,7 +67,7 @@ impl Upload<'_, '_> {
         }
     }
 
-    fn send_batch(&self, batch: &[(Small, Content)], done: Done<'_>) {
+    fn send_batch(&self, batch: &[(Small, Content)], done: OnUploaded<'_>) {
         if batch.is_empty() {
             return;
         }
@@ -90,8 +90,8 @@ impl Upload<'_, '_> {
                 for ((small, content), result) in batch.iter().zip(results) {
                     let settled = match result.status {
                         // another client was quicker: retry alone, based on the current revision
-                        412 if small.kind == files::Kind::File => {
-                            self.single(content, Source::Bytes(&small.bytes), &small.about())
+                        412 if small.kind == files::EntryKind::File => {
+                            self.single(content, ByteSource::Bytes(&small.bytes), &small.about())
                         }
                         _ => settle(self.transfer(), result, content.size),
                     };
@@ -104,7 +104,7 @@ impl Upload<'_, '_> {
 
 /// Whether a commit without bytes would save anything.
 fn is_worth_asking(small: &Small, content: &Content) -> bool {
-    small.kind == files::Kind::File && content.size > MAX_TINY_FILE_BYTES
+    small.kind == files::EntryKind::File && content.size > MAX_TINY_FILE_BYTES
 }
 
 fn settle(transfer: &Transfer<'_>, result: BatchResult, size: u64) -> Called<Uploaded> {
@@ -140,7 +140,7 @@ fn settle(transfer: &Transfer<'_>, result: BatchResult, size: u64) -> Called<Upl
     })
 }
 
-fn fail_all(files: &[(Small, Content)], failure: Failure, done: Done<'_>) {
+fn fail_all(files: &[(Small, Content)], failure: Failure, done: OnUploaded<'_>) {
     for (small, _) in files {
         let again = Failure {
             error: failure.error.clone(),

@@ -66,9 +66,9 @@ impl Transfer<'_> {
 
     fn download_revision(&self, record: &Record, to: &Path) -> Called<Refill> {
         match record.kind {
-            files::Kind::File => self.download_file(record, to),
-            files::Kind::Dir => Ok(make_dir(record, to).map(|()| Refill::Done)?),
-            files::Kind::Symlink => self.download_link(record, to),
+            files::EntryKind::File => self.download_file(record, to),
+            files::EntryKind::Dir => Ok(make_dir(record, to).map(|()| Refill::Done)?),
+            files::EntryKind::Symlink => self.download_link(record, to),
         }
     }
 

@@ -27,7 +27,7 @@ pub struct Small {
     pub bytes: Vec<u8>,
     pub mode: u32,
     pub mtime: String,
-    pub kind: files::Kind,
+    pub kind: files::EntryKind,
 }
 
 impl Small {
@@ -47,15 +47,15 @@ impl Small {
             bytes,
             mode: local.mode,
             mtime: local.mtime.clone(),
-            ..Small::empty(entry, files::Kind::File)
+            ..Small::empty(entry, files::EntryKind::File)
         })
     }
 
     /// A link, whose content is its target, or a directory, which has none.
-    pub fn of_special(entry: &WalkEntry, kind: files::Kind) -> Result<Small> {
+    pub fn of_special(entry: &WalkEntry, kind: files::EntryKind) -> Result<Small> {
         let (mode, mtime) = special(entry)?;
         let bytes = match kind {
-            files::Kind::Symlink => {
+            files::EntryKind::Symlink => {
                 let target = std::fs::read_link(&entry.local);
                 let shown = disk::show(entry.local.as_os_str());
                 target
@@ -73,7 +73,7 @@ impl Small {
         })
     }
 
-    fn empty(entry: &WalkEntry, kind: files::Kind) -> Small {
+    fn empty(entry: &WalkEntry, kind: files::EntryKind) -> Small {
         Small {
             entry: entry.clone(),
             bytes: Vec::new(),

@@ -15,7 +15,7 @@ use super::source_file::SourceFile;
 use super::walk::WalkEntry;
 use super::{COPY_BUFFER_BYTES, Transfer, TransferStep, find};
 use crate::chunking::{Content, Splitter};
-use crate::client::{Called, Change, Query, Source, Stored, Told, UploadOutcome};
+use crate::client::{ByteSource, Called, ChangeHeaders, Query, Stored, Told, UploadOutcome};
 use crate::clock;
 use crate::error::{Error, Kind};
 use crate::wire::files::{
@@ -42,7 +42,7 @@ pub type KnownFiles = HashMap<String, HubVersion>;
 pub struct HubVersion {
     id: Uuid,
     rev: Revision,
-    kind: files::Kind,
+    kind: files::EntryKind,
     sha256: Option<Hash>,
     mode: Option<u32>,
     mtime: Option<String>,
@@ -81,7 +81,7 @@ pub struct Upload<'t, 'a> {
 }
 
 /// Called with each file once its result is known.
-pub type Done<'d> = &'d mut dyn FnMut(&WalkEntry, Called<Uploaded>);
+pub type OnUploaded<'d> = &'d mut dyn FnMut(&WalkEntry, Called<Uploaded>);
 
 impl<'t, 'a> Upload<'t, 'a> {
     pub fn new(transfer: &'t Transfer<'a>) -> Upload<'t, 'a> {
@@ -120,7 +120,7 @@ impl<'t, 'a> Upload<'t, 'a> {
     }
 
     /// Sends a file, or collects it to be sent with others.
-    pub fn add(&mut self, entry: WalkEntry, done: Done<'_>) {
+    pub fn add(&mut self, entry: WalkEntry, done: OnUploaded<'_>) {
         match self.prepare(&entry) {
             Ok(Prepared::Small(small)) => {
                 self.small.push(small);
@@ -135,14 +135,14 @@ impl<'t, 'a> Upload<'t, 'a> {
     }
 
     /// Sends the collected files.
-    pub fn finish(&mut self, done: Done<'_>) {
+    pub fn finish(&mut self, done: OnUploaded<'_>) {
         let group = std::mem::take(&mut self.small);
         self.send_group(group, done);
     }
 
     fn prepare(&self, entry: &WalkEntry) -> Called<Prepared> {
         let ours = self.transfer.ours;
-        if !ours && entry.kind != files::Kind::File {
+        if !ours && entry.kind != files::EntryKind::File {
             let what = format!(
                 "cannot upload {}: this server keeps regular files only",
                 crate::disk::show(entry.local.as_os_str())
@@ -150,7 +150,7 @@ impl<'t, 'a> Upload<'t, 'a> {
             return Err(Error::new(Kind::Failed, what).into());
         }
         match entry.kind {
-            files::Kind::File => {}
+            files::EntryKind::File => {}
             kind => return Ok(Prepared::Small(Small::of_special(entry, kind)?)),
         }
         let local = SourceFile::open(&entry.local, entry.follow)?;
@@ -186,7 +186,7 @@ impl<'t, 'a> Upload<'t, 'a> {
             return Ok(same);
         }
         if !in_chunks {
-            let source = Source::Part {
+            let source = ByteSource::Part {
                 file: &local.file,
                 at: 0,
                 length: content.size,
@@ -218,7 +218,7 @@ impl<'t, 'a> Upload<'t, 'a> {
     pub(super) fn single(
         &self,
         content: &Content,
-        source: Source<'_>,
+        source: ByteSource<'_>,
         about: &About<'_>,
     ) -> Called<Uploaded> {
         let metadata = about.metadata();
@@ -250,14 +250,14 @@ impl<'t, 'a> Upload<'t, 'a> {
         &self,
         about: &About<'_>,
         size: u64,
-        mut once: impl FnMut(Change) -> Called<Stored>,
+        mut once: impl FnMut(ChangeHeaders) -> Called<Stored>,
     ) -> Called<Uploaded> {
         let mut condition = self.condition(about.name);
         for race in 0.. {
-            match once(Change {
+            match once(ChangeHeaders {
                 condition,
                 key: Some(Uuid::now_v7()),
-                ..Change::default()
+                ..ChangeHeaders::default()
             }) {
                 Ok(stored) => {
                     let stands = self.known.get(&about.name.full());
@@ -308,7 +308,7 @@ impl<'t, 'a> Upload<'t, 'a> {
             && stands.mode == Some(about.mode)
             && same_time;
         let rev = Some(stands.rev.rev).filter(|rev| *rev > 0);
-        (same && stands.kind == files::Kind::File).then_some(Uploaded {
+        (same && stands.kind == files::EntryKind::File).then_some(Uploaded {
             outcome: UploadOutcome::Unchanged,
             id: Some(stands.id),
             rev,
@@ -353,7 +353,7 @@ impl<'t, 'a> Upload<'t, 'a> {
                         .into());
                 }
                 for chunk in ended.drain(..) {
-                    sender.send(chunk, Source::Bytes(&pending[..chunk.size as usize]))?;
+                    sender.send(chunk, ByteSource::Bytes(&pending[..chunk.size as usize]))?;
                     pending.drain(..chunk.size as usize);
                 }
             }
@@ -366,10 +366,10 @@ impl<'t, 'a> Upload<'t, 'a> {
             mtime: &mtime,
         };
         if content.size <= SINGLE {
-            return self.single(&content, Source::Bytes(&pending), &about);
+            return self.single(&content, ByteSource::Bytes(&pending), &about);
         }
         if let Some(last) = content.chunks.last().filter(|_| !pending.is_empty()) {
-            sender.send(*last, Source::Bytes(&pending))?;
+            sender.send(*last, ByteSource::Bytes(&pending))?;
         }
         self.change(&about, content.size, |change| {
             self.transfer
@@ -407,7 +407,7 @@ impl About<'_> {
         Commit {
             path: self.name.path.clone(),
             name: self.name.name.clone(),
-            kind: files::Kind::File,
+            kind: files::EntryKind::File,
             mode: Some(self.mode),
             mtime: Some(self.mtime.to_string()),
             extra: Extra::default(),
@@ -471,7 +471,7 @@ impl<'t, 'a> ChunkSender<'t, 'a> {
         };
         for (chunk, at) in group {
             if missing.contains(&chunk.sha256) && self.there.insert(chunk.sha256) {
-                let source = Source::Part {
+                let source = ByteSource::Part {
                     file: &local.file,
                     at,
                     length: chunk.size,
@@ -514,7 +514,7 @@ impl<'t, 'a> ChunkSender<'t, 'a> {
     }
 
     /// Sends one chunk from memory.
-    fn send(&mut self, chunk: Chunk, source: Source<'_>) -> Called<()> {
+    fn send(&mut self, chunk: Chunk, source: ByteSource<'_>) -> Called<()> {
         if !self.there.contains(&chunk.sha256) {
             let missing = self
                 .transfer

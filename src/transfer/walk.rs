@@ -19,7 +19,7 @@ use crate::wire::files::{self, DIR_MODE, DIR_READABLE, Name};
 pub struct WalkEntry {
     pub local: PathBuf,
     pub name: Name,
-    pub kind: files::Kind,
+    pub kind: files::EntryKind,
     /// Follow a link: the user has named this very file.
     pub follow: bool,
 }
@@ -140,11 +140,11 @@ impl Iterator for Walk {
     }
 }
 
-fn kind(meta: &Metadata) -> Option<files::Kind> {
+fn kind(meta: &Metadata) -> Option<files::EntryKind> {
     match meta.file_type() {
-        t if t.is_file() => Some(files::Kind::File),
-        t if t.is_symlink() => Some(files::Kind::Symlink),
-        t if t.is_dir() => Some(files::Kind::Dir),
+        t if t.is_file() => Some(files::EntryKind::File),
+        t if t.is_symlink() => Some(files::EntryKind::Symlink),
+        t if t.is_dir() => Some(files::EntryKind::Dir),
         _ => None,
     }
 }

@@ -344,21 +344,21 @@ pub struct Cursor {
 /// One run of a client: the number of its start, counted on its disk, and a random number drawn at
 /// that start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
+pub struct ClientRun {
     pub number: u64,
     pub draw: revision::Tag,
 }
 
-impl fmt::Display for Run {
+impl fmt::Display for ClientRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.number, self.draw)
     }
 }
 
-impl Run {
-    pub fn parse(text: &str) -> Option<Run> {
+impl ClientRun {
+    pub fn parse(text: &str) -> Option<ClientRun> {
         let (number, draw) = text.split_once('-')?;
-        Some(Run {
+        Some(ClientRun {
             number: number.parse().ok()?,
             draw: draw.parse().ok()?,
         })

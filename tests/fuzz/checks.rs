@@ -562,7 +562,8 @@ pub fn files(bytes: &[u8]) {
     }
     let text = String::from_utf8_lossy(bytes);
     for size in [0, 1, 10, u64::MAX] {
-        if let file_head::Span::Part(part) = file_head::span(Some(&text), None, size, 7.into()) {
+        if let file_head::ByteRange::Part(part) = file_head::span(Some(&text), None, size, 7.into())
+        {
             assert!(
                 part.start < part.end && part.end <= size,
                 "{part:?} of {size}"

@@ -1,4 +1,4 @@
-//! A type name has one meaning in the crate. The list of names that have more only shrinks.
+//! A type name has one meaning in the crate.
 
 use std::collections::BTreeMap;
 
@@ -20,13 +20,6 @@ const SHARED_NAMES: &[&str] = &[
     "Shared",
     // a row of a table, private to one file
     "Row",
-];
-
-/// Names that are still to be changed.
-const LEFT: &[&str] = &[
-    "Answer", "Ask", "Asked", "Batch", "Body", "Document", "Done", "Event", "Group", "Hash",
-    "Heard", "Inbox", "Kind", "Loaded", "Piece", "Reader", "Request", "Requests", "Run", "Span",
-    "Target", "Upload", "Wanted",
 ];
 
 /// The names of types that the program defines in a file, with their lines.
@@ -60,7 +53,7 @@ fn defined(s: &Source) -> Vec<(String, usize)> {
     found
 }
 
-/// Type names with a second definition, and names on a list without one.
+/// Second definitions of a type name.
 pub fn repeated(sources: &[Source]) -> Vec<Breach> {
     let mut by_name = BTreeMap::<String, Vec<Breach>>::new();
     for s in sources.iter().filter(|s| s.path.starts_with("src/")) {
@@ -69,21 +62,10 @@ pub fn repeated(sources: &[Source]) -> Vec<Breach> {
             by_name.entry(name).or_default().push(s.breach(line, what));
         }
     }
-    let allowed = |name: &str| SHARED_NAMES.contains(&name) || LEFT.contains(&name);
-    let stale = LEFT
-        .iter()
-        .filter(|name| by_name.get(**name).is_none_or(|all| all.len() < 2))
-        .map(|name| Breach {
-            path: "tests/tidy/types.rs".into(),
-            line: 1,
-            what: format!("{name} has one meaning now: take it off the list"),
-        })
-        .collect::<Vec<_>>();
     by_name
         .into_iter()
-        .filter(|(name, all)| all.len() > 1 && !allowed(name))
+        .filter(|(name, all)| all.len() > 1 && !SHARED_NAMES.contains(&name.as_str()))
         .flat_map(|(_, all)| all.into_iter().skip(1))
-        .chain(stale)
         .collect()
 }
 

@@ -1,7 +1,7 @@
 //! The commands about files on the hub.
 
 use super::{
-    BYTES, Command, Group, Values, one, optional, short, short_valued, some, switch, valued,
+    BYTES, Command, CommandGroup, Values, one, optional, short, short_valued, some, switch, valued,
 };
 
 const WHAT: &str = "ID|PATH";
@@ -10,7 +10,7 @@ const PATHS: &str = "A path is that on the hub, such as docs/a.txt, or that of a
 
 pub const LOGIN: Command = Command {
     name: "login",
-    group: Group::Files,
+    group: CommandGroup::Files,
     arguments: &[],
     flags: &[
         valued(
@@ -51,7 +51,7 @@ pub const LOGIN: Command = Command {
 
 pub const UPLOAD: Command = Command {
     name: "upload",
-    group: Group::Files,
+    group: CommandGroup::Files,
     arguments: &[some("FILE", Values::File)],
     flags: &[
         valued(
@@ -90,7 +90,7 @@ pub const UPLOAD: Command = Command {
 
 pub const DOWNLOAD: Command = Command {
     name: "download",
-    group: Group::Files,
+    group: CommandGroup::Files,
     arguments: &[one(WHAT, Values::Text)],
     flags: &[
         short_valued(
@@ -127,7 +127,7 @@ pub const DOWNLOAD: Command = Command {
 
 pub const LS: Command = Command {
     name: "ls",
-    group: Group::Files,
+    group: CommandGroup::Files,
     arguments: &[optional("DIR", Values::Text)],
     flags: &[
         valued(
@@ -170,7 +170,7 @@ pub const LS: Command = Command {
 
 pub const INFO: Command = Command {
     name: "info",
-    group: Group::Files,
+    group: CommandGroup::Files,
     arguments: &[one(WHAT, Values::Text)],
     flags: &[BYTES],
     doc: "show all about a file on the hub",
@@ -183,7 +183,7 @@ pub const INFO: Command = Command {
 
 pub const RM: Command = Command {
     name: "rm",
-    group: Group::Files,
+    group: CommandGroup::Files,
     arguments: &[some(WHAT, Values::Text)],
     flags: &[short(
         'r',
@@ -203,7 +203,7 @@ pub const RM: Command = Command {
 
 pub const VERSIONS: Command = Command {
     name: "versions",
-    group: Group::Files,
+    group: CommandGroup::Files,
     arguments: &[one(WHAT, Values::Text)],
     flags: &[BYTES],
     doc: "list the versions that can be restored",
@@ -219,7 +219,7 @@ pub const VERSIONS: Command = Command {
 
 pub const RESTORE: Command = Command {
     name: "restore",
-    group: Group::Files,
+    group: CommandGroup::Files,
     arguments: &[one(WHAT, Values::Text)],
     flags: &[
         valued(
@@ -246,7 +246,7 @@ pub const RESTORE: Command = Command {
 
 pub const EVENTS: Command = Command {
     name: "events",
-    group: Group::Files,
+    group: CommandGroup::Files,
     arguments: &[],
     flags: &[
         valued(

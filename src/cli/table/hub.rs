@@ -1,10 +1,10 @@
 //! The commands that run and check the hub, and list its hosts.
 
-use super::{Command, DATA, Group, Values, any, one, setting, switch, sync, valued};
+use super::{Command, CommandGroup, DATA, Values, any, one, setting, switch, sync, valued};
 
 pub const SERVE: Command = Command {
     name: "serve",
-    group: Group::Hub,
+    group: CommandGroup::Hub,
     arguments: &[],
     flags: &[
         setting(
@@ -43,7 +43,7 @@ pub const SERVE: Command = Command {
 
 pub const BACKUP: Command = Command {
     name: "hub backup",
-    group: Group::Hub,
+    group: CommandGroup::Hub,
     arguments: &[one("DIR", Values::Directory)],
     flags: &[DATA],
     doc: "copy the hub's data into a new directory",
@@ -56,7 +56,7 @@ pub const BACKUP: Command = Command {
 
 pub const CHECK: Command = Command {
     name: "hub check",
-    group: Group::Hub,
+    group: CommandGroup::Hub,
     arguments: &[],
     flags: &[
         DATA,
@@ -78,7 +78,7 @@ pub const CHECK: Command = Command {
 
 pub const HOSTS: Command = Command {
     name: "hosts",
-    group: Group::Hub,
+    group: CommandGroup::Hub,
     arguments: &[any("HOST", Values::Text)],
     flags: &[valued(
         "wait",
@@ -100,7 +100,7 @@ pub const HOSTS: Command = Command {
 
 pub const REBIND: Command = Command {
     name: "hosts rebind",
-    group: Group::Hub,
+    group: CommandGroup::Hub,
     arguments: &[one("HOST", Values::Text)],
     flags: &[],
     doc: "let a replaced machine take over its old name",

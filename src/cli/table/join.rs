@@ -1,14 +1,14 @@
 //! The commands that admit machines.
 
 use super::keys::{ADMIN, FILES, NO_FILES, NO_MESSAGES, READ_ONLY, SEND};
-use super::{Command, DATA, Flag, Group, Values, any, one, switch, sync, valued};
+use super::{Command, CommandGroup, DATA, Flag, Values, any, one, switch, sync, valued};
 
 const FOR: Flag = valued("for", "TIME", Values::Text, "for how long: 90s, 10m, 24h");
 const REPLACE: Flag = switch("replace", "take the place of the key that the name has");
 
 pub const JOIN: Command = Command {
     name: "join",
-    group: Group::Machine,
+    group: CommandGroup::Machine,
     arguments: &[one("URL", Values::Text)],
     flags: &[
         valued(
@@ -40,7 +40,7 @@ pub const JOIN: Command = Command {
 
 pub const ACCEPT: Command = Command {
     name: "accept",
-    group: Group::Hub,
+    group: CommandGroup::Hub,
     arguments: &[any("NAME", Values::Text)],
     flags: &[
         switch("all", "every machine that asks"),
@@ -79,7 +79,7 @@ pub const ACCEPT: Command = Command {
 
 pub const INVITE: Command = Command {
     name: "invite",
-    group: Group::Hub,
+    group: CommandGroup::Hub,
     arguments: &[one("NAME", Values::Text)],
     flags: &[
         FOR,
@@ -106,7 +106,7 @@ pub const INVITE: Command = Command {
 
 pub const RENEW_CERTIFICATE: Command = Command {
     name: "hub renew-certificate",
-    group: Group::Hub,
+    group: CommandGroup::Hub,
     arguments: &[],
     flags: &[DATA],
     doc: "make the certificate that the hub uses in 30 days",

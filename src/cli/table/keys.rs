@@ -1,6 +1,6 @@
 //! The commands about the keys of a hub, and the flags for rights.
 
-use super::{Command, DATA, Flag, Group, Values, one, switch, valued};
+use super::{Command, CommandGroup, DATA, Flag, Values, one, switch, valued};
 
 pub const FILES: Flag = valued(
     "files",
@@ -21,7 +21,7 @@ pub const ADMIN: Flag = switch("admin", "it may change hosts and make backups");
 
 pub const ADD: Command = Command {
     name: "key add",
-    group: Group::Hub,
+    group: CommandGroup::Hub,
     arguments: &[one("NAME", Values::Text)],
     flags: &[DATA, FILES, READ_ONLY, NO_FILES, SEND, NO_MESSAGES, ADMIN],
     doc: "make a key for the machine NAME and print it",
@@ -40,7 +40,7 @@ pub const ADD: Command = Command {
 
 pub const LIST: Command = Command {
     name: "key list",
-    group: Group::Hub,
+    group: CommandGroup::Hub,
     arguments: &[],
     flags: &[DATA],
     doc: "list the keys",
@@ -52,7 +52,7 @@ pub const LIST: Command = Command {
 
 pub const SET: Command = Command {
     name: "key set",
-    group: Group::Hub,
+    group: CommandGroup::Hub,
     arguments: &[one("NAME", Values::Text)],
     flags: &[
         DATA,
@@ -84,7 +84,7 @@ pub const SET: Command = Command {
 
 pub const ROTATE: Command = Command {
     name: "key rotate",
-    group: Group::Hub,
+    group: CommandGroup::Hub,
     arguments: &[one("NAME", Values::Text)],
     flags: &[DATA],
     doc: "make a new key for NAME and print it",
@@ -99,7 +99,7 @@ pub const ROTATE: Command = Command {
 
 pub const REMOVE: Command = Command {
     name: "key remove",
-    group: Group::Hub,
+    group: CommandGroup::Hub,
     arguments: &[one("NAME", Values::Text)],
     flags: &[DATA],
     doc: "remove the key of the machine NAME",

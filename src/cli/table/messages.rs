@@ -1,6 +1,6 @@
 //! The commands about messages and their queues.
 
-use super::{Argument, BYTES, Command, Count, Group, Values, any, one, switch, valued};
+use super::{Argument, BYTES, Command, CommandGroup, Count, Values, any, one, switch, valued};
 use crate::wire::Priority;
 
 const QUEUES: Values = Values::Words(&["outbox", "inbox", "sent", "failed", "hooks"]);
@@ -9,7 +9,7 @@ const FLUSHABLE: Values = Values::Words(&["sent", "failed", "inbox", "hooks", "o
 
 pub const SEND: Command = Command {
     name: "send",
-    group: Group::Messages,
+    group: CommandGroup::Messages,
     arguments: &[Argument {
         name: "TYPE",
         count: Count::Optional,
@@ -76,7 +76,7 @@ pub const SEND: Command = Command {
 
 pub const LIST: Command = Command {
     name: "list",
-    group: Group::Messages,
+    group: CommandGroup::Messages,
     arguments: &[one("QUEUE", QUEUES)],
     flags: &[BYTES],
     doc: "list outbox, inbox, sent, failed or hooks",
@@ -96,7 +96,7 @@ pub const LIST: Command = Command {
 
 pub const SHOW: Command = Command {
     name: "show",
-    group: Group::Messages,
+    group: CommandGroup::Messages,
     arguments: &[one("ID", Values::Text)],
     flags: &[BYTES],
     doc: "show a whole message and where it is",
@@ -108,7 +108,7 @@ pub const SHOW: Command = Command {
 
 pub const RETRY: Command = Command {
     name: "retry",
-    group: Group::Messages,
+    group: CommandGroup::Messages,
     arguments: &[any("ID", Values::Text)],
     flags: &[switch("hooks", "run failed hooks again, not messages")],
     doc: "send failed messages again, or run failed hooks again",
@@ -124,7 +124,7 @@ pub const RETRY: Command = Command {
 
 pub const FLUSH: Command = Command {
     name: "flush",
-    group: Group::Messages,
+    group: CommandGroup::Messages,
     arguments: &[one("QUEUE", FLUSHABLE), any("ID", Values::Text)],
     flags: &[],
     doc: "remove all from sent, failed or inbox, or the failed hooks",

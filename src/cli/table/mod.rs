@@ -13,7 +13,7 @@ mod sync;
 pub struct Command {
     /// `send`, or `key add`.
     pub name: &'static str,
-    pub group: Group,
+    pub group: CommandGroup,
     pub arguments: &'static [Argument],
     pub flags: &'static [Flag],
     /// One line: lower case, no full stop.
@@ -25,7 +25,7 @@ pub struct Command {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Group {
+pub enum CommandGroup {
     Files,
     Messages,
     Machine,
@@ -33,13 +33,13 @@ pub enum Group {
     Other,
 }
 
-impl Group {
-    pub const ALL: [(Group, &'static str); 5] = [
-        (Group::Messages, "Messages"),
-        (Group::Files, "Files"),
-        (Group::Machine, "This machine"),
-        (Group::Hub, "The hub"),
-        (Group::Other, "Other"),
+impl CommandGroup {
+    pub const ALL: [(CommandGroup, &'static str); 5] = [
+        (CommandGroup::Messages, "Messages"),
+        (CommandGroup::Files, "Files"),
+        (CommandGroup::Machine, "This machine"),
+        (CommandGroup::Hub, "The hub"),
+        (CommandGroup::Other, "Other"),
     ];
 }
 
@@ -231,7 +231,7 @@ pub static COMMANDS: &[Command] = &[
     sync::FORGET,
     Command {
         name: "start",
-        group: Group::Machine,
+        group: CommandGroup::Machine,
         arguments: &[optional("DIR", Values::Directory)],
         flags: &[
             sync::WATCH,
@@ -255,7 +255,7 @@ pub static COMMANDS: &[Command] = &[
     join::JOIN,
     Command {
         name: "status",
-        group: Group::Machine,
+        group: CommandGroup::Machine,
         arguments: &[],
         flags: &[
             switch(
@@ -288,7 +288,7 @@ pub static COMMANDS: &[Command] = &[
     hub::REBIND,
     Command {
         name: "completions",
-        group: Group::Other,
+        group: CommandGroup::Other,
         arguments: &[one("SHELL", Values::Words(SHELLS))],
         flags: &[],
         doc: "print the completions for bash, zsh or fish",
@@ -297,7 +297,7 @@ pub static COMMANDS: &[Command] = &[
     },
     Command {
         name: "help",
-        group: Group::Other,
+        group: CommandGroup::Other,
         arguments: &[any("COMMAND", Values::Command)],
         flags: &[],
         doc: "list the commands, or show the help of one",

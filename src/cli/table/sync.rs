@@ -1,7 +1,8 @@
 //! The commands about synced directories.
 
 use super::{
-    Argument, BYTES, Command, Flag, Group, Values, any, one, optional, short_valued, switch, valued,
+    Argument, BYTES, Command, CommandGroup, Flag, Values, any, one, optional, short_valued, switch,
+    valued,
 };
 
 pub const WATCH: Flag = short_valued(
@@ -31,7 +32,7 @@ const SETTINGS: &str = "DIR and -w DIR are the same. Without either: the directo
 
 pub const SYNC: Command = Command {
     name: "sync",
-    group: Group::Files,
+    group: CommandGroup::Files,
     arguments: DIRECTORY,
     flags: &[
         WATCH,
@@ -62,7 +63,7 @@ pub const SYNC: Command = Command {
 
 pub const DAEMON: Command = Command {
     name: "daemon",
-    group: Group::Files,
+    group: CommandGroup::Files,
     arguments: DIRECTORY,
     flags: &[
         WATCH,
@@ -95,7 +96,7 @@ pub const DAEMON: Command = Command {
 
 pub const APPROVE: Command = Command {
     name: "approve",
-    group: Group::Files,
+    group: CommandGroup::Files,
     arguments: &[one("DIR", Values::Directory)],
     flags: &[
         switch("dry-run", "only list the held deletes"),
@@ -130,7 +131,7 @@ pub const APPROVE: Command = Command {
 
 pub const ADOPT: Command = Command {
     name: "adopt",
-    group: Group::Files,
+    group: CommandGroup::Files,
     arguments: &[one("DIR", Values::Directory)],
     flags: &[],
     doc: "accept a directory whose marker is missing",
@@ -142,7 +143,7 @@ pub const ADOPT: Command = Command {
 
 pub const CONFLICTS: Command = Command {
     name: "conflicts",
-    group: Group::Files,
+    group: CommandGroup::Files,
     arguments: &[any("DIR", Values::Directory)],
     flags: &[BYTES],
     doc: "list the conflict copies in synced directories",
@@ -159,7 +160,7 @@ const TRASH: &str = "DIR is a synced directory, or one in it; without DIR: all s
 
 pub const TRASH_LIST: Command = Command {
     name: "trash list",
-    group: Group::Files,
+    group: CommandGroup::Files,
     arguments: DIRECTORY,
     flags: &[BYTES],
     doc: "list the files that other machines deleted here",
@@ -178,7 +179,7 @@ pub const TRASH_LIST: Command = Command {
 
 pub const TRASH_RESTORE: Command = Command {
     name: "trash restore",
-    group: Group::Files,
+    group: CommandGroup::Files,
     arguments: &[
         one("NAME", Values::Text),
         optional("DIR", Values::Directory),
@@ -209,7 +210,7 @@ pub const TRASH_RESTORE: Command = Command {
 
 pub const TRASH_EMPTY: Command = Command {
     name: "trash empty",
-    group: Group::Files,
+    group: CommandGroup::Files,
     arguments: DIRECTORY,
     flags: &[],
     doc: "remove all files from the trash",
@@ -222,7 +223,7 @@ pub const TRASH_EMPTY: Command = Command {
 
 pub const FORGET: Command = Command {
     name: "forget",
-    group: Group::Files,
+    group: CommandGroup::Files,
     arguments: &[one("DIR", Values::Directory)],
     flags: &[],
     doc: "forget a directory that is no longer synced",

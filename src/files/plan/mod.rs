@@ -7,7 +7,7 @@
 use uuid::Uuid;
 
 pub use crate::wire::files::{DIR_MODE, DIR_READABLE};
-use crate::wire::files::{Hash, Kind};
+use crate::wire::files::{EntryKind, Hash};
 use crate::wire::revision::{Revision, Tag};
 
 use crate::config::watch::SyncMode;
@@ -19,7 +19,7 @@ pub const MODE: u32 = 0o777;
 /// The entry of a name, on either side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
-    pub kind: Kind,
+    pub kind: EntryKind,
     /// The hash of the file's bytes, of the link's target, or of nothing for a directory.
     pub hash: Hash,
     pub size: u64,
@@ -30,8 +30,8 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub fn new(kind: Kind, hash: Hash, size: u64, mode: u32, mtime: i64) -> Entry {
-        let mode = if kind == Kind::Symlink {
+    pub fn new(kind: EntryKind, hash: Hash, size: u64, mode: u32, mtime: i64) -> Entry {
+        let mode = if kind == EntryKind::Symlink {
             MODE
         } else {
             mode & MODE
@@ -46,11 +46,11 @@ impl Entry {
     }
 
     pub fn dir(mode: u32, mtime: i64) -> Entry {
-        Entry::new(Kind::Dir, Hash::of(b""), 0, mode, mtime)
+        Entry::new(EntryKind::Dir, Hash::of(b""), 0, mode, mtime)
     }
 
     pub fn is_dir(&self) -> bool {
-        self.kind == Kind::Dir
+        self.kind == EntryKind::Dir
     }
 
     /// Whether they are equal except for mode and time.
@@ -323,7 +323,7 @@ pub fn local_mtime(base: &BaseRow, local: &Local) -> i64 {
 /// Whether only the time of a file was changed here: set after the file was closed, as unpacking
 /// and `cp -p` do.
 pub fn is_retimed(base: &BaseRow, local: &Local) -> bool {
-    let file = |b: &Entry| b.kind == Kind::File && local.entry.same_body(b);
+    let file = |b: &Entry| b.kind == EntryKind::File && local.entry.same_body(b);
     base.entry
         .filter(file)
         .is_some_and(|b| local_mtime(base, local) != b.mtime)
@@ -333,8 +333,9 @@ pub fn is_retimed(base: &BaseRow, local: &Local) -> bool {
 /// changed it, the hub's wins. If nothing was in sync before, both keep their times.
 pub fn time_from(base: &BaseRow, local: &Local, remote: &RemoteRow, mode: SyncMode) -> Option<i64> {
     let (was, theirs) = base.entry.zip(remote.entry)?;
-    let changed =
-        was.mtime != theirs.mtime && local.entry.kind == Kind::File && mode != SyncMode::SendOnly;
+    let changed = was.mtime != theirs.mtime
+        && local.entry.kind == EntryKind::File
+        && mode != SyncMode::SendOnly;
     changed.then_some(theirs.mtime)
 }
 

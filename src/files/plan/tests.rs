@@ -8,9 +8,9 @@ fn entry(text: &str) -> Option<Entry> {
     match &text[..1] {
         "-" => None,
         "d" => Some(Entry::dir(mode, 0)),
-        "l" => Some(Entry::new(Kind::Symlink, Hash::of(b"l"), 1, mode, 0)),
+        "l" => Some(Entry::new(EntryKind::Symlink, Hash::of(b"l"), 1, mode, 0)),
         content => Some(Entry::new(
-            Kind::File,
+            EntryKind::File,
             Hash::of(content.as_bytes()),
             1,
             mode,

@@ -42,8 +42,8 @@ impl Remote {
         sources: &[ContentSource],
     ) -> Called<Option<StagedFile>> {
         match entry.kind {
-            files::Kind::Dir => return self.tree.stage_dir(path, entry),
-            files::Kind::Symlink => {
+            files::EntryKind::Dir => return self.tree.stage_dir(path, entry),
+            files::EntryKind::Symlink => {
                 let Some(target) = self.short(path, row, entry)? else {
                     return Ok(None);
                 };
@@ -52,7 +52,7 @@ impl Remote {
                     .stage_link(path, &target, entry)?
                     .map_or_else(|| Err(self.damaged(path)), |staged| Ok(Some(staged)));
             }
-            files::Kind::File => {}
+            files::EntryKind::File => {}
         }
         if let Some(staged) = self.tree.stage_copy(path, entry, sources)? {
             return Ok(Some(staged));

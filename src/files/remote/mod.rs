@@ -19,9 +19,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use uuid::Uuid;
 
-use crate::client::{self, Change as Request, Failure, HubClient, Stored, Told};
+use crate::client::{self, ChangeHeaders, Failure, HubClient, Stored, Told};
 use crate::error::{Error, Kind};
-use crate::transfer::{Transfer as Mover, TransferStep};
+use crate::transfer::{Transfer, TransferStep};
 use crate::wire::files::{BATCH_FILES, Chunk, Commit, Extra, Hash, Name, PAGE, Record, SINGLE};
 use crate::wire::revision::{Condition, Revision};
 
@@ -234,12 +234,12 @@ impl Remote {
     }
 }
 
-fn request(change: &HubChange) -> Request {
+fn request(change: &HubChange) -> ChangeHeaders {
     let condition = match change.condition {
         ExpectedRow::Rev(at) => Condition::Match(at),
         ExpectedRow::Nothing => Condition::Absent,
     };
-    Request {
+    ChangeHeaders {
         condition,
         key: Some(change.key),
         knows: change.newest,
@@ -363,7 +363,7 @@ impl ContentTransfer for Remote {
 fn moving<T>(
     hub: &HubClient,
     step: &dyn Fn(TransferStep<'_>),
-    act: impl FnOnce(&Mover<'_>) -> T,
+    act: impl FnOnce(&Transfer<'_>) -> T,
 ) -> T {
-    act(&Mover::once(hub, true, step))
+    act(&Transfer::once(hub, true, step))
 }

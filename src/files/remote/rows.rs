@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::clock;
 use crate::files::plan::{Entry, RemoteRow};
 use crate::relpath;
-use crate::wire::files::{Extra, Hash, Kind, Metadata, Name, Record};
+use crate::wire::files::{EntryKind, Extra, Hash, Metadata, Name, Record};
 
 /// The directory on the hub that a local directory is synced with; "" is the whole hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,10 +72,10 @@ impl RemoteNames {
 /// The entry of a record that is not deleted.
 fn entry(record: &Record) -> Option<Entry> {
     let hash = match record.kind {
-        Kind::Dir => Hash::of(b""),
+        EntryKind::Dir => Hash::of(b""),
         _ => record.checksum_sha256?,
     };
-    let mode = record.mode.unwrap_or(if record.kind == Kind::Dir {
+    let mode = record.mode.unwrap_or(if record.kind == EntryKind::Dir {
         0o755
     } else {
         0o644
@@ -87,7 +87,7 @@ fn entry(record: &Record) -> Option<Entry> {
         .and_then(time)
         .or_else(|| time(&record.updated_at))
         .unwrap_or(0);
-    let size = if record.kind == Kind::Dir {
+    let size = if record.kind == EntryKind::Dir {
         0
     } else {
         record.size
@@ -106,9 +106,9 @@ fn nanos(at: SystemTime) -> i64 {
 /// The whole `st_mode`, as it is sent.
 pub fn st_mode(entry: &Entry) -> u32 {
     let kind = match entry.kind {
-        Kind::File => 0o100_000,
-        Kind::Dir => 0o040_000,
-        Kind::Symlink => 0o120_000,
+        EntryKind::File => 0o100_000,
+        EntryKind::Dir => 0o040_000,
+        EntryKind::Symlink => 0o120_000,
     };
     kind | entry.mode
 }
@@ -140,7 +140,7 @@ pub fn fetched(name: &Name, row: &RemoteRow) -> Record {
         id: row.id,
         name: name.name.clone(),
         path: name.path.clone(),
-        kind: entry.map_or(Kind::File, |e| e.kind),
+        kind: entry.map_or(EntryKind::File, |e| e.kind),
         size: entry.map_or(0, |e| e.size),
         checksum_sha256: entry.map(|e| e.hash),
         rev: row.rev,
@@ -189,7 +189,7 @@ mod tests {
             i64::MIN + 1,
             i64::MAX,
         ] {
-            let local = Entry::new(Kind::File, Hash::of(b"x"), 1, 0o644, time);
+            let local = Entry::new(EntryKind::File, Hash::of(b"x"), 1, 0o644, time);
             let travelled = Record {
                 mtime: Some(mtime(&local)),
                 ..record("", "f")

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 
-use crate::client::{Failure, Source, Told};
+use crate::client::{ByteSource, Failure, Told};
 use crate::error::{Error, Kind};
 use crate::files::engine::traits::*;
 use crate::files::plan::{Entry, Local};
@@ -49,7 +49,7 @@ impl Remote {
                 called => return self.answer(change, called),
             }
         }
-        if entry.kind == files::Kind::Symlink {
+        if entry.kind == files::EntryKind::Symlink {
             return match self.tree.read_link(&change.path) {
                 Ok(target) if std::str::from_utf8(&target).is_err() => {
                     let shown = crate::disk::show(std::os::unix::ffi::OsStrExt::from_bytes(
@@ -224,7 +224,7 @@ impl Remote {
             }
         }
         let passed = |bytes| step(crate::transfer::TransferStep::Passed(bytes));
-        let source = Source::Part {
+        let source = ByteSource::Part {
             file: &file,
             at: 0,
             length: entry.size,

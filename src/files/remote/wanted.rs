@@ -6,7 +6,7 @@
 
 use std::sync::PoisonError;
 
-use crate::client::{Failure, Source, Told};
+use crate::client::{ByteSource, Failure, Told};
 use crate::error::{Error, Kind};
 use crate::files::engine::traits::*;
 use crate::files::tree::root::fault;
@@ -90,12 +90,12 @@ impl Remote {
         if self.tree.ignored(path) {
             return Ok(());
         }
-        if entry.kind == files::Kind::Symlink {
+        if entry.kind == files::EntryKind::Symlink {
             let Ok(target) = self.tree.read_link(path) else {
                 return Ok(());
             };
             return if Hash::of(&target) == entry.hash {
-                self.give_chunk(path, entry.hash, Source::Bytes(&target))
+                self.give_chunk(path, entry.hash, ByteSource::Bytes(&target))
             } else {
                 Ok(())
             };
@@ -116,7 +116,7 @@ impl Remote {
             return Ok(());
         }
         if entry.size <= SINGLE {
-            let source = Source::Part {
+            let source = ByteSource::Part {
                 file: &local.file,
                 at: 0,
                 length: entry.size,
@@ -130,7 +130,7 @@ impl Remote {
         Ok(())
     }
 
-    fn give_chunk(&self, path: &str, hash: Hash, source: Source<'_>) -> Called<()> {
+    fn give_chunk(&self, path: &str, hash: Hash, source: ByteSource<'_>) -> Called<()> {
         if self.called(self.hub.missing(&[hash]))?.is_empty() {
             return Ok(());
         }

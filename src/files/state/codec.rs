@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::files::engine::traits::{Feed, Intent, OpenKey, Rows, StagedFile};
 use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp};
-use crate::wire::files::{Hash, Kind};
+use crate::wire::files::{EntryKind, Hash};
 use crate::wire::revision::Tag;
 
 /// The bytes were not written by this program.
@@ -322,9 +322,9 @@ impl<'a> RowReader<'a> {
 
     fn entry(&mut self) -> Read<Entry> {
         let kind = match self.byte()? {
-            0 => Kind::File,
-            1 => Kind::Dir,
-            2 => Kind::Symlink,
+            0 => EntryKind::File,
+            1 => EntryKind::Dir,
+            2 => EntryKind::Symlink,
             _ => return Err(Damaged),
         };
         let (mode, size, mtime) = (self.mode()?, self.number()?, self.signed()?);

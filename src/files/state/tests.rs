@@ -8,7 +8,7 @@ use super::*;
 use crate::files::engine::rows::{hear, hear_of_none, set_back};
 use crate::files::engine::traits::{Intent, OpenKey, StagedFile};
 use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp, is_below};
-use crate::wire::files::Kind as What;
+use crate::wire::files::EntryKind;
 
 fn opened() -> (tempfile::TempDir, DiskState) {
     let dir = tempfile::tempdir().unwrap();
@@ -23,7 +23,7 @@ fn path() -> impl Strategy<Value = String> {
 }
 
 fn entry() -> impl Strategy<Value = Entry> {
-    let kind = proptest::sample::select(vec![What::File, What::Dir, What::Symlink]);
+    let kind = proptest::sample::select(vec![EntryKind::File, EntryKind::Dir, EntryKind::Symlink]);
     (kind, 0..4u8, any::<u64>(), 0..0o1000u32, any::<i64>()).prop_map(
         |(kind, n, size, mode, mtime)| Entry {
             kind,
@@ -401,7 +401,7 @@ proptest! {
 
 fn row(i: u64) -> Rows {
     let entry = Entry {
-        kind: What::File,
+        kind: EntryKind::File,
         hash: Hash::of(&i.to_le_bytes()),
         size: 4000 + i,
         mode: 0o644,

@@ -18,10 +18,10 @@ use super::names::show_of;
 use super::root::{self, InodeType, Shown, fault, same, show_open, split};
 use crate::clock;
 use crate::config::limits;
-use crate::error::{Error, Kind as ErrorKind};
+use crate::error::{Error, Kind};
 use crate::files::engine::traits::{Called, Fault, Look};
 use crate::files::plan::{Entry, Local, Stamp};
-use crate::wire::files::{Hash, Kind};
+use crate::wire::files::{EntryKind, Hash};
 
 /// Attempts to read a file that is being written to, before it has to wait.
 const MAX_READ_ATTEMPTS: usize = 2;
@@ -164,19 +164,19 @@ impl DiskTree {
         let kind = match shown.what {
             InodeType::Special => {
                 return Ok(Look::Unknown(Error::new(
-                    ErrorKind::Failed,
+                    Kind::Failed,
                     "a socket, pipe or device",
                 )));
             }
             InodeType::Dir => return here(Entry::dir(mode, mtime), shown.stamp),
-            InodeType::Link => Kind::Symlink,
-            InodeType::File => Kind::File,
+            InodeType::Link => EntryKind::Symlink,
+            InodeType::File => EntryKind::File,
         };
         let known = known
             .filter(|(stamp, entry)| same(stamp, &shown.stamp) && entry.kind == kind)
             .map(|(_, entry)| entry.hash);
         let believed = match self.memory.get(&shown.stamp) {
-            _ if self.blind && kind == Kind::File => None,
+            _ if self.blind && kind == EntryKind::File => None,
             Remembered::Hash(hash) => Some(hash),
             Remembered::Nothing => known,
             Remembered::Contradicted => None,
@@ -184,7 +184,7 @@ impl DiskTree {
         if let Some(hash) = believed {
             return here(Entry::new(kind, hash, size, mode, mtime), shown.stamp);
         }
-        if kind == Kind::Symlink {
+        if kind == EntryKind::Symlink {
             return match self.read_link(path) {
                 Ok(target) => here(
                     Entry::new(kind, Hash::of(&target), target.len() as u64, mode, mtime),
@@ -199,7 +199,7 @@ impl DiskTree {
                 stamp,
             ),
             Ok(None) => Err(Fault::Later(Error::new(
-                ErrorKind::Busy,
+                Kind::Busy,
                 format!("cannot read {path}: it is being written to"),
             ))),
             Err(e) => unknown(path, &e),
@@ -217,7 +217,7 @@ impl DiskTree {
     }
 
     pub(super) fn still_holds(&self, path: &str, what: &Local) -> Called<bool> {
-        if !self.blind || what.entry.kind != Kind::File {
+        if !self.blind || what.entry.kind != EntryKind::File {
             return Ok(true);
         }
         let read = self.hash(path).map_err(|e| fault("read", path, &e))?;
@@ -310,7 +310,7 @@ impl DiskTree {
 }
 
 fn mounted() -> Look {
-    Look::Unknown(Error::new(ErrorKind::Failed, root::MOUNTED))
+    Look::Unknown(Error::new(Kind::Failed, root::MOUNTED))
 }
 
 fn unknown(path: &str, e: &io::Error) -> Called<Look> {

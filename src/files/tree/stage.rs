@@ -18,12 +18,12 @@ use super::DiskTree;
 use super::opened::KeepOpen;
 use super::root::{self, fault, show, split};
 use crate::disk::{self, Renamed};
-use crate::error::{Error, Kind as ErrorKind};
+use crate::error::{Error, Kind};
 use crate::files::conflict::{self, TRASH};
 use crate::files::engine::traits::{Called, ContentSource, Fault, StagedFile};
 use crate::files::plan::{DIR_MODE, DIR_READABLE, Entry, Stamp};
 use crate::relpath;
-use crate::wire::files::{Hash, Kind};
+use crate::wire::files::{EntryKind, Hash};
 
 /// Free space that downloads leave: a hundredth of the disk, and at least this much.
 const FREE_SPACE_RESERVE_BYTES: u64 = 64 * 1024 * 1024;
@@ -130,7 +130,7 @@ impl DiskTree {
                     "create the link {}: this disk has no links",
                     crate::disk::show(path.as_ref())
                 );
-                return Err(Fault::Refused(Error::new(ErrorKind::Failed, what)));
+                return Err(Fault::Refused(Error::new(Kind::Failed, what)));
             }
             made => made.map_err(|e| failed(e.into()))?,
         }
@@ -421,7 +421,7 @@ impl DiskTree {
             self.root.path().display()
         );
         Err(Fault::TooLarge(
-            Error::new(ErrorKind::Busy, what).hint("free space on that disk"),
+            Error::new(Kind::Busy, what).hint("free space on that disk"),
         ))
     }
 
@@ -446,7 +446,7 @@ impl Temporary {
     /// Verifies what was written, sets mode and time from `entry`, and syncs it. `None`: the bytes differ, and were removed.
     pub fn finish(mut self, entry: &Entry) -> Called<Option<StagedFile>> {
         let hash = Hash(self.hash.clone().finalize().into());
-        if entry.kind != Kind::File || self.size != entry.size || hash != entry.hash {
+        if entry.kind != EntryKind::File || self.size != entry.size || hash != entry.hash {
             return Ok(None);
         }
         let grown = if self.hollow {

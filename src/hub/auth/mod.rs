@@ -13,9 +13,9 @@ use subtle::ConstantTimeEq;
 
 use super::failures::Failures;
 use super::http::{Caller, Headers, Reply, Request, header};
-use super::keys::{self, Hash, Key, Keys};
+use super::keys::{self, Key, KeyHash, Keys};
 use super::protected::{self, is_local};
-use super::rights::Inbox;
+use super::rights::InboxRight;
 use super::token;
 use crate::config::{self, HubSettings, limits};
 use crate::error::{Error, Kind, Result};
@@ -35,9 +35,9 @@ pub enum Mode {
 /// Identifies the caller of each request before any other work.
 pub struct Auth {
     keys: Keys,
-    master: Option<Hash>,
+    master: Option<KeyHash>,
     /// The hash of `local.key`, the key for this machine's client.
-    local: Hash,
+    local: KeyHash,
     /// Signs tokens.
     secret: String,
     allow_anonymous: bool,
@@ -58,7 +58,7 @@ struct Holder {
     /// A host's name, or one of the constants below; no host's name begins with an asterisk.
     name: String,
     caller: Caller,
-    hash: Hash,
+    hash: KeyHash,
 }
 
 const MASTER_NAME: &str = "*master";
@@ -103,7 +103,7 @@ impl Auth {
     }
 
     /// The hash of a host's key.
-    pub fn key_of(&self, name: &str) -> Option<Hash> {
+    pub fn key_of(&self, name: &str) -> Option<KeyHash> {
         let keys = self.keys.current();
         keys.iter().find(|k| k.name == name).map(|k| k.hash)
     }
@@ -162,10 +162,10 @@ impl Auth {
     /// `POST /api/auth/login`, from a caller that [`Auth::visitor`] admitted.
     pub fn login(&self, request: &Request) -> Reply {
         #[derive(Deserialize)]
-        struct Body {
+        struct LoginRequest {
             api_key: String,
         }
-        let Ok(Body { api_key }) = serde_json::from_slice(&request.body) else {
+        let Ok(LoginRequest { api_key }) = serde_json::from_slice(&request.body) else {
             return Reply::error(
                 400,
                 "a login is JSON with the key in it: {\"api_key\": \"...\"}",
@@ -300,7 +300,9 @@ impl Auth {
     /// Hosts whose keys may not receive messages.
     pub fn silent_hosts(&self) -> Vec<String> {
         let keys = self.keys.current();
-        let closed = keys.iter().filter(|key| key.rights.inbox == Inbox::Closed);
+        let closed = keys
+            .iter()
+            .filter(|key| key.rights.inbox == InboxRight::Closed);
         closed.map(|key| key.name.clone()).collect()
     }
 
@@ -337,7 +339,7 @@ impl Auth {
     }
 
     /// Identifies the key of a token: another key of the same name has another id.
-    fn kid(&self, name: &str, hash: &Hash) -> String {
+    fn kid(&self, name: &str, hash: &KeyHash) -> String {
         format!(
             "{name}:{}",
             token::fingerprint(self.secret.as_bytes(), hash)

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::hub::http::Reply;
 use crate::hub::rights::Rights;
 use crate::hub::store::ops::Outcome;
-use crate::hub::store::ops::files::{Asked, Changed};
+use crate::hub::store::ops::files::{Changed, KeyLookup};
 use crate::wire::files::{BatchAnswer, BatchResult, Hash, KeyAnswer, Made, Record};
 
 /// A record with its revision.
@@ -31,7 +31,7 @@ pub fn shown(outcome: Outcome, rights: Option<&Rights>) -> Outcome {
                     .filter_map(|row| rights.shown(row))
                     .collect()
             };
-            Outcome::Asked(Asked {
+            Outcome::Asked(KeyLookup {
                 done: asked.done,
                 made: shown(asked.made),
                 current: shown(asked.current),
@@ -107,7 +107,7 @@ pub fn deleted(outcome: Outcome) -> Reply {
 /// The answer to `GET /api/idempotency/{key}`.
 pub fn asked(outcome: Outcome) -> Reply {
     match outcome {
-        Outcome::Asked(Asked {
+        Outcome::Asked(KeyLookup {
             done,
             made,
             current,

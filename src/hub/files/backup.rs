@@ -7,23 +7,23 @@ use serde::Deserialize;
 use super::{Files, later};
 use crate::error::Kind;
 use crate::hub::http::{Reply, Request};
-use crate::hub::messages::Answer;
+use crate::hub::messages::SendReply;
 use crate::hub::rights::Right;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Asked {
+struct BackupRequest {
     dir: PathBuf,
 }
 
 impl Files {
     /// Only for an administrator on this machine; the router has checked the origin, because it knows all headers.
-    pub(super) fn backup(&self, request: &Request, answer: Answer) {
+    pub(super) fn backup(&self, request: &Request, answer: SendReply) {
         if let Err(reply) = request.caller.check(Right::Admin) {
             return answer(reply);
         }
-        let dir = match serde_json::from_slice::<Asked>(&request.body) {
-            Ok(Asked { dir }) if dir.is_absolute() => dir,
+        let dir = match serde_json::from_slice::<BackupRequest>(&request.body) {
+            Ok(BackupRequest { dir }) if dir.is_absolute() => dir,
             _ => {
                 return answer(Reply::error(
                     400,

@@ -10,13 +10,13 @@ use super::lines::{InvalidLine, Lines};
 use super::upload::unread;
 use super::{BATCH_SIZES, Files, HeldMemory, answer, commit, head, may_write};
 use crate::hub::http::{Job, Reply, Request};
-use crate::hub::messages::Answer;
+use crate::hub::messages::SendReply;
 use crate::hub::server::Lease;
 use crate::hub::store::ops::Outcome;
 use crate::hub::store::ops::files::{Author, FileOp, Put};
 use crate::wire::files::{
-    BATCH_BYTES, BATCH_FILE, BATCH_FILES, BatchItem, BatchResult, Chunk, Extra, Fetch, FetchHead,
-    FetchItem, Hash, Kind, Name,
+    BATCH_BYTES, BATCH_FILE, BATCH_FILES, BatchItem, BatchResult, Chunk, EntryKind, Extra, Fetch,
+    FetchHead, FetchItem, Hash, Name,
 };
 use crate::wire::revision::{Condition, Revision};
 
@@ -34,14 +34,14 @@ impl Read for Held {
 
 /// The files of a batch that have been read so far.
 #[derive(Default)]
-struct Batch {
+struct FileBatch {
     /// One for each file; `None`: the store decides.
     results: Vec<Option<BatchResult>>,
     puts: Vec<Put>,
 }
 
 impl Files {
-    pub(super) fn batch(&self, request: Request, answer: Answer) {
+    pub(super) fn batch(&self, request: Request, answer: SendReply) {
         let lease = match self.lease(request.length, BATCH_SIZES) {
             Ok(lease) => lease,
             Err(reply) => return answer(reply),
@@ -50,10 +50,10 @@ impl Files {
             request,
             answer,
             move |this, request, body, answer| match this.take_batch(request, body) {
-                Ok(Batch { results, puts }) if puts.is_empty() => {
+                Ok(FileBatch { results, puts }) if puts.is_empty() => {
                     answer(answer::batch(results, Outcome::Changed(Vec::new())))
                 }
-                Ok(Batch { results, puts }) => {
+                Ok(FileBatch { results, puts }) => {
                     this.change(
                         FileOp::Put(puts),
                         HeldMemory::Long(lease),
@@ -67,7 +67,7 @@ impl Files {
         );
     }
 
-    fn take_batch(&self, request: &Request, body: &mut dyn Read) -> Result<Batch, Reply> {
+    fn take_batch(&self, request: &Request, body: &mut dyn Read) -> Result<FileBatch, Reply> {
         let author = head::author(request)?;
         if author.key.is_some() || head::condition(request)? != Condition::None {
             return Err(Reply::error(
@@ -78,7 +78,7 @@ impl Files {
         if self.committer.disk_is_full() {
             return Err(Reply::disk_full());
         }
-        let (mut lines, mut batch) = (Lines::new(body), Batch::default());
+        let (mut lines, mut batch) = (Lines::new(body), FileBatch::default());
         loop {
             match lines.next_file() {
                 Ok(Some((item, bytes))) => match self.take_item(item, &bytes, &author, request)? {
@@ -158,7 +158,7 @@ impl Files {
         }))
     }
 
-    pub(super) fn fetch(&self, request: Request, answer: Answer) {
+    pub(super) fn fetch(&self, request: Request, answer: SendReply) {
         self.read_whole(request, answer, |this, request, body, answer| {
             let mut bytes = Vec::new();
             if let Err(e) = body.read_to_end(&mut bytes) {
@@ -273,8 +273,8 @@ fn check(item: &BatchItem, bytes: &[u8]) -> Result<Name, (u16, String)> {
         return bad("\"if_match\" and \"if_none_match\" together are never met".into());
     }
     match item.kind {
-        Kind::Dir if !bytes.is_empty() => return bad("a directory has no content".into()),
-        Kind::Symlink => commit::is_target(bytes).map_err(|why| (400, why))?,
+        EntryKind::Dir if !bytes.is_empty() => return bad("a directory has no content".into()),
+        EntryKind::Symlink => commit::is_target(bytes).map_err(|why| (400, why))?,
         _ => {}
     }
     match Hash::of(bytes) {

@@ -16,11 +16,11 @@ use super::head::trimmed;
 use super::{Files, HeldMemory, LIST_SIZES, answer, check_name, head};
 use crate::chunking::MAX_CHUNK_BYTES;
 use crate::hub::http::{Reply, Request};
-use crate::hub::messages::Answer;
+use crate::hub::messages::SendReply;
 use crate::hub::server::Lease;
 use crate::hub::store::ops::files::{Bytes, FileOp, Put};
 use crate::wire::files::{
-    AskedChunks, Chunk, Commit, Extra, Hash, Kind, MOST_CHUNKS, MissingChunks, Name, SINGLE,
+    AskedChunks, Chunk, Commit, EntryKind, Extra, Hash, MOST_CHUNKS, MissingChunks, Name, SINGLE,
 };
 
 /// Bytes of a commit without its chunks at most.
@@ -31,7 +31,7 @@ const MOST_TARGET: u64 = 4095;
 const MAX_JSON_DEPTH: usize = 16;
 
 impl Files {
-    pub(super) fn commit(&self, request: Request, answer: Answer) {
+    pub(super) fn commit(&self, request: Request, answer: SendReply) {
         let lease = match self.lease(request.length, LIST_SIZES) {
             Ok(lease) => lease,
             Err(reply) => return answer(reply),
@@ -52,7 +52,7 @@ impl Files {
         );
     }
 
-    pub(super) fn missing(&self, request: Request, answer: Answer) {
+    pub(super) fn missing(&self, request: Request, answer: SendReply) {
         let lease = match self.lease(request.length, LIST_SIZES) {
             Ok(lease) => lease,
             Err(reply) => return answer(reply),
@@ -129,7 +129,7 @@ impl Files {
             .store
             .staged(&commit.chunks)
             .map_err(|e| unwritten(&e))?;
-        if let (Kind::Symlink, Some(chunk), Some(bytes)) =
+        if let (EntryKind::Symlink, Some(chunk), Some(bytes)) =
             (commit.kind, commit.chunks.first(), bytes.first())
         {
             self.check_target(chunk, bytes)?;
@@ -212,8 +212,8 @@ pub fn check(commit: &Commit) -> Result<(), String> {
         ));
     }
     match (commit.kind, commit.chunks.as_slice()) {
-        (Kind::Dir, [_, ..]) => return Err("a directory has no content".into()),
-        (Kind::Symlink, _) if !(1..=MOST_TARGET).contains(&commit.size) => {
+        (EntryKind::Dir, [_, ..]) => return Err("a directory has no content".into()),
+        (EntryKind::Symlink, _) if !(1..=MOST_TARGET).contains(&commit.size) => {
             return Err(format!(
                 "the target of a symbolic link has 1 to {MOST_TARGET} bytes"
             ));

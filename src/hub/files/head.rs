@@ -94,7 +94,7 @@ pub fn revision(request: &Request) -> Result<Option<Revision>, Reply> {
 
 /// The requested bytes of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Span {
+pub enum ByteRange {
     Whole,
     /// 206.
     Part(Range<u64>),
@@ -104,9 +104,9 @@ pub enum Span {
 
 /// Parses `Range` (RFC 9110, 14.1.2). Anything but one range of bytes is ignored, as the RFC says; so is a range whose
 /// `If-Range` names another revision than `at`.
-pub fn span(range: Option<&str>, if_range: Option<&str>, size: u64, at: Revision) -> Span {
+pub fn span(range: Option<&str>, if_range: Option<&str>, size: u64, at: Revision) -> ByteRange {
     if if_range.is_some_and(|tag| Revision::parse(tag).is_none_or(|wanted| !wanted.is(at))) {
-        return Span::Whole;
+        return ByteRange::Whole;
     }
     let number = |text: &str| -> Option<u64> {
         // a number that does not fit is beyond the end of every file
@@ -131,9 +131,9 @@ pub fn span(range: Option<&str>, if_range: Option<&str>, size: u64, at: Revision
         }
     };
     match parsed() {
-        None => Span::Whole,
-        Some((from, to)) if from < to => Span::Part(from..to),
-        Some(_) => Span::Outside,
+        None => ByteRange::Whole,
+        Some((from, to)) if from < to => ByteRange::Part(from..to),
+        Some(_) => ByteRange::Outside,
     }
 }
 
@@ -259,30 +259,34 @@ mod tests {
 
     #[test]
     fn ranges_as_the_rfc_has_them() {
-        let check = |range: &str, size: u64, wants: Span| {
+        let check = |range: &str, size: u64, wants: ByteRange| {
             assert_eq!(
                 span(Some(range), None, size, AT),
                 wants,
                 "{range} of {size}"
             )
         };
-        check("bytes=0-0", 10, Span::Part(0..1));
-        check("bytes=2-5", 10, Span::Part(2..6));
-        check("bytes=2-", 10, Span::Part(2..10));
-        check("bytes=-3", 10, Span::Part(7..10));
-        check("bytes=-30", 10, Span::Part(0..10));
-        check("Bytes = 2-50", 10, Span::Part(2..10));
-        check("bytes=9-99999999999999999999999", 10, Span::Part(9..10));
+        check("bytes=0-0", 10, ByteRange::Part(0..1));
+        check("bytes=2-5", 10, ByteRange::Part(2..6));
+        check("bytes=2-", 10, ByteRange::Part(2..10));
+        check("bytes=-3", 10, ByteRange::Part(7..10));
+        check("bytes=-30", 10, ByteRange::Part(0..10));
+        check("Bytes = 2-50", 10, ByteRange::Part(2..10));
+        check(
+            "bytes=9-99999999999999999999999",
+            10,
+            ByteRange::Part(9..10),
+        );
         for outside in [
             "bytes=10-",
             "bytes=10-12",
             "bytes=-0",
             "bytes=99999999999999999999999-",
         ] {
-            check(outside, 10, Span::Outside);
+            check(outside, 10, ByteRange::Outside);
         }
-        check("bytes=0-", 0, Span::Outside);
-        check("bytes=-1", 0, Span::Outside);
+        check("bytes=0-", 0, ByteRange::Outside);
+        check("bytes=-1", 0, ByteRange::Outside);
         for ignored in [
             "bytes=",
             "bytes=-",
@@ -294,12 +298,12 @@ mod tests {
             "0-1",
             "",
         ] {
-            check(ignored, 10, Span::Whole);
+            check(ignored, 10, ByteRange::Whole);
         }
         for same in ["\"7\"", "\"7-0000000000000001\""] {
             assert_eq!(
                 span(Some("bytes=1-"), Some(same), 3, AT),
-                Span::Part(1..3),
+                ByteRange::Part(1..3),
                 "{same}"
             );
         }
@@ -312,7 +316,7 @@ mod tests {
         ] {
             assert_eq!(
                 span(Some("bytes=1-"), Some(other), 3, AT),
-                Span::Whole,
+                ByteRange::Whole,
                 "{other}"
             );
         }

@@ -32,7 +32,7 @@ use uuid::Uuid;
 use super::commit::{Committer, Permit};
 use super::http::{Caller, Job, Reply, Request};
 use super::memory::Room;
-use super::messages::Answer;
+use super::messages::SendReply;
 use super::routes::Route;
 use super::server::{Lease, Quota};
 use super::store::Store;
@@ -95,8 +95,8 @@ impl Files {
         &self,
         route: Route,
         request: Request,
-        answer: Answer,
-    ) -> Option<(Request, Answer)> {
+        answer: SendReply,
+    ) -> Option<(Request, SendReply)> {
         if request.caller == Caller::Nobody {
             return Some((request, answer));
         }
@@ -138,7 +138,7 @@ impl Files {
     }
 
     /// Runs `read` on the thread of the connection, not on a worker, because it reads much.
-    fn read_later(&self, request: Request, answer: Answer, read: fn(&Files, &Request) -> Reply) {
+    fn read_later(&self, request: Request, answer: SendReply, read: fn(&Files, &Request) -> Reply) {
         let this = self.clone();
         answer(Reply::job(
             "application/json",
@@ -170,7 +170,7 @@ impl Files {
         }
     }
 
-    fn delete(&self, request: &Request, answer: Answer) {
+    fn delete(&self, request: &Request, answer: SendReply) {
         let read = || {
             Ok((
                 self.id_in(request)?,
@@ -194,7 +194,7 @@ impl Files {
         }
     }
 
-    fn restore(&self, request: &Request, answer: Answer) {
+    fn restore(&self, request: &Request, answer: SendReply) {
         let body = if request.body.is_empty() {
             Ok(wire::files::Restore::default())
         } else {
@@ -231,7 +231,7 @@ impl Files {
         }
     }
 
-    fn ask_key(&self, request: &Request, answer: Answer) {
+    fn ask_key(&self, request: &Request, answer: SendReply) {
         let read = || Ok((head::key(last_part(request))?, head::author(request)?));
         let (key, Author { host, knows, .. }) = match read() {
             Ok(asked) => asked,
@@ -253,7 +253,7 @@ impl Files {
         op: FileOp,
         hold: HeldMemory,
         request: &Request,
-        answer: Answer,
+        answer: SendReply,
         reply: impl FnOnce(Outcome) -> Reply + Send + 'static,
     ) {
         let (permit, lease) = match hold {
@@ -274,8 +274,8 @@ impl Files {
     fn with_body(
         &self,
         mut request: Request,
-        answer: Answer,
-        take: impl FnOnce(&Files, &Request, &mut dyn Read, Answer) + Send + 'static,
+        answer: SendReply,
+        take: impl FnOnce(&Files, &Request, &mut dyn Read, SendReply) + Send + 'static,
     ) {
         if request.body.len() as u64 >= request.length {
             let body = std::mem::take(&mut request.body);
@@ -291,8 +291,8 @@ impl Files {
     fn read_whole(
         &self,
         mut request: Request,
-        answer: Answer,
-        take: impl FnOnce(&Files, &Request, &mut dyn Read, Answer) + Send + 'static,
+        answer: SendReply,
+        take: impl FnOnce(&Files, &Request, &mut dyn Read, SendReply) + Send + 'static,
     ) {
         let (this, begun) = (self.clone(), std::mem::take(&mut request.body));
         answer(later(move |rest, answer| {
@@ -302,7 +302,7 @@ impl Files {
 }
 
 /// Runs `work` on the thread of the client's connection, which may wait for the disk.
-fn later(work: impl FnOnce(&mut dyn Read, Answer) + Send + 'static) -> Reply {
+fn later(work: impl FnOnce(&mut dyn Read, SendReply) + Send + 'static) -> Reply {
     let job = move |body: &mut dyn Read| {
         let (answer, answered) = bounded(1);
         work(body, Box::new(move |reply| drop(answer.send(reply))));

@@ -4,13 +4,13 @@ use std::io::Read;
 
 use uuid::Uuid;
 
-use super::head::Span;
+use super::head::ByteRange;
 use super::upload::unread;
 use super::{Files, answer, commit, head, last_part};
 use crate::hub::http::{Job, Reply, Request};
 use crate::hub::rights::Right;
-use crate::hub::store::files::{Heard, Listing};
-use crate::wire::files::{Event, Hash, Kind, PAGE, PAGE_DEFAULT, Record};
+use crate::hub::store::files::{ChangesSince, Listing};
+use crate::wire::files::{EntryKind, FileEvent, Hash, PAGE, PAGE_DEFAULT, Record};
 use crate::wire::revision::{Common, POINTS, Points, Revision};
 
 /// A content security policy under which a browser that shows a file runs nothing in it.
@@ -91,13 +91,13 @@ impl Files {
             size,
             record.revision(),
         ) {
-            Span::Outside => {
+            ByteRange::Outside => {
                 return Reply::error(416, format!("the file has {size} bytes"))
                     .header("Content-Range", format!("bytes */{size}"))
                     .header("ETag", record.revision().etag());
             }
-            Span::Whole => (200, 0..size),
-            Span::Part(part) => (206, part),
+            ByteRange::Whole => (200, 0..size),
+            ByteRange::Part(part) => (206, part),
         };
         let lost = reader.lost(&bytes);
         if !lost.is_empty() {
@@ -196,7 +196,7 @@ impl Files {
         let rights = request.caller.limited_reader();
         let reads = |path: &str| rights.is_none_or(|rights| rights.reads(path));
         match self.store.changes(after, newest, began, limit, &reads) {
-            Ok(Heard::Page(mut changes)) => {
+            Ok(ChangesSince::Page(mut changes)) => {
                 // do not ask a caller that may not send them
                 if !changes.more && request.caller.check(Right::WriteFiles).is_ok() {
                     changes.wanted = self.wanted.names(&self.store);
@@ -208,11 +208,11 @@ impl Files {
                 }
                 Reply::json(200, &changes)
             }
-            Ok(Heard::OtherHistory) => Reply::error(
+            Ok(ChangesSince::OtherHistory) => Reply::error(
                 409,
                 "that revision belongs to another history: the hub was set back; restart with after=0",
             ),
-            Ok(Heard::Gone) => Reply::error(
+            Ok(ChangesSince::Gone) => Reply::error(
                 410,
                 "changes after that revision have expired: restart with after=0",
             ),
@@ -270,7 +270,7 @@ impl Files {
         let all = all_kinds(request);
         let rights = request.caller.limited_reader().map(|rights| &**rights);
         // rows that are left out do not count for offset and limit
-        let (mut rows, mut skip, mut at): (Vec<Event>, usize, usize) =
+        let (mut rows, mut skip, mut at): (Vec<FileEvent>, usize, usize) =
             (Vec::new(), offset.try_into().unwrap_or(usize::MAX), 0);
         while rows.len() < limit {
             let page = match self.store.history(since, kind, at, PAGE) {
@@ -279,9 +279,9 @@ impl Files {
             };
             at += page.len();
             let last = page.len() < PAGE;
-            let shown: Vec<Event> = page
+            let shown: Vec<FileEvent> = page
                 .into_iter()
-                .filter(|event| all || event.payload.kind == Kind::File)
+                .filter(|event| all || event.payload.kind == EntryKind::File)
                 .filter_map(|event| match rights {
                     Some(rights) => rights.shown_event(event),
                     None => Some(event),

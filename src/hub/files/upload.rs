@@ -10,11 +10,11 @@ use super::head::trimmed;
 use super::multipart::{self, FormPart, Malformed, Parser, Sink};
 use super::{Files, HeldMemory, answer, head, last_part};
 use crate::hub::http::{Reply, Request};
-use crate::hub::messages::Answer;
+use crate::hub::messages::SendReply;
 use crate::hub::store::Store;
-use crate::hub::store::files::{Body, Intake};
+use crate::hub::store::files::{Intake, ReceivedBody};
 use crate::hub::store::ops::files::{Author, FileOp, Put};
-use crate::wire::files::{Chunk, Hash, Kind, Metadata, Name, SINGLE};
+use crate::wire::files::{Chunk, EntryKind, Hash, Metadata, Name, SINGLE};
 use crate::wire::revision::Condition;
 
 /// Bytes of one read.
@@ -55,7 +55,7 @@ impl From<Malformed> for UploadFault {
 }
 
 impl Files {
-    pub(super) fn upload(&self, request: Request, answer: Answer) {
+    pub(super) fn upload(&self, request: Request, answer: SendReply) {
         let Some(permit) = self.committer.room(request.body.len()) else {
             return answer(Reply::busy());
         };
@@ -111,7 +111,7 @@ impl Files {
         form.put(condition, author)
     }
 
-    pub(super) fn put_chunk(&self, request: Request, answer: Answer) {
+    pub(super) fn put_chunk(&self, request: Request, answer: SendReply) {
         let hash: Hash = match last_part(&request).parse() {
             Ok(hash) => hash,
             Err(why) => return answer(Reply::error(400, why)),
@@ -132,7 +132,7 @@ impl Files {
     }
 
     /// Moves a staged chunk to the place of a lost one before it is acknowledged.
-    fn mend(&self, hash: Hash, request: &Request, reply: Reply, answer: Answer) {
+    fn mend(&self, hash: Hash, request: &Request, reply: Reply, answer: SendReply) {
         match self.store.mend_op(hash, request.length) {
             Ok(Some(op)) => self.change(op, HeldMemory::Nothing, request, answer, |outcome| {
                 answer::mended(outcome, reply)
@@ -209,10 +209,11 @@ impl<'a> Form<'a> {
         let intake = self.intake.take().ok_or_else(|| missing("file"))?;
         let metadata = self.metadata()?.ok_or_else(|| missing("metadata"))?;
         let name = self.name(&metadata)?.ok_or_else(|| missing("file_name"))?;
-        let Body { content, bytes } = intake.finish().map_err(|e| UploadFault(unwritten(&e)))?;
+        let ReceivedBody { content, bytes } =
+            intake.finish().map_err(|e| UploadFault(unwritten(&e)))?;
         Ok(Put {
             name,
-            kind: Kind::File,
+            kind: EntryKind::File,
             size: content.size,
             sha256: content.sha256,
             chunks: content

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Hash, Key};
+use super::{Key, KeyHash};
 use crate::config::limits;
 use crate::error::{Error, Kind};
 use crate::hub::rights::Rights;
@@ -25,7 +25,7 @@ pub(super) const FILE_HEADING: &str =
 /// The form of `keys.toml`.
 #[derive(Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields)]
-struct Document {
+struct KeysFile {
     /// Required, so that a truncated file, empty or with its heading only, does not count as one without keys.
     #[serde(rename = "key")]
     keys: Vec<Row>,
@@ -92,7 +92,7 @@ pub(super) fn text(keys: &[Key]) -> String {
         old_until: key.replaces.map(|(_, until)| clock::rfc3339(until)),
         rights: key.rights.row(),
     };
-    let document = Document {
+    let document = KeysFile {
         keys: keys.iter().map(row).collect(),
     };
     // names are checked, and the rest is made here: all of it can be written as TOML
@@ -151,7 +151,7 @@ pub(super) fn parse(text: &str) -> std::result::Result<Vec<Key>, String> {
     if text.trim().is_empty() {
         return Err("it is empty, so it was truncated".into());
     }
-    let document: Document = toml::from_str(text).map_err(|e| {
+    let document: KeysFile = toml::from_str(text).map_err(|e| {
         let line = text[..e.span().map_or(0, |s| s.start).min(text.len())]
             .matches('\n')
             .count()
@@ -193,8 +193,8 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-pub(super) fn unhex(text: &str) -> Option<Hash> {
-    let mut hash = Hash::default();
+pub(super) fn unhex(text: &str) -> Option<KeyHash> {
+    let mut hash = KeyHash::default();
     if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }

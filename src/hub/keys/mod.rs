@@ -23,25 +23,25 @@ use crate::{clock, disk, wire};
 use file::{Bad, KeysFileStamp, MAX_FILE_BYTES, hex, read, text};
 
 /// SHA-256 of a key.
-pub type Hash = [u8; 32];
+pub type KeyHash = [u8; 32];
 
 /// The stored part of a host's key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
     /// The host of the key, in lower case.
     pub name: String,
-    pub hash: Hash,
+    pub hash: KeyHash,
     pub created: Option<SystemTime>,
     pub rights: Arc<Rights>,
     /// The key that this one replaces, and the time until which it is accepted, unless this one is used before.
-    pub replaces: Option<(Hash, SystemTime)>,
+    pub replaces: Option<(KeyHash, SystemTime)>,
 }
 
 /// How long a replaced key is accepted if the new one is not used.
 const ROTATION: Duration = Duration::from_secs(86_400);
 /// Characters of a secret of the hub at least: half the length of [`random`].
 const SECRET_BYTES: usize = 32;
-pub fn hash(key: &str) -> Hash {
+pub fn hash(key: &str) -> KeyHash {
     Sha256::digest(key.as_bytes()).into()
 }
 
@@ -56,7 +56,7 @@ pub fn random() -> String {
 }
 
 /// The key with this hash, or the one that replaces a key with this hash. Takes the same time for every result.
-pub fn find<'a>(keys: &'a [Key], wanted: &Hash, now: SystemTime) -> Option<&'a Key> {
+pub fn find<'a>(keys: &'a [Key], wanted: &KeyHash, now: SystemTime) -> Option<&'a Key> {
     let mut found = u32::MAX;
     for (i, key) in keys.iter().enumerate() {
         let same: Choice = key.hash.ct_eq(wanted);
@@ -72,10 +72,10 @@ pub fn find<'a>(keys: &'a [Key], wanted: &Hash, now: SystemTime) -> Option<&'a K
 /// The keys in force: the file is checked at every use, so a command in another process takes effect at once.
 pub struct Keys {
     path: PathBuf,
-    loaded: Mutex<Loaded>,
+    loaded: Mutex<LoadedKeys>,
 }
 
-struct Loaded {
+struct LoadedKeys {
     /// The stamp of the file that was parsed last, valid or not.
     stamp: Option<KeysFileStamp>,
     keys: Arc<[Key]>,
@@ -95,7 +95,7 @@ impl Keys {
         }
         Ok(Keys {
             path,
-            loaded: Mutex::new(Loaded {
+            loaded: Mutex::new(LoadedKeys {
                 stamp,
                 keys: keys.into(),
                 complaint: None,
@@ -207,7 +207,7 @@ pub fn taken(name: &str, verb: &str) -> Error {
 pub fn add_hash(
     data_dir: &Path,
     name: &str,
-    hash: Hash,
+    hash: KeyHash,
     placing: Placing,
     rights: Option<Rights>,
 ) -> Result<()> {
@@ -274,7 +274,7 @@ pub fn rotate_key(data_dir: &Path, name: &str) -> Result<String> {
 }
 
 /// Removes the replaced key of a host, because the new one was used.
-pub fn end_rotation(data_dir: &Path, name: &str, used: &Hash) -> Result<()> {
+pub fn end_rotation(data_dir: &Path, name: &str, used: &KeyHash) -> Result<()> {
     edit(data_dir, |keys| {
         if let Some(key) = keys.iter_mut().find(|k| k.name == name && k.hash == *used) {
             key.replaces = None;

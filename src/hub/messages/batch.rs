@@ -13,7 +13,7 @@ use crate::hub::store::ops::Incoming;
 use crate::wire::{MAX_BATCH, Message, PostResult, Status};
 
 /// A parsed request.
-pub struct Batch {
+pub struct MessageBatch {
     /// One for each message, in order; `None`: the store decides.
     pub results: Vec<Option<PostResult>>,
     /// The messages that the store decides about, in order.
@@ -28,7 +28,7 @@ pub fn read(
     body: &[u8],
     caller: Option<&str>,
     may_send: &dyn Fn(&Message) -> Result<(), String>,
-) -> Result<Batch, BatchRefusal> {
+) -> Result<MessageBatch, BatchRefusal> {
     let texts = match body.iter().find(|b| !b.is_ascii_whitespace()) {
         Some(b'[') => match serde_json::from_slice(body).map_err(not_json)? {
             Texts(Some(texts)) => texts,
@@ -47,7 +47,7 @@ pub fn read(
             ));
         }
     };
-    let mut batch = Batch {
+    let mut batch = MessageBatch {
         results: Vec::with_capacity(texts.len()),
         admitted: Vec::with_capacity(texts.len()),
     };
@@ -73,7 +73,7 @@ pub fn read(
     Ok(batch)
 }
 
-impl Batch {
+impl MessageBatch {
     /// Fills the missing results with those of the store.
     pub fn fill(results: Vec<Option<PostResult>>, decided: Vec<PostResult>) -> Vec<PostResult> {
         let mut decided = decided.into_iter();

@@ -17,17 +17,17 @@ use super::fleet::{Evidence, Fleet, ToldState, judge};
 use super::http::{Caller, Job, Reply, Request};
 use super::rights::Right;
 use super::store::Store;
-use super::store::messages::read::{Ask, HostView, MessagePage, Pulled};
+use super::store::messages::read::{HostView, MessagePage, PullRequest, Pulled};
 use super::store::ops::{Op, Outcome};
 use crate::clock;
 use crate::config::limits;
-use crate::wire::{self, Doubt, HostInfo, Message, PostAnswer, Run};
-use batch::Batch;
+use crate::wire::{self, ClientRun, Doubt, HostInfo, Message, PostAnswer};
+use batch::MessageBatch;
 
 const JSON: &str = "application/json";
 
 /// Sends the reply to a request, from any thread.
-pub type Answer = Box<dyn FnOnce(Reply) + Send>;
+pub type SendReply = Box<dyn FnOnce(Reply) + Send>;
 
 /// The routes and their state.
 #[derive(Clone)]
@@ -60,7 +60,7 @@ impl Messages {
 
     /// Answers the request, at once or when it is on the disk; returns it if its path is none of these:
     /// `/api/messages`, `/api/hosts`, `/api/hosts/{h}`, `/api/hosts/{h}/rebind`.
-    pub fn handle(&self, request: Request, answer: Answer) -> Option<(Request, Answer)> {
+    pub fn handle(&self, request: Request, answer: SendReply) -> Option<(Request, SendReply)> {
         let path = request.path.clone();
         let parts: Vec<&str> = path
             .strip_prefix("/api/")
@@ -89,7 +89,7 @@ impl Messages {
         None
     }
 
-    fn post(&self, request: Request, answer: Answer) {
+    fn post(&self, request: Request, answer: SendReply) {
         let length = request.length.max(request.body.len() as u64) as usize;
         if length > wire::MAX_BATCH_BYTES {
             let words = format!(
@@ -127,16 +127,16 @@ impl Messages {
         answer(Reply::job(JSON, Job::Upload(Box::new(read))));
     }
 
-    fn take(&self, body: &[u8], caller: &Caller, permit: Permit, answer: Answer) {
+    fn take(&self, body: &[u8], caller: &Caller, permit: Permit, answer: SendReply) {
         let silent = (self.silent)();
         let may_send = |message: &Message| check_message(caller, &silent, message);
-        let Batch { results, admitted } = match batch::read(body, caller.host(), &may_send) {
+        let MessageBatch { results, admitted } = match batch::read(body, caller.host(), &may_send) {
             Ok(batch) => batch,
             Err((status, words)) => return answer(Reply::error(status, words)),
         };
         let reply = |results| Reply::json(200, &PostAnswer { results });
         if admitted.is_empty() {
-            return answer(reply(Batch::fill(results, Vec::new())));
+            return answer(reply(MessageBatch::fill(results, Vec::new())));
         }
         if admitted.iter().any(|message| message.target.is_none()) {
             // in the same transaction or an earlier one
@@ -148,15 +148,19 @@ impl Messages {
         let committed = move |outcome| match outcome {
             Outcome::Posted {
                 results: decided, ..
-            } => answer(reply(Batch::fill(results, decided))),
+            } => answer(reply(MessageBatch::fill(results, decided))),
             other => answer(refusal(other, "")),
         };
         self.committer
             .submit(Op::Post(admitted), Some(permit), Box::new(committed));
     }
 
-    fn pull(&self, request: &Request, answer: Answer) {
-        let run = request.parsed("run", "a number and 16 hexadecimal digits", Run::parse);
+    fn pull(&self, request: &Request, answer: SendReply) {
+        let run = request.parsed(
+            "run",
+            "a number and 16 hexadecimal digits",
+            ClientRun::parse,
+        );
         let (ask, run) = match (self.ask(request), run) {
             (Ok(ask), Ok(run)) => (ask, run),
             (Err(reply), _) | (_, Err(reply)) => return answer(reply),
@@ -167,7 +171,7 @@ impl Messages {
             run,
             after: ask.after,
         };
-        let ask = Ask {
+        let ask = PullRequest {
             again: self.continuity.is_doubted(&ask.host, &sign, ask.now),
             ..ask
         };
@@ -201,7 +205,7 @@ impl Messages {
         self.committer.submit(op, None, Box::new(committed));
     }
 
-    fn ask(&self, request: &Request) -> Result<Ask, Reply> {
+    fn ask(&self, request: &Request) -> Result<PullRequest, Reply> {
         let host = match request.parameter("host") {
             Some(host) => request.caller.act_for(&host)?,
             None => {
@@ -211,7 +215,7 @@ impl Messages {
                 ));
             }
         };
-        let ask = Ask {
+        let ask = PullRequest {
             host,
             instance: request.parsed("instance", "a UUID", |v| Uuid::try_parse(v).ok())?,
             epoch: request.parsed("epoch", "a UUID", |v| Uuid::try_parse(v).ok())?,
@@ -283,7 +287,7 @@ impl Messages {
         }
     }
 
-    fn change(&self, request: &Request, host: &str, answer: Answer) {
+    fn change(&self, request: &Request, host: &str, answer: SendReply) {
         let host = match administered(&request.caller, host) {
             Ok(host) => host,
             Err(reply) => return answer(reply),
@@ -309,15 +313,15 @@ impl Messages {
         }
     }
 
-    fn rebind(&self, request: &Request, host: &str, answer: Answer) {
+    fn rebind(&self, request: &Request, host: &str, answer: SendReply) {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
-        struct Body {
+        struct RebindRequest {
             instance: Option<Uuid>,
         }
         let (host, instance) = match (
             administered(&request.caller, host),
-            serde_json::from_slice::<Body>(&request.body),
+            serde_json::from_slice::<RebindRequest>(&request.body),
         ) {
             (Err(reply), _) => return answer(reply),
             (_, Err(_)) => {
@@ -339,7 +343,7 @@ impl Messages {
         &self,
         op: Op,
         host: String,
-        answer: Answer,
+        answer: SendReply,
         done: impl FnOnce(&str) -> Reply + Send + 'static,
     ) {
         let committed = move |outcome| match outcome {

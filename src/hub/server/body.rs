@@ -14,16 +14,16 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// The unread part of a request's body.
 #[derive(Debug)]
-pub struct Body {
+pub struct UnreadBody {
     left: u64,
     /// The client waits for `100 Continue`.
     expected: bool,
     pace: Pace,
 }
 
-impl Body {
-    pub fn new(head: &Head) -> Body {
-        Body {
+impl UnreadBody {
+    pub fn new(head: &Head) -> UnreadBody {
+        UnreadBody {
             left: head.length,
             expected: head.expect_continue,
             pace: Pace::default(),
@@ -42,18 +42,18 @@ impl Body {
         Ok(bytes)
     }
 
-    pub fn on<'a, 's>(&'a mut self, socket: &'a mut Socket<'s>) -> Upload<'a, 's> {
-        Upload { body: self, socket }
+    pub fn on<'a, 's>(&'a mut self, socket: &'a mut Socket<'s>) -> BodyReader<'a, 's> {
+        BodyReader { body: self, socket }
     }
 }
 
 /// Reads exactly the announced body; an early end is an error.
-pub struct Upload<'a, 's> {
-    body: &'a mut Body,
+pub struct BodyReader<'a, 's> {
+    body: &'a mut UnreadBody,
     socket: &'a mut Socket<'s>,
 }
 
-impl Read for Upload<'_, '_> {
+impl Read for BodyReader<'_, '_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let most = into
             .len()

@@ -7,13 +7,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::body::{self, Body, Events};
+use super::body::{self, Events, UnreadBody};
 use super::counters::Reason;
 use super::evict::EvictionOrder;
 use super::forward::{ask, request};
 use super::head::{self, Head, Refusal};
 use super::limits::{BUFFERED_BODY, HEAD_TIME, IDLE_TIME, SHORT_BODY, SMALL_BODY_BYTES};
-use super::pool::Answer;
+use super::pool::WorkerResponse;
 use super::render::{busy, head_of, render};
 use super::socket::{Pace, Socket, Wait};
 use super::{Admission, Shared, Wire, tls};
@@ -246,7 +246,7 @@ impl Connection<'_> {
         if !self.shared.room.has(4 * buffered.max(SHORT_BODY)) {
             return self.refuse(Reason::Memory, busy("memory is short"), options, true);
         }
-        let mut body = Body::new(&head);
+        let mut body = UnreadBody::new(&head);
         let bytes = match if long {
             Ok(Vec::new())
         } else {
@@ -272,9 +272,9 @@ impl Connection<'_> {
     /// Runs the job that the route returned, and answers.
     fn conclude(
         &mut self,
-        mut answer: Answer,
+        mut answer: WorkerResponse,
         job: Option<Job>,
-        body: &mut Body,
+        body: &mut UnreadBody,
         options: &ReplyOptions,
     ) -> io::Result<AfterReply> {
         match job {
@@ -336,7 +336,7 @@ impl Connection<'_> {
         }
     }
 
-    fn upload(&mut self, job: UploadJob, body: &mut Body) -> Reply {
+    fn upload(&mut self, job: UploadJob, body: &mut UnreadBody) -> Reply {
         let mut reader = body.on(&mut self.socket);
         catch_unwind(AssertUnwindSafe(|| job(&mut reader))).unwrap_or_else(|_| {
             log::error!("upload panicked; answered 500");
@@ -348,7 +348,7 @@ impl Connection<'_> {
     /// connection early.
     fn send(
         &mut self,
-        answer: &Answer,
+        answer: &WorkerResponse,
         length: u64,
         reader: Box<dyn Read + Send>,
         unread: bool,
@@ -388,7 +388,7 @@ impl Connection<'_> {
 
     fn stream(
         &mut self,
-        mut answer: Answer,
+        mut answer: WorkerResponse,
         job: StreamJob,
         options: &ReplyOptions,
     ) -> io::Result<AfterReply> {
@@ -438,7 +438,7 @@ impl Connection<'_> {
 
     fn finish(
         &mut self,
-        answer: &Answer,
+        answer: &WorkerResponse,
         unread: bool,
         options: &ReplyOptions,
     ) -> io::Result<AfterReply> {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::Shared;
 use super::head::Head;
 use super::limits::POOL_TIME;
-use super::pool::{self, Answer};
+use super::pool::{self, WorkerResponse};
 use super::render::busy;
 use super::tickets::Tickets;
 use crate::hub::http::{Caller, Job, Reply, Request};
@@ -33,7 +33,7 @@ pub fn ask(
     shared: &Shared,
     mut request: Request,
     body: &[u8],
-) -> Result<(Answer, Option<Job>), Reply> {
+) -> Result<(WorkerResponse, Option<Job>), Reply> {
     // for HEAD tiny_http would drop the body, and the client must learn its length
     let method = request.method.clone();
     let target = if request.query.is_empty() {

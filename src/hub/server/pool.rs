@@ -26,15 +26,15 @@ const MAX_HEADERS: usize = 32;
 
 /// An answer, as received from a worker or about to be sent to a client.
 #[derive(Debug)]
-pub struct Answer {
+pub struct WorkerResponse {
     pub status: u16,
     /// Including Content-Type, without the headers of one connection.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
-impl From<Reply> for Answer {
-    fn from(reply: Reply) -> Answer {
+impl From<Reply> for WorkerResponse {
+    fn from(reply: Reply) -> WorkerResponse {
         let own = reply
             .headers
             .into_iter()
@@ -44,7 +44,7 @@ impl From<Reply> for Answer {
             .into_iter()
             .chain(own)
             .collect();
-        Answer {
+        WorkerResponse {
             status: reply.status,
             headers,
             body: reply.body,
@@ -304,7 +304,7 @@ impl PoolState {
 
 impl Lent<'_> {
     /// Sends a request and reads its whole answer; afterwards the connection is free again.
-    pub fn exchange(mut self, request: &[u8], ticket: u64) -> io::Result<Answer> {
+    pub fn exchange(mut self, request: &[u8], ticket: u64) -> io::Result<WorkerResponse> {
         let Some(line) = &mut self.line else {
             return Err(io::ErrorKind::NotConnected.into());
         };
@@ -371,7 +371,7 @@ impl Line {
     }
 
     /// Reads exactly one answer: further bytes would become the next client's answer.
-    fn read_answer(&mut self, ticket: u64) -> io::Result<Answer> {
+    fn read_answer(&mut self, ticket: u64) -> io::Result<WorkerResponse> {
         let mut bytes = Vec::new();
         let (mut answer, begin, length) = loop {
             self.more(&mut bytes)?;
@@ -412,7 +412,7 @@ fn bad(why: &'static str) -> io::Error {
 }
 
 /// The head of an answer, the start of its body, and the length of the body. `None`: the head is incomplete.
-fn parse(bytes: &[u8], ticket: u64) -> io::Result<Option<(Answer, usize, usize)>> {
+fn parse(bytes: &[u8], ticket: u64) -> io::Result<Option<(WorkerResponse, usize, usize)>> {
     let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut lines);
     let begin = match response.parse(bytes) {
@@ -442,7 +442,7 @@ fn parse(bytes: &[u8], ticket: u64) -> io::Result<Option<(Answer, usize, usize)>
         return Err(bad("an answer belongs to another request"));
     }
     Ok(Some((
-        Answer {
+        WorkerResponse {
             status,
             headers,
             body: Vec::new(),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::pool::Answer;
+use super::pool::WorkerResponse;
 use crate::hub::http::Reply;
 
 /// 503: the same request may succeed in a moment.
@@ -11,7 +11,7 @@ pub fn busy(words: &str) -> Reply {
 }
 
 /// The bytes of an answer: head and body in one piece if the body is short, else the head, and the body apart.
-pub fn render(answer: &Answer, keep_alive: bool, head_only: bool) -> (Vec<u8>, &[u8]) {
+pub fn render(answer: &WorkerResponse, keep_alive: bool, head_only: bool) -> (Vec<u8>, &[u8]) {
     // these statuses have no body, and 204 has no length either (RFC 9110, 8.6)
     let bodiless = matches!(answer.status, 100..200 | 204 | 304);
     let mut bytes = head_of(
@@ -32,7 +32,7 @@ pub fn render(answer: &Answer, keep_alive: bool, head_only: bool) -> (Vec<u8>, &
 }
 
 /// A head with its empty line. `length` is `None` if there is no body, or if it ends with the connection.
-pub fn head_of(answer: &Answer, length: Option<u64>, keep_alive: bool) -> Vec<u8> {
+pub fn head_of(answer: &WorkerResponse, length: Option<u64>, keep_alive: bool) -> Vec<u8> {
     let mut text = status_line(answer.status);
     for (name, value) in &answer.headers {
         if !matches!(answer.status, 204 | 304) || name != "Content-Type" {

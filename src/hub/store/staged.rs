@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// A synced file in the staging directory. Dropping the last reference removes it unless it was moved to its place.
 #[derive(Clone)]
-pub struct Staged(Arc<StagedPath>);
+pub struct StagedChunk(Arc<StagedPath>);
 
 struct StagedPath {
     path: PathBuf,
@@ -24,9 +24,9 @@ impl Drop for StagedPath {
     }
 }
 
-impl Staged {
-    pub fn new(path: PathBuf, stays: bool) -> Staged {
-        Staged(Arc::new(StagedPath {
+impl StagedChunk {
+    pub fn new(path: PathBuf, stays: bool) -> StagedChunk {
+        StagedChunk(Arc::new(StagedPath {
             path,
             stays,
             moved: AtomicBool::new(false),
@@ -52,16 +52,16 @@ impl Staged {
     }
 }
 
-impl std::fmt::Debug for Staged {
+impl std::fmt::Debug for StagedChunk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Staged({})", self.0.path.display())
     }
 }
 
-impl PartialEq for Staged {
-    fn eq(&self, other: &Staged) -> bool {
+impl PartialEq for StagedChunk {
+    fn eq(&self, other: &StagedChunk) -> bool {
         self.0.path == other.0.path
     }
 }
 
-impl Eq for Staged {}
+impl Eq for StagedChunk {}

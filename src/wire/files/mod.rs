@@ -106,7 +106,7 @@ pub const DIR_READABLE: u32 = 0o500;
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum EntryKind {
     #[default]
     File,
     /// A directory that contains no synced entry.
@@ -190,7 +190,7 @@ pub struct Record {
     #[serde(default, deserialize_with = "null_is_default")]
     pub path: String,
     #[serde(default)]
-    pub kind: Kind,
+    pub kind: EntryKind,
     #[serde(default)]
     pub size: u64,
     #[serde(default, deserialize_with = "null_is_default")]
@@ -287,7 +287,7 @@ pub struct Commit {
     pub path: String,
     pub name: String,
     #[serde(default)]
-    pub kind: Kind,
+    pub kind: EntryKind,
     #[serde(default)]
     pub mode: Option<u32>,
     #[serde(default)]
@@ -324,7 +324,7 @@ pub struct BatchItem {
     pub path: String,
     pub name: String,
     #[serde(default)]
-    pub kind: Kind,
+    pub kind: EntryKind,
     #[serde(default)]
     pub mode: Option<u32>,
     #[serde(default)]
@@ -422,7 +422,7 @@ pub struct KeyAnswer {
 
 /// An event, as in a `data:` line and in the history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
+pub struct FileEvent {
     /// `file_created`, `file_updated`, `file_deleted`.
     #[serde(rename = "type")]
     pub kind: String,
@@ -443,7 +443,7 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Version {
     pub rev: u64,
-    pub kind: Kind,
+    pub kind: EntryKind,
     pub size: u64,
     pub checksum_sha256: Hash,
     #[serde(default)]

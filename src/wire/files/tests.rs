@@ -51,7 +51,7 @@ fn a_record_of_another_server_is_read_with_defaults() {
     let record: Record = serde_json::from_str(text).unwrap();
     assert_eq!(
         (record.rev, record.kind, record.path.as_str(), record.size),
-        (0, Kind::File, "", 3)
+        (0, EntryKind::File, "", 3)
     );
     let back: Record = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
     assert_eq!(back, record);

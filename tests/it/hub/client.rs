@@ -3,11 +3,11 @@
 use std::cell::RefCell;
 use std::io::Read;
 
-use mesync::internals::client::{Change, HubClient, Source, Told, UploadOutcome};
+use mesync::internals::client::{ByteSource, ChangeHeaders, HubClient, Told, UploadOutcome};
 use mesync::internals::config::Settings;
 use mesync::internals::credentials::Access;
 use mesync::internals::wire::files::{
-    BatchItem, Chunk, Commit, Extra, FetchItem, Hash, Kind, Metadata, OldName, Record, Restore,
+    BatchItem, Chunk, Commit, EntryKind, Extra, FetchItem, Hash, Metadata, OldName, Record, Restore,
 };
 use mesync::internals::wire::revision::{Condition, Tag};
 use uuid::Uuid;
@@ -39,7 +39,7 @@ fn item(name: &str, bytes: &[u8], if_match: Option<u64>) -> BatchItem {
     BatchItem {
         path: "d".into(),
         name: name.into(),
-        kind: Kind::File,
+        kind: EntryKind::File,
         mode: Some(0o100_644),
         mtime: Some("2026-11-21T10:30:00.000000001Z".into()),
         size: bytes.len() as u64,
@@ -78,11 +78,11 @@ fn commit(name: &str, bytes: &[u8]) -> Commit {
     }
 }
 
-fn when(condition: Condition) -> Change {
-    Change {
+fn when(condition: Condition) -> ChangeHeaders {
+    ChangeHeaders {
         condition,
         key: Some(Uuid::now_v7()),
-        ..Change::default()
+        ..ChangeHeaders::default()
     }
 }
 
@@ -142,10 +142,10 @@ fn changes_have_conditions_keys_and_chunks() {
         [Hash::of(b"two")]
     );
     assert!(
-        hub.put_chunk(Hash::of(b"two"), Source::Bytes(b"owt"), &nobody)
+        hub.put_chunk(Hash::of(b"two"), ByteSource::Bytes(b"owt"), &nobody)
             .is_err()
     );
-    hub.put_chunk(Hash::of(b"two"), Source::Bytes(b"two"), &nobody)
+    hub.put_chunk(Hash::of(b"two"), ByteSource::Bytes(b"two"), &nobody)
         .unwrap();
     assert_eq!(
         current(hub.commit(&two, when(Condition::Absent)).unwrap_err()),
@@ -268,7 +268,7 @@ fn content_is_read_by_file_by_range_by_chunk_and_in_batches() {
             .upload(
                 name,
                 &about,
-                Source::Bytes(bytes),
+                ByteSource::Bytes(bytes),
                 when(Condition::Absent),
                 &nobody,
             )
@@ -373,7 +373,8 @@ fn changes_and_events_are_read_in_order_and_to_the_end() {
         }
     }
     assert_eq!(live, ["a", "c", "d", "e"]);
-    let told = |e: mesync::internals::wire::files::Event| format!("{} {}", e.kind, e.payload.name);
+    let told =
+        |e: mesync::internals::wire::files::FileEvent| format!("{} {}", e.kind, e.payload.name);
     let wants = [
         "file_created a",
         "file_created b",

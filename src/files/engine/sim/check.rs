@@ -16,14 +16,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::files::plan::{DIR_MODE, Entry, parent};
-use crate::wire::files::Kind;
+use crate::wire::files::EntryKind;
 
 use super::world::{Client, Node, World};
 use super::{Config, LIMIT, WINDOW, stem};
 
-type Shown = BTreeMap<String, (Kind, u64, u32)>;
+type Shown = BTreeMap<String, (EntryKind, u64, u32)>;
 
-fn show(entry: &Entry) -> (Kind, u64, u32) {
+fn show(entry: &Entry) -> (EntryKind, u64, u32) {
     (entry.kind, Node::content_of(&entry.hash), entry.mode)
 }
 
@@ -235,7 +235,7 @@ impl World {
         if self.messy.contains(path)
             || self.config.restores()
             || matches!(self.config, Config::Legacy | Config::Ignore)
-            || entry.kind == Kind::Symlink
+            || entry.kind == EntryKind::Symlink
             // it was removed and created again
             || entry.is_dir() && self.messy.contains(&format!("{path}/"))
         {

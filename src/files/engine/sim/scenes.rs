@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::files::engine::traits::{ExpectedRow, Intent, OldPath};
 use crate::files::plan::{BaseRow, Local};
-use crate::wire::files::Kind;
+use crate::wire::files::EntryKind;
 use crate::wire::revision::Revision;
 
 use super::hub::SimHub;
@@ -39,7 +39,7 @@ impl Scene {
         let mut w = self.world();
         let (ino, ctime) = (w.fresh(), w.fresh());
         let node = Node {
-            kind: Kind::File,
+            kind: EntryKind::File,
             content,
             mode: 0,
             mtime: content as i64 * 1_000_000_000,
@@ -68,7 +68,7 @@ impl Scene {
     ) {
         self.key += 1;
         let node = Node {
-            kind: Kind::File,
+            kind: EntryKind::File,
             content,
             mode: 0,
             mtime: content as i64 * 1_000_000_000,

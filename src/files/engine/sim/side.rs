@@ -342,7 +342,7 @@ impl Client {
                     self.serial += 1;
                     let (ino, ctime) = (1_000_000 + self.serial, self.serial);
                     let node = Node {
-                        kind: files::Kind::Dir,
+                        kind: files::EntryKind::Dir,
                         content: 0,
                         mode: DIR_MODE,
                         mtime: 0,

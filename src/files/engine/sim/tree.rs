@@ -180,7 +180,7 @@ impl Tree for Side {
         };
         (node.mode, node.ctime) = (mode, tick);
         node.mtime = mtime
-            .filter(|_| node.kind == files::Kind::File)
+            .filter(|_| node.kind == files::EntryKind::File)
             .unwrap_or(node.mtime);
         let stamp = node.stamp();
         w.say(|| format!("c{i} sets the mode of {path} to {mode}"));

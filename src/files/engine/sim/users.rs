@@ -2,7 +2,7 @@
 //! meant.
 
 use crate::files::plan::{DIR_MODE, DIR_READABLE, MODE, is_below, parent};
-use crate::wire::files::Kind;
+use crate::wire::files::EntryKind;
 
 use super::Config;
 use super::names::{MOVED_TO, WRITTEN};
@@ -61,7 +61,7 @@ impl World {
         self.gone.entry(key).or_default().extend(others);
     }
 
-    fn node(&mut self, kind: Kind, content: u64, mode: u32, mtime: Option<i64>) -> Node {
+    fn node(&mut self, kind: EntryKind, content: u64, mode: u32, mtime: Option<i64>) -> Node {
         let mtime = mtime.unwrap_or_else(|| self.fresh() as i64 * 1_000_000_000);
         Node {
             kind,
@@ -124,7 +124,7 @@ impl World {
         self.next_mode = self.next_mode % (MODE - 1) + 1;
         let mode = self.next_mode;
         let node = self.clients[i].fs.get_mut(path).expect("it was listed");
-        if node.kind == Kind::File {
+        if node.kind == EntryKind::File {
             let before = node.mode;
             (node.mode, node.ctime) = (mode, ctime);
             self.modes.insert(mode, (path.into(), before));
@@ -153,7 +153,7 @@ impl World {
     fn user_touches(&mut self, i: usize, path: &str) {
         let (mtime, ctime) = (self.fresh() as i64 * 1_000_000_000, self.fresh());
         let node = self.clients[i].fs.get_mut(path).expect("it was listed");
-        if node.kind == Kind::File {
+        if node.kind == EntryKind::File {
             let before = node.mtime;
             (node.mtime, node.ctime) = (mtime, ctime);
             self.times.insert(mtime, (path.into(), before));
@@ -167,7 +167,7 @@ impl World {
         if self.clients[i]
             .fs
             .get(path)
-            .is_none_or(|n| n.kind != Kind::File)
+            .is_none_or(|n| n.kind != EntryKind::File)
         {
             return;
         }
@@ -243,7 +243,7 @@ impl World {
     }
 
     fn user_changes_directory(&mut self, i: usize) {
-        let dir = self.node(Kind::Dir, 0, DIR_MODE, None);
+        let dir = self.node(EntryKind::Dir, 0, DIR_MODE, None);
         self.messy.insert("d/".into());
         let d = if self.config == Config::Folding && self.chance() < 0.5 {
             "D"
@@ -276,7 +276,7 @@ impl World {
             self.say(|| format!("c{i} rm -r {d}"));
             if self.chance() < 0.6 {
                 let content = self.fresh();
-                let node = self.node(Kind::File, content, 0, None);
+                let node = self.node(EntryKind::File, content, 0, None);
                 self.put(i, d, node, false);
                 self.say(|| format!("c{i} writes {d} {content}"));
             }
@@ -382,9 +382,9 @@ impl World {
             None
         };
         let kind = if !legacy && self.chance() < 0.08 {
-            Kind::Symlink
+            EntryKind::Symlink
         } else {
-            Kind::File
+            EntryKind::File
         };
         if old.as_ref().is_some_and(|o| o.kind != kind) {
             // its mode is replaced with the file
@@ -393,7 +393,7 @@ impl World {
         self.make_parent(i, &path);
         let mode = old
             .as_ref()
-            .filter(|o| o.kind == Kind::File)
+            .filter(|o| o.kind == EntryKind::File)
             .map_or(0, |o| o.mode);
         let mut node = self.node(kind, content, mode, mtime);
         if let Some(old) = old.filter(|_| self.chance() < 0.5) {

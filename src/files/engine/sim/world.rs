@@ -12,7 +12,7 @@ use crate::files::engine::traits::{Feed, HubChange, Rows, Token};
 use crate::files::engine::{Engine, Quiet};
 use crate::files::plan::{Action, DIR_MODE, Entry, Local, Stamp, is_below, plan};
 use crate::relpath;
-use crate::wire::files::{Hash, Kind};
+use crate::wire::files::{EntryKind, Hash};
 use crate::wire::revision::Tag;
 
 use super::copies::Copy;
@@ -22,7 +22,7 @@ use super::{Config, copy_of};
 /// A name in a tree. Content 0: none (directories).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
-    pub kind: Kind,
+    pub kind: EntryKind,
     pub content: u64,
     pub mode: u32,
     pub mtime: i64,
@@ -34,7 +34,7 @@ pub struct Node {
 
 impl Node {
     pub fn is_dir(&self) -> bool {
-        self.kind == Kind::Dir
+        self.kind == EntryKind::Dir
     }
 
     /// The number of the content is at the beginning and, so that names of copies differ, only

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use uuid::Uuid;
 
 use super::{RemoteVersion, S3em};
-use crate::client::{self, Failure, Source as Bytes, Stored};
+use crate::client::{self, ByteSource, Failure, Stored};
 use crate::error::{Error, Kind};
 use crate::files::engine::traits::*;
 use crate::files::plan::{Entry, Local, RemoteRow};
@@ -19,7 +19,12 @@ const COPY_BUFFER_BYTES: usize = 64 * 1024;
 
 impl S3em {
     /// Sends a file, and removes its old name.
-    fn send(&self, change: &HubChange, entry: &Entry, bytes: Bytes<'_>) -> Called<ChangeOutcome> {
+    fn send(
+        &self,
+        change: &HubChange,
+        entry: &Entry,
+        bytes: ByteSource<'_>,
+    ) -> Called<ChangeOutcome> {
         if let RemoteVersion::Otherwise(row) = self.stands(&change.path, change.condition)? {
             return Ok(ChangeOutcome::Differs(row));
         }
@@ -30,7 +35,7 @@ impl S3em {
             &name.name,
             &metadata,
             bytes,
-            client::Change::default(),
+            client::ChangeHeaders::default(),
             &passed,
         ) {
             // the bytes are not those that were hashed
@@ -177,15 +182,15 @@ impl S3em {
             self.ledger.want();
             return Ok(ChangeOutcome::NotDone);
         }
-        self.send(change, entry, Bytes::Bytes(&bytes))
+        self.send(change, entry, ByteSource::Bytes(&bytes))
     }
 
     /// Handles entries that are not regular files; `None`: it is a regular file.
     pub(super) fn special(&self, path: &str, entry: &Entry) -> Called<Option<ChangeOutcome>> {
         match entry.kind {
-            files::Kind::File => Ok(None),
+            files::EntryKind::File => Ok(None),
             // reporting every emptied directory as out of sync would help no user
-            files::Kind::Dir => {
+            files::EntryKind::Dir => {
                 let row = RemoteRow {
                     rev: self.ledger.next(),
                     entry: Some(*entry),
@@ -193,7 +198,7 @@ impl S3em {
                 };
                 Ok(Some(ChangeOutcome::Noted(vec![(path.to_string(), row)])))
             }
-            files::Kind::Symlink => {
+            files::EntryKind::Symlink => {
                 let what = format!(
                     "a symbolic link is not kept: server {} has regular files only",
                     self.hub.url()
@@ -224,7 +229,7 @@ impl ContentTransfer for S3em {
         let sent = self.send(
             change,
             entry,
-            Bytes::Part {
+            ByteSource::Part {
                 file: &reading.file,
                 at: 0,
                 length: entry.size,
@@ -247,9 +252,9 @@ impl ContentTransfer for S3em {
     ) -> Called<Option<StagedFile>> {
         self.tree.make_directories(above)?;
         match entry.kind {
-            files::Kind::Dir => return self.tree.stage_dir(path, entry),
-            files::Kind::Symlink => return Ok(None),
-            files::Kind::File => {}
+            files::EntryKind::Dir => return self.tree.stage_dir(path, entry),
+            files::EntryKind::Symlink => return Ok(None),
+            files::EntryKind::File => {}
         }
         if let Some(staged) = self.tree.stage_copy(path, entry, sources)? {
             return Ok(Some(staged));

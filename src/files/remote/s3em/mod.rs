@@ -160,7 +160,7 @@ impl S3em {
 
     fn remove(&self, records: &[Record]) -> Called<RemoteRow> {
         for record in records {
-            match self.hub.remove(record.id, client::Change::default()) {
+            match self.hub.remove(record.id, client::ChangeHeaders::default()) {
                 Err(failure) if failure.status == 404 => {}
                 other => drop(self.called(other)?),
             }

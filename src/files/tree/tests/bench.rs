@@ -56,7 +56,8 @@ fn a_walk_through_many_files() {
         };
         match w.tree.look(path, Some((&local.stamp, &lie))) {
             Ok(Look::Here(now)) => {
-                hashed += usize::from(now.entry.kind == What_::File && now.entry.hash != lie.hash)
+                hashed +=
+                    usize::from(now.entry.kind == EntryKind::File && now.entry.hash != lie.hash)
             }
             other => panic!("{path}: {other:?}"),
         }

@@ -15,7 +15,7 @@ fn links_are_staged_as_links_and_never_followed() {
     fs::write(w.outside().join("secret"), "secret").unwrap();
     let target = w.outside().to_str().unwrap().to_string();
     let link = Entry::new(
-        What_::Symlink,
+        EntryKind::Symlink,
         Hash::of(target.as_bytes()),
         target.len() as u64,
         0,

@@ -16,7 +16,7 @@ use crate::files::conflict::TRASH;
 use crate::files::engine::traits::ContentSource;
 use crate::files::plan::Local;
 use crate::relpath;
-use crate::wire::files::{Hash, Kind as What_};
+use crate::wire::files::{EntryKind, Hash};
 
 struct World {
     dir: tempfile::TempDir,
@@ -105,7 +105,7 @@ const TIME: i64 = 1_700_000_000_123_456_789;
 
 fn entry(bytes: &str) -> Entry {
     Entry::new(
-        What_::File,
+        EntryKind::File,
         Hash::of(bytes.as_bytes()),
         bytes.len() as u64,
         0o640,
@@ -215,7 +215,7 @@ fn without_exchange_files_are_replaced_and_directories_make_way() {
         assert_eq!(w.tree.place("f", &staged, Some(&old)), Ok(Moved::Done));
         assert_eq!(
             (w.local("f").entry.kind, w.local("f").entry.mode),
-            (What_::Dir, 0o750)
+            (EntryKind::Dir, 0o750)
         );
         assert_eq!(w.text(&staged.temp), "text");
         assert_eq!(
@@ -370,7 +370,7 @@ fn long_runs_of_zeros_become_holes() {
     let mut bytes = vec![0; 4 << 20];
     bytes[1 << 20] = 1;
     let entry = Entry::new(
-        What_::File,
+        EntryKind::File,
         Hash::of(&bytes),
         bytes.len() as u64,
         0o600,
@@ -503,7 +503,7 @@ fn a_mode_set_by_another_program_meanwhile_is_kept() {
 fn a_long_file_that_was_not_placed_can_be_gone_on_with() {
     let w = world();
     w.write("f", "in the way");
-    let entry = Entry::new(What_::File, Hash::of(b"long"), 4, 0o400, 1_000_000_000);
+    let entry = Entry::new(EntryKind::File, Hash::of(b"long"), 4, 0o400, 1_000_000_000);
     let partial = w.tree.partial(&entry).unwrap();
     partial.file().unwrap().write_all(b"long").unwrap();
     assert_eq!(partial.finish(&w.tree, "f/below", &entry), Ok(None));

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_disk_below_its_reserve_refuses_posts_and_nothing_else() {
-    let (hub, a) = (Hub::new(), host("a"));
+    let (hub, a) = (TestHub::new(), host("a"));
     hub.check(
         &a,
         "POST /api/messages",
@@ -42,7 +42,7 @@ fn a_disk_below_its_reserve_refuses_posts_and_nothing_else() {
 
 #[test]
 fn a_failed_sync_is_final() {
-    let (hub, a) = (Hub::new(), host("a"));
+    let (hub, a) = (TestHub::new(), host("a"));
     hub.check(
         &a,
         "POST /api/messages",
@@ -77,9 +77,9 @@ fn a_failed_sync_is_final() {
     );
 }
 
-struct Heard(crossbeam_channel::Sender<(std::time::Instant, String)>);
+struct PieceRecorder(crossbeam_channel::Sender<(std::time::Instant, String)>);
 
-impl Pieces for Heard {
+impl Pieces for PieceRecorder {
     fn send(&mut self, piece: &[u8]) -> std::io::Result<()> {
         self.0
             .send((
@@ -96,7 +96,7 @@ impl Pieces for Heard {
 
 #[test]
 fn a_listener_is_woken_by_the_commit() {
-    let hub = Hub::new();
+    let hub = TestHub::new();
     let request = Request {
         method: "GET".into(),
         path: "/api/events".into(),
@@ -113,7 +113,7 @@ fn a_listener_is_woken_by_the_commit() {
     };
     let (said, heard): (_, Receiver<_>) = bounded(16);
     let listener = std::thread::Builder::new()
-        .spawn(move || stream(&mut Heard(said)))
+        .spawn(move || stream(&mut PieceRecorder(said)))
         .unwrap();
     let hear = || heard.recv_timeout(Duration::from_secs(10)).unwrap();
     assert!(hear().1.starts_with("retry: 2000\n"));
@@ -146,7 +146,7 @@ fn a_listener_is_woken_by_the_commit() {
 
 #[test]
 fn stopping_commits_what_waits_and_the_acks() {
-    let hub = Hub::new();
+    let hub = TestHub::new();
     hub.check(&host("b"), &pull("b", ""), "", 200, "[]");
     hub.check(
         &host("a"),
@@ -190,14 +190,14 @@ fn stopping_commits_what_waits_and_the_acks() {
         metrics.operations >= 10 && metrics.commits >= 1 && metrics.waiting == 0,
         "{metrics:?}"
     );
-    let hub = Hub::in_dir(hub.stop());
+    let hub = TestHub::in_dir(hub.stop());
     hub.check(&host("b"), &pull("b", "&limit=1"), "", 200, r#"[{"seq":2,"#);
     hub.check(&Caller::Admin, "GET /api/hosts/b", "", 200, r#""queued":8"#);
 }
 
 #[test]
 fn too_much_on_its_way_is_turned_away() {
-    let hub = Hub::new();
+    let hub = TestHub::new();
     let held = hub.committer.room(limits::COMMIT_BYTES - 10).unwrap();
     hub.check(
         &host("a"),

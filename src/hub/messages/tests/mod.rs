@@ -30,7 +30,7 @@ const FILE_LIMITS: FileLimits = FileLimits {
     version_ttl: 86_400_000,
 };
 
-struct Hub {
+struct TestHub {
     routes: Messages,
     committer: Arc<Committer>,
     events: Arc<Subscribers>,
@@ -38,12 +38,12 @@ struct Hub {
     dir: TempDir,
 }
 
-impl Hub {
-    fn new() -> Hub {
-        Hub::in_dir(TempDir::new().unwrap())
+impl TestHub {
+    fn new() -> TestHub {
+        TestHub::in_dir(TempDir::new().unwrap())
     }
 
-    fn in_dir(dir: TempDir) -> Hub {
+    fn in_dir(dir: TempDir) -> TestHub {
         let store = Store::open(
             dir.path(),
             1 << 20,
@@ -65,7 +65,7 @@ impl Hub {
                 .spawn(move || work.run())
                 .unwrap(),
         );
-        Hub {
+        TestHub {
             routes,
             committer,
             events,
@@ -124,14 +124,14 @@ impl Hub {
     }
 }
 
-impl Hub {
+impl TestHub {
     /// Stops in order, and leaves the directory.
     fn stop(mut self) -> TempDir {
         std::mem::replace(&mut self.dir, TempDir::new().unwrap())
     }
 }
 
-impl Drop for Hub {
+impl Drop for TestHub {
     fn drop(&mut self) {
         self.events.stop();
         self.committer.stop();
@@ -155,7 +155,7 @@ fn pull(host: &str, rest: &str) -> String {
 
 #[test]
 fn messages_travel() {
-    let (hub, a, b) = (Hub::new(), host("a"), host("b"));
+    let (hub, a, b) = (TestHub::new(), host("a"), host("b"));
     hub.check(
         &b,
         &pull("B", ""),
@@ -224,7 +224,7 @@ fn messages_travel() {
 
 #[test]
 fn long_requests_and_answers_are_jobs() {
-    let hub = Hub::new();
+    let hub = TestHub::new();
     let payload = format!("\"{}\"", "x".repeat(100_000));
     let batch = format!(
         "[{},{}]",
@@ -258,7 +258,7 @@ fn long_requests_and_answers_are_jobs() {
 
 #[test]
 fn forbidden_and_invalid_messages_are_refused() {
-    let (hub, a, admin) = (Hub::new(), host("a"), Caller::Admin);
+    let (hub, a, admin) = (TestHub::new(), host("a"), Caller::Admin);
     hub.check(&Caller::Nobody, "GET /api/hosts", "", 401, "key");
     hub.check(&a, &pull("b", ""), "", 403, "belongs to \\\"a\\\"");
     hub.check(&a, "GET /api/hosts/b", "", 403, "belongs to");
@@ -317,7 +317,7 @@ fn forbidden_and_invalid_messages_are_refused() {
 
 #[test]
 fn other_histories_and_other_machines_get_409() {
-    let (hub, b) = (Hub::new(), host("b"));
+    let (hub, b) = (TestHub::new(), host("b"));
     hub.check(&b, &pull("b", ""), "", 200, "[]");
     hub.check(
         &b,
@@ -352,7 +352,7 @@ fn other_histories_and_other_machines_get_409() {
 
 #[test]
 fn hosts_are_listed_put_and_deleted() {
-    let (hub, admin) = (Hub::new(), Caller::Admin);
+    let (hub, admin) = (TestHub::new(), Caller::Admin);
     hub.check(
         &admin,
         "PUT /api/hosts/Web-1",

@@ -9,11 +9,11 @@ use redb::ReadableTable;
 use uuid::Uuid;
 
 use super::super::ops::{Group, Outcome};
-use super::rows::{Done, Row};
+use super::rows::{KeyOutcome, Row};
 use super::tables::FileTables;
 use crate::clock;
 use crate::hub::store::meta::Tried;
-use crate::hub::store::ops::files::{Asked, Author, Bytes, Changed, FileOp, Put};
+use crate::hub::store::ops::files::{Author, Bytes, Changed, FileOp, KeyLookup, Put};
 use crate::wire::files::{Chunk, Hash, Name, OldName};
 use crate::wire::revision::{Condition, Revision, Tag};
 
@@ -73,7 +73,7 @@ pub fn apply(t: &mut FileTables<'_>, group: &Group, op: &FileOp) -> Tried<Outcom
 
 /// The outcome of an operation, as stored under its key. A refused one is not stored, and may be retried with the same key.
 enum Came {
-    Done(Done),
+    Done(KeyOutcome),
     Refused(Changed),
 }
 
@@ -92,7 +92,7 @@ fn once(
         && let Some(done) = t
             .keys
             .get(key)?
-            .map(|row| Done::from_bytes(row.value()))
+            .map(|row| KeyOutcome::from_bytes(row.value()))
             .transpose()?
     {
         return Ok(answer(done));
@@ -100,51 +100,52 @@ fn once(
     match act(t)? {
         Came::Refused(why) => Ok(why),
         Came::Done(done) => {
-            if let Some((host, key)) = key {
-                remember(t, group.now, host, key, &done)?;
+            if let Some(key) = key {
+                remember(t, group.now, key, &done)?;
             }
             Ok(answer(done))
         }
     }
 }
 
-fn remember(t: &mut FileTables<'_>, now: u64, host: &str, key: u128, done: &Done) -> Tried<()> {
+fn remember(t: &mut FileTables<'_>, now: u64, key: (&str, u128), done: &KeyOutcome) -> Tried<()> {
     t.changed = true;
     let number = t.key_ages.last()?.map_or(0, |(number, _)| number.value()) + 1;
-    t.key_ages.insert(number, (now, host, key))?;
-    t.keys.insert((host, key), done.to_bytes().as_slice())?;
+    t.key_ages.insert(number, (now, key.0, key.1))?;
+    t.keys.insert(key, done.to_bytes().as_slice())?;
     Ok(())
 }
 
-fn answer(done: Done) -> Changed {
+fn answer(done: KeyOutcome) -> Changed {
     let boxed = |row: Option<&Row>| row.map(|row| Box::new(row.record()));
     let renamed = boxed(done.rows().get(1));
     let Some(record) = boxed(done.rows().first()) else {
         return Changed::Burnt;
     };
     match done {
-        Done::Created(_) => Changed::Created { record, renamed },
-        Done::Updated(_) => Changed::Updated { record, renamed },
-        Done::Deleted(_) => Changed::Deleted(record),
-        Done::Unchanged(_) | Done::Burnt => Changed::Unchanged(record),
+        KeyOutcome::Created(_) => Changed::Created { record, renamed },
+        KeyOutcome::Updated(_) => Changed::Updated { record, renamed },
+        KeyOutcome::Deleted(_) => Changed::Deleted(record),
+        KeyOutcome::Unchanged(_) | KeyOutcome::Burnt => Changed::Unchanged(record),
     }
 }
 
-fn ask(t: &mut FileTables<'_>, now: u64, host: &str, key: Uuid) -> Tried<Asked> {
+fn ask(t: &mut FileTables<'_>, now: u64, host: &str, key: Uuid) -> Tried<KeyLookup> {
+    let key = (host, key.as_u128());
     let known = t
         .keys
-        .get((host, key.as_u128()))?
-        .map(|row| Done::from_bytes(row.value()))
+        .get(key)?
+        .map(|row| KeyOutcome::from_bytes(row.value()))
         .transpose()?;
     let done = match known {
         Some(done) => done,
         None => {
-            remember(t, now, host, key.as_u128(), &Done::Burnt)?;
-            Done::Burnt
+            remember(t, now, key, &KeyOutcome::Burnt)?;
+            KeyOutcome::Burnt
         }
     };
-    let mut asked = Asked {
-        done: done != Done::Burnt,
+    let mut asked = KeyLookup {
+        done: done != KeyOutcome::Burnt,
         made: Vec::new(),
         current: Vec::new(),
     };
@@ -240,7 +241,7 @@ fn put(t: &mut FileTables<'_>, group: &Group, put: &Put) -> Tried<Came> {
         && (is_the_same(current, &row)
             || (put.condition == Condition::None && is_stale(t, current, &row)?))
     {
-        return Ok(Came::Done(Done::Unchanged(vec![current.clone()])));
+        return Ok(Came::Done(KeyOutcome::Unchanged(vec![current.clone()])));
     }
     if group.full {
         return Ok(Came::Refused(Changed::DiskFull));
@@ -354,7 +355,7 @@ fn change(
     current: Option<Row>,
     from: Option<Row>,
     overwrites: bool,
-) -> Tried<Done> {
+) -> Tried<KeyOutcome> {
     let live = current.as_ref().filter(|row| row.is_live());
     let created = live.map_or(group.wall, |row| row.created);
     let row = Row {
@@ -379,9 +380,9 @@ fn change(
         rows.push(bury(t, group, from, host, Some(to))?);
     }
     Ok(if action == CREATED {
-        Done::Created(rows)
+        KeyOutcome::Created(rows)
     } else {
-        Done::Updated(rows)
+        KeyOutcome::Updated(rows)
     })
 }
 
@@ -434,7 +435,7 @@ fn delete(
         return Ok(precondition(Some(&current)));
     }
     let row = bury(t, group, current, author.host.clone(), None)?;
-    Ok(Came::Done(Done::Deleted(vec![row])))
+    Ok(Came::Done(KeyOutcome::Deleted(vec![row])))
 }
 
 fn restore(
@@ -451,7 +452,7 @@ fn restore(
     if !holds(condition, Some(&current)) {
         return Ok(precondition(Some(&current)));
     }
-    let stands = || Came::Done(Done::Unchanged(vec![current.clone()]));
+    let stands = || Came::Done(KeyOutcome::Unchanged(vec![current.clone()]));
     if current.is_live() && rev == Some(current.rev) {
         return Ok(stands());
     }

@@ -22,7 +22,7 @@ use crate::database::file::Happened;
 use crate::disk;
 use crate::hub::store::ops::Op;
 use crate::hub::store::ops::files::Bytes;
-use crate::hub::store::staged::Staged;
+use crate::hub::store::staged::StagedChunk;
 use crate::wire::files::Hash;
 
 /// How long staged chunks are kept without a commit, by the times of their files.
@@ -123,7 +123,7 @@ impl ChunkDir {
     }
 
     /// Makes a file for an incoming body; it is removed unless it is moved.
-    pub fn create(&self) -> io::Result<(File, Staged)> {
+    pub fn create(&self) -> io::Result<(File, StagedChunk)> {
         self.check_room()?;
         let path = self
             .staging
@@ -146,7 +146,7 @@ impl ChunkDir {
                 .and_then(|()| open()),
             _ => Err(e),
         })?;
-        Ok((file, Staged::new(path, false)))
+        Ok((file, StagedChunk::new(path, false)))
     }
 
     /// Makes a file durable. A failure other than a lack of space is final: see [`Happened::sync_failed`].
@@ -157,7 +157,7 @@ impl ChunkDir {
     }
 
     /// Renames a complete body to its hash, for a later commit.
-    pub fn keep(&self, staged: &Staged, hash: Hash) -> io::Result<()> {
+    pub fn keep(&self, staged: &StagedChunk, hash: Hash) -> io::Result<()> {
         let path = self.staging.join(hash.to_string());
         let is_new = !path.exists();
         disk::rename(staged.path(), &path)?;
@@ -173,7 +173,7 @@ impl ChunkDir {
     }
 
     /// The staged file of a chunk, verified and not synced.
-    pub fn staged(&self, hash: Hash, size: u64) -> io::Result<Option<Staged>> {
+    pub fn staged(&self, hash: Hash, size: u64) -> io::Result<Option<StagedChunk>> {
         let name = hash.to_string();
         let (path, earlier) = (self.staging.join(&name), self.earlier.join(&name));
         if !path.exists() && earlier.exists() {
@@ -185,7 +185,9 @@ impl ChunkDir {
             }
         }
         match std::fs::symlink_metadata(&path) {
-            Ok(meta) if meta.is_file() && meta.len() == size => Ok(Some(Staged::new(path, true))),
+            Ok(meta) if meta.is_file() && meta.len() == size => {
+                Ok(Some(StagedChunk::new(path, true)))
+            }
             Ok(_) => Ok(None),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
@@ -194,7 +196,7 @@ impl ChunkDir {
 
     /// Makes staged chunks durable. A chunk whose sync failed is removed: a second sync would succeed, and readers would see
     /// pages that are not on the disk.
-    pub fn sync_staged(&self, staged: &[Staged]) -> io::Result<()> {
+    pub fn sync_staged(&self, staged: &[StagedChunk]) -> io::Result<()> {
         if staged.len() >= limits::SYNCFS_FROM && disk::syncfs_reports_errors() {
             let dir = File::open(&self.staging)?;
             return self
@@ -239,7 +241,7 @@ impl ChunkDir {
     /// Moves the staged chunks of these operations to their place, durably. A chunk that the tables have already replaces the
     /// file there, which may be damaged: the received bytes are verified.
     pub fn place(&self, ops: &[Op], known: impl Fn(Hash) -> bool) -> io::Result<Placed> {
-        let mut staged_chunks: BTreeMap<Hash, (u64, &Staged)> = BTreeMap::new();
+        let mut staged_chunks: BTreeMap<Hash, (u64, &StagedChunk)> = BTreeMap::new();
         for (chunk, bytes) in ops.iter().flat_map(brought) {
             if let Bytes::Staged(staged) = bytes {
                 staged_chunks
@@ -257,7 +259,7 @@ impl ChunkDir {
 
     fn move_all(
         &self,
-        wanted: BTreeMap<Hash, (u64, &Staged)>,
+        wanted: BTreeMap<Hash, (u64, &StagedChunk)>,
         known: impl Fn(Hash) -> bool,
         placed: &mut Placed,
     ) -> io::Result<()> {
@@ -303,14 +305,14 @@ impl ChunkDir {
         Ok(())
     }
 
-    fn discard(&self, staged: &Staged) {
+    fn discard(&self, staged: &StagedChunk) {
         if !staged.has_moved() && std::fs::remove_file(staged.path()).is_ok() {
             self.left(staged);
         }
     }
 
     /// A file has left the staging directory.
-    fn left(&self, staged: &Staged) {
+    fn left(&self, staged: &StagedChunk) {
         staged.set_moved();
         if staged.stays() {
             let _ = self

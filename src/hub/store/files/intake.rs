@@ -10,7 +10,7 @@ use super::chunks::ChunkDir;
 use crate::chunking::{Content, Splitter};
 use crate::database::file::is_full;
 use crate::hub::store::ops::files::{Bytes, MAX_INLINE_BYTES};
-use crate::hub::store::staged::Staged;
+use crate::hub::store::staged::StagedChunk;
 use crate::wire::files::{Chunk, Hash, SINGLE};
 
 /// Bytes that are buffered, so that short writes of the caller do not become short writes to the disk.
@@ -23,7 +23,7 @@ pub struct Intake {
     dir: Arc<ChunkDir>,
     splitter: Splitter,
     /// The current chunk; the whole body while it may still be a single chunk.
-    piece: Piece,
+    piece: ChunkBuffer,
     /// The cuts of the first bytes, in case the body becomes longer than a single chunk.
     cuts: Vec<Chunk>,
     single: bool,
@@ -35,7 +35,7 @@ pub struct Intake {
 
 /// A completely received body: its chunks are synced (but see `Store::intake_unsynced`). Dropped unused, it removes them.
 #[derive(Debug)]
-pub struct Body {
+pub struct ReceivedBody {
     pub content: Content,
     /// One for each of `content.chunks`.
     pub bytes: Vec<Bytes>,
@@ -43,12 +43,12 @@ pub struct Body {
 
 /// Bytes of a chunk; a file is made for them when they are many.
 #[derive(Default)]
-struct Piece {
-    file: Option<(File, Staged)>,
+struct ChunkBuffer {
+    file: Option<(File, StagedChunk)>,
     buffer: Vec<u8>,
 }
 
-impl Piece {
+impl ChunkBuffer {
     fn write(&mut self, dir: &ChunkDir, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let (now, later) =
@@ -91,7 +91,7 @@ impl Piece {
 
 impl Intake {
     pub(super) fn new(dir: Arc<ChunkDir>, sync: bool) -> Intake {
-        let (splitter, piece) = (Splitter::default(), Piece::default());
+        let (splitter, piece) = (Splitter::default(), ChunkBuffer::default());
         Intake {
             dir,
             splitter,
@@ -141,7 +141,7 @@ impl Intake {
         };
         file.seek(SeekFrom::Start(0))?;
         for chunk in std::mem::take(&mut self.cuts) {
-            let mut piece = Piece::default();
+            let mut piece = ChunkBuffer::default();
             copy(
                 &mut Read::by_ref(&mut file).take(chunk.size),
                 &self.dir,
@@ -152,13 +152,13 @@ impl Intake {
         copy(&mut file, &self.dir, &mut self.piece)
     }
 
-    pub fn finish(mut self) -> io::Result<Body> {
+    pub fn finish(mut self) -> io::Result<ReceivedBody> {
         let content = self.splitter.finish();
         if self.done.len() < content.chunks.len() {
             self.done
                 .push(self.piece.close(&self.dir, self.sync).map_err(full)?);
         }
-        Ok(Body {
+        Ok(ReceivedBody {
             content,
             bytes: self.done,
         })
@@ -174,7 +174,7 @@ fn full(e: io::Error) -> io::Error {
     }
 }
 
-fn copy(from: &mut dyn Read, dir: &ChunkDir, to: &mut Piece) -> io::Result<()> {
+fn copy(from: &mut dyn Read, dir: &ChunkDir, to: &mut ChunkBuffer) -> io::Result<()> {
     let mut buffer = vec![0; READ_BUFFER_BYTES];
     loop {
         match from.read(&mut buffer)? {

@@ -14,7 +14,7 @@ use super::rows::{Row, damaged, kind_number};
 use super::schema::{self, DELETED, FileTotals};
 use crate::error::Result;
 use crate::hub::store::meta::{META, Tried};
-use crate::wire::files::{Hash, Kind, PAGE, Record};
+use crate::wire::files::{EntryKind, Hash, PAGE, Record};
 
 /// Files between two landmarks.
 const LANDMARK_STRIDE_ROWS: u64 = 1000;
@@ -142,7 +142,7 @@ fn shown(listing: &Listing) -> Range<u64> {
 }
 
 fn is_listed(state: u8, all_kinds: bool) -> bool {
-    state & DELETED == 0 && (all_kinds || state == kind_number(Kind::File))
+    state & DELETED == 0 && (all_kinds || state == kind_number(EntryKind::File))
 }
 
 /// The ids of a page, found by walking from the file with the number `at` and this name.
@@ -202,12 +202,12 @@ fn walk(
 }
 
 /// A range of the table of names: the directory `from`, or all directories that begin with it.
-struct Span {
+struct NameRange {
     from: String,
     exact: bool,
 }
 
-impl Span {
+impl NameRange {
     fn covers(&self, path: &str) -> bool {
         if self.exact {
             path == self.from
@@ -218,8 +218,8 @@ impl Span {
 }
 
 /// A prefix is one span, a directory with its content two: `docs-old` may be between `docs` and `docs/a`.
-fn spans(path: &str) -> Vec<Span> {
-    let span = |from: &str, exact| Span {
+fn spans(path: &str) -> Vec<NameRange> {
+    let span = |from: &str, exact| NameRange {
         from: from.to_string(),
         exact,
     };
@@ -230,8 +230,8 @@ fn spans(path: &str) -> Vec<Span> {
 }
 
 /// These directories and their content, in the order of the table.
-fn below(dirs: &[String]) -> Vec<Span> {
-    let mut all: Vec<Span> = dirs
+fn below(dirs: &[String]) -> Vec<NameRange> {
+    let mut all: Vec<NameRange> = dirs
         .iter()
         .flat_map(|dir| spans(&format!("{dir}/")))
         .collect();

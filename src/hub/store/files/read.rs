@@ -10,17 +10,17 @@ use uuid::Uuid;
 use super::super::Store;
 use super::Counts;
 use super::commits::{self, Known};
-use super::reader::Reader;
+use super::reader::ContentReader;
 use super::rows::{Row, damaged, kind_of, rfc3339};
 use super::schema::{self, ACTIONS, FileTotals};
 use crate::error::Result;
 use crate::hub::store::meta::{META, Tried};
-use crate::wire::files::{ChangesPage, Chunk, Event, Hash, Name, PAGE, Record, Version};
+use crate::wire::files::{ChangesPage, Chunk, FileEvent, Hash, Name, PAGE, Record, Version};
 use crate::wire::revision::{Revision, Tag};
 
 /// The answer to a request for changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
+pub enum ChangesSince {
     Page(ChangesPage),
     /// 410: tombstones after the revision were removed.
     Gone,
@@ -29,9 +29,9 @@ pub enum Heard {
 }
 
 #[cfg(test)]
-impl Heard {
+impl ChangesSince {
     pub fn page(self) -> Option<ChangesPage> {
-        if let Heard::Page(page) = self {
+        if let ChangesSince::Page(page) = self {
             Some(page)
         } else {
             None
@@ -69,18 +69,16 @@ impl Store {
         Ok(missing)
     }
 
-    pub fn chunk(&self, hash: Hash) -> Result<Option<Reader>> {
+    pub fn chunk(&self, hash: Hash) -> Result<Option<ContentReader>> {
         let size = self.read(|tx| {
             Ok(tx
                 .open_table(schema::CHUNKS)?
                 .get(&hash.0)?
                 .map(|row| row.value().0))
         })?;
-        Ok(
-            size.map(|size| {
-                Reader::new(&self.db, &self.chunks, vec![Chunk { sha256: hash, size }])
-            }),
-        )
+        Ok(size.map(|size| {
+            ContentReader::new(&self.db, &self.chunks, vec![Chunk { sha256: hash, size }])
+        }))
     }
 
     /// A file by its id; a deleted one has `deleted_at`.
@@ -148,9 +146,14 @@ impl Store {
     }
 
     /// The content of a revision; `None`: it does not exist, or is no longer kept.
-    pub fn open_file(&self, id: Uuid, at: Option<Revision>) -> Result<Option<(Record, Reader)>> {
+    pub fn open_file(
+        &self,
+        id: Uuid,
+        at: Option<Revision>,
+    ) -> Result<Option<(Record, ContentReader)>> {
         let found = self.chunks_of(id, at)?;
-        Ok(found.map(|(record, chunks)| (record, Reader::new(&self.db, &self.chunks, chunks))))
+        Ok(found
+            .map(|(record, chunks)| (record, ContentReader::new(&self.db, &self.chunks, chunks))))
     }
 
     /// Checks the content of a version, by default of the last replaced one, which records its lost chunks.
@@ -178,18 +181,18 @@ impl Store {
         began: Option<u64>,
         limit: usize,
         reads: &dyn Fn(&str) -> bool,
-    ) -> Result<Heard> {
+    ) -> Result<ChangesSince> {
         self.read(|tx| {
             let totals = FileTotals::read(&tx.open_table(META)?)?;
             let chain = tx.open_table(super::commits::COMMITS)?;
             let known = commits::knows(&chain, newest)?;
             if known == Known::No {
-                return Ok(Heard::OtherHistory);
+                return Ok(ChangesSince::OtherHistory);
             }
             if known == Known::Forgotten
                 || after > 0 && after.max(began.unwrap_or(0)) < totals.dropped
             {
-                return Ok(Heard::Gone);
+                return Ok(ChangesSince::Gone);
             }
             let (changes, files) = (
                 tx.open_table(schema::CHANGES)?,
@@ -212,7 +215,7 @@ impl Store {
             }
             let began = if after == 0 { Some(totals.rev) } else { began };
             let tag = commits::tag_of(&chain, totals.rev)?;
-            Ok(Heard::Page(ChangesPage {
+            Ok(ChangesSince::Page(ChangesPage {
                 rev: totals.rev,
                 epoch: self.epoch,
                 more,
@@ -225,7 +228,7 @@ impl Store {
     }
 
     /// Events after a revision, in order, at most `limit`; `None`: some of them are no longer kept.
-    pub fn events_after(&self, after: u64, limit: usize) -> Result<Option<Vec<(u64, Event)>>> {
+    pub fn events_after(&self, after: u64, limit: usize) -> Result<Option<Vec<(u64, FileEvent)>>> {
         self.read(|tx| {
             if after < FileTotals::read(&tx.open_table(META)?)?.forgotten {
                 return Ok(None);
@@ -251,7 +254,7 @@ impl Store {
         kind: Option<&str>,
         offset: usize,
         limit: usize,
-    ) -> Result<Vec<Event>> {
+    ) -> Result<Vec<FileEvent>> {
         self.read(|tx| {
             let events = tx.open_table(schema::EVENTS)?;
             let (mut skipped, mut found) = (0, Vec::new());
@@ -341,7 +344,7 @@ fn version(tx: &ReadTransaction, id: u128, rev: u64) -> Tried<Option<Row>> {
 
 /// An event with the record of that revision or, if that is no longer kept, as much of it as is known. `None`: nothing is
 /// known of the file any more.
-fn event(tx: &ReadTransaction, rev: u64, row: (u64, u8, u128, u64)) -> Tried<Option<Event>> {
+fn event(tx: &ReadTransaction, rev: u64, row: (u64, u8, u128, u64)) -> Tried<Option<FileEvent>> {
     let (wall, what, id, overwrote) = row;
     let Some(now) = current(tx, id)? else {
         return Ok(None);
@@ -363,7 +366,7 @@ fn event(tx: &ReadTransaction, rev: u64, row: (u64, u8, u128, u64)) -> Tried<Opt
         renamed_to: None,
         ..now
     });
-    Ok(Some(Event {
+    Ok(Some(FileEvent {
         kind: format!("file_{action}"),
         event_type: Some(action.to_string()),
         resource_id: Some(row.id),

@@ -18,7 +18,7 @@ use crate::hub::store::ops::files::MAX_INLINE_BYTES;
 use crate::wire::files::{Chunk, Hash};
 
 /// The content of a revision, or a chunk, read from any position on. It stays readable if the revision is removed meanwhile.
-pub struct Reader {
+pub struct ContentReader {
     // weak, so that a reader does not keep a closed store open
     db: Weak<RwLock<Option<Database>>>,
     dir: Arc<ChunkDir>,
@@ -36,17 +36,17 @@ enum Open {
     Inline(Vec<u8>),
 }
 
-impl Reader {
+impl ContentReader {
     pub(super) fn new(
         db: &Arc<RwLock<Option<Database>>>,
         dir: &Arc<ChunkDir>,
         chunks: Vec<Chunk>,
-    ) -> Reader {
+    ) -> ContentReader {
         let ends = chunks.iter().scan(0, |end, chunk| {
             *end += chunk.size;
             Some(*end)
         });
-        Reader {
+        ContentReader {
             db: Arc::downgrade(db),
             dir: Arc::clone(dir),
             ends: ends.collect(),
@@ -151,7 +151,7 @@ fn other_bytes(chunk: &Chunk) -> io::Error {
     )
 }
 
-impl Read for Reader {
+impl Read for ContentReader {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         // the chunk with the next byte
         let number = self.ends.partition_point(|end| *end <= self.at);

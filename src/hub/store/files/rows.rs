@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::clock;
 use crate::hub::store::meta::Tried;
-use crate::wire::files::{Chunk, Extra, Hash, Kind, Name, Record, Version};
+use crate::wire::files::{Chunk, EntryKind, Extra, Hash, Name, Record, Version};
 use crate::wire::revision::{Revision, Tag};
 
 /// Raised when the layout changes, so that rows of older programs can be recognised.
@@ -27,7 +27,7 @@ pub struct Row {
     pub rev: u64,
     /// The tag of the transaction that made this revision.
     pub tag: Tag,
-    pub kind: Kind,
+    pub kind: EntryKind,
     pub size: u64,
     pub sha256: Hash,
     pub mode: Option<u32>,
@@ -114,7 +114,7 @@ impl Row {
 
 /// The outcome of a request with an idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Done {
+pub enum KeyOutcome {
     /// The key is void: it did nothing and never will.
     Burnt,
     Created(Vec<Row>),
@@ -123,31 +123,31 @@ pub enum Done {
     Deleted(Vec<Row>),
 }
 
-impl Done {
+impl KeyOutcome {
     pub fn rows(&self) -> &[Row] {
         match self {
-            Done::Burnt => &[],
-            Done::Created(rows)
-            | Done::Updated(rows)
-            | Done::Unchanged(rows)
-            | Done::Deleted(rows) => rows,
+            KeyOutcome::Burnt => &[],
+            KeyOutcome::Created(rows)
+            | KeyOutcome::Updated(rows)
+            | KeyOutcome::Unchanged(rows)
+            | KeyOutcome::Deleted(rows) => rows,
         }
     }
 
     pub fn to_bytes(&self) -> Vec<u8> {
         let tag = match self {
-            Done::Burnt => 0,
-            Done::Created(_) => 1,
-            Done::Updated(_) => 2,
-            Done::Unchanged(_) => 3,
-            Done::Deleted(_) => 4,
+            KeyOutcome::Burnt => 0,
+            KeyOutcome::Created(_) => 1,
+            KeyOutcome::Updated(_) => 2,
+            KeyOutcome::Unchanged(_) => 3,
+            KeyOutcome::Deleted(_) => 4,
         };
         let mut out = Out(vec![tag]);
         self.rows().iter().for_each(|row| out.row(row));
         out.0
     }
 
-    pub fn from_bytes(bytes: &[u8]) -> Tried<Done> {
+    pub fn from_bytes(bytes: &[u8]) -> Tried<KeyOutcome> {
         let read = || {
             let (tag, rest) = bytes.split_first()?;
             let (mut rest, mut rows) = (In(rest), Vec::new());
@@ -155,11 +155,11 @@ impl Done {
                 rows.push(rest.row()?);
             }
             match (tag, rows.is_empty()) {
-                (0, true) => Some(Done::Burnt),
-                (1, false) => Some(Done::Created(rows)),
-                (2, false) => Some(Done::Updated(rows)),
-                (3, false) => Some(Done::Unchanged(rows)),
-                (4, false) => Some(Done::Deleted(rows)),
+                (0, true) => Some(KeyOutcome::Burnt),
+                (1, false) => Some(KeyOutcome::Created(rows)),
+                (2, false) => Some(KeyOutcome::Updated(rows)),
+                (3, false) => Some(KeyOutcome::Unchanged(rows)),
+                (4, false) => Some(KeyOutcome::Deleted(rows)),
                 _ => None,
             }
         };
@@ -362,16 +362,16 @@ impl<'a> In<'a> {
     }
 }
 
-pub fn kind_number(kind: Kind) -> u8 {
+pub fn kind_number(kind: EntryKind) -> u8 {
     match kind {
-        Kind::File => 0,
-        Kind::Dir => 1,
-        Kind::Symlink => 2,
+        EntryKind::File => 0,
+        EntryKind::Dir => 1,
+        EntryKind::Symlink => 2,
     }
 }
 
-pub fn kind_of(number: u8) -> Option<Kind> {
-    [Kind::File, Kind::Dir, Kind::Symlink]
+pub fn kind_of(number: u8) -> Option<EntryKind> {
+    [EntryKind::File, EntryKind::Dir, EntryKind::Symlink]
         .get(usize::from(number))
         .copied()
 }
@@ -386,7 +386,7 @@ mod tests {
             name: Name::parse("a/é b").unwrap(),
             rev: u64::MAX,
             tag: Tag(7),
-            kind: Kind::Symlink,
+            kind: EntryKind::Symlink,
             size: 300,
             sha256: Hash::of(b"x"),
             mode: Some(0o100644),
@@ -427,18 +427,18 @@ mod tests {
         }
         let rows = || vec![row(), row()];
         for done in [
-            Done::Burnt,
-            Done::Created(rows()),
-            Done::Updated(rows()),
-            Done::Unchanged(rows()),
-            Done::Deleted(rows()),
+            KeyOutcome::Burnt,
+            KeyOutcome::Created(rows()),
+            KeyOutcome::Updated(rows()),
+            KeyOutcome::Unchanged(rows()),
+            KeyOutcome::Deleted(rows()),
         ] {
-            assert_eq!(Done::from_bytes(&done.to_bytes()).unwrap(), done);
+            assert_eq!(KeyOutcome::from_bytes(&done.to_bytes()).unwrap(), done);
         }
         assert!(
-            Done::from_bytes(&[]).is_err()
-                && Done::from_bytes(&[1]).is_err()
-                && Done::from_bytes(&[9]).is_err()
+            KeyOutcome::from_bytes(&[]).is_err()
+                && KeyOutcome::from_bytes(&[1]).is_err()
+                && KeyOutcome::from_bytes(&[9]).is_err()
         );
         let list = [
             Chunk {

@@ -33,7 +33,7 @@ pub const INLINE: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("chun
 pub const LOOSE: TableDefinition<(u64, &[u8; 32]), ()> = TableDefinition::new("chunks_loose");
 /// rev -> wall clock, action and kind (see `event`), id, the overwritten revision or 0.
 pub const EVENTS: TableDefinition<u64, (u64, u8, u128, u64)> = TableDefinition::new("file_events");
-/// (host, idempotency key) -> [`super::rows::Done`].
+/// (host, idempotency key) -> [`super::rows::KeyOutcome`].
 pub const KEYS: TableDefinition<(&str, u128), &[u8]> = TableDefinition::new("file_keys");
 /// number -> hub time, host, key: the keys in order of age.
 pub const KEY_AGES: TableDefinition<u64, (u64, &str, u128)> = TableDefinition::new("file_key_ages");
@@ -183,7 +183,7 @@ pub fn fill_for_test(db: &std::sync::RwLock<Option<redb::Database>>, events: u64
         tx.open_table(KEYS).unwrap(),
         tx.open_table(KEY_AGES).unwrap(),
     );
-    let burnt = super::rows::Done::Burnt.to_bytes();
+    let burnt = super::rows::KeyOutcome::Burnt.to_bytes();
     for key in 1..=keys {
         table
             .insert(("a", u128::from(key)), burnt.as_slice())

@@ -18,7 +18,7 @@ pub const PAGE_BYTES: usize = 256 * 1024;
 
 /// A pull.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ask {
+pub struct PullRequest {
     pub host: String,
     pub instance: Option<Uuid>,
     pub epoch: Option<Uuid>,
@@ -73,7 +73,7 @@ impl Store {
     ///
     /// An ack is kept in memory until the next commit, so idle pulls write nothing; it must be durable first only if the answer
     /// has further messages.
-    pub fn pull(&self, ask: &Ask) -> Result<Pulled> {
+    pub fn pull(&self, ask: &PullRequest) -> Result<Pulled> {
         self.read(|tx| {
             if ask.epoch.is_some_and(|epoch| epoch != self.epoch) {
                 return Ok(Pulled::OtherEpoch);
@@ -146,7 +146,7 @@ impl Store {
     fn page(
         &self,
         tx: &redb::ReadTransaction,
-        ask: &Ask,
+        ask: &PullRequest,
         row: &HostRow,
         through: u64,
         seq: u64,

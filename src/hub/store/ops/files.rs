@@ -4,8 +4,8 @@
 
 use uuid::Uuid;
 
-use crate::hub::store::staged::Staged;
-use crate::wire::files::{Chunk, Extra, Hash, Kind, Name, OldName, Record};
+use crate::hub::store::staged::StagedChunk;
+use crate::wire::files::{Chunk, EntryKind, Extra, Hash, Name, OldName, Record};
 use crate::wire::revision::{Condition, Revision};
 
 /// Bytes of a chunk that is kept in the tables; longer ones are files.
@@ -34,7 +34,7 @@ pub enum Bytes {
     /// A short chunk, to be stored in the tables.
     Inline(Vec<u8>),
     /// A synced file of the staging directory, to be moved to its place when the operation is applied.
-    Staged(Staged),
+    Staged(StagedChunk),
     /// The store should have it already.
     Known,
     /// The store has never had it, or has lost it.
@@ -45,7 +45,7 @@ pub enum Bytes {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Put {
     pub name: Name,
-    pub kind: Kind,
+    pub kind: EntryKind,
     pub size: u64,
     pub sha256: Hash,
     /// In order; `size` bytes in total.
@@ -135,7 +135,7 @@ impl Changed {
 
 /// The answer to [`FileOp::Ask`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
+pub struct KeyLookup {
     pub done: bool,
     pub made: Vec<Record>,
     pub current: Vec<Record>,

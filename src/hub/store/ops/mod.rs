@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::error::Error;
 use crate::wire::revision::Tag;
 use crate::wire::{Message, PostResult};
-use files::{Asked, Changed, FileLimits, FileOp};
+use files::{Changed, FileLimits, FileOp, KeyLookup};
 
 /// Settings of admission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +116,7 @@ pub enum Outcome {
     /// One outcome for each file, in order.
     Changed(Vec<Changed>),
     /// To [`FileOp::Ask`].
-    Asked(Asked),
+    Asked(KeyLookup),
     /// The transaction failed. Nothing has changed or, after a failed sync, the outcome is unknown.
     Failed(Error),
 }

@@ -94,7 +94,7 @@ fn bench_a_million() {
         "1M messages in {fill:?}, file {} MB",
         std::fs::metadata(&file).unwrap().len() / 1_000_000
     );
-    let hub = Hub {
+    let hub = TestStore {
         store,
         dir,
         now: 10_000_000,
@@ -116,11 +116,11 @@ fn bench_a_million() {
         "open after a kill: {:?}",
         timed(|| Store::open(killed.path(), 4_000_000, 0, EPOCH).unwrap()).0
     );
-    let Hub { store, dir, .. } = hub;
+    let TestStore { store, dir, .. } = hub;
     println!("close: {:?}", timed(|| drop(store)).0);
     let (open, store) = timed(|| Store::open(dir.path(), 4_000_000, 0, EPOCH).unwrap());
     println!("open after a close: {open:?}");
-    let hub = Hub {
+    let hub = TestStore {
         store,
         dir,
         now: 10_000_000,

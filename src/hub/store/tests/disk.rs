@@ -4,14 +4,14 @@ use super::*;
 
 #[test]
 fn the_store_and_its_epoch_survive_a_reopening() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     hub.pull("b", None);
     hub.post(&["1 a *", "2 a b"]);
-    let Hub { store, dir, now } = hub;
+    let TestStore { store, dir, now } = hub;
     drop(store);
     let store = Store::open(dir.path(), 1 << 20, now + 5000, Uuid::from_u128(99)).unwrap();
     assert_eq!((store.epoch(), store.resumed_at()), (EPOCH, now + 5000));
-    let hub = Hub {
+    let hub = TestStore {
         store,
         dir,
         now: now + 5000,
@@ -145,7 +145,7 @@ fn a_full_disk_refuses_posts_and_lets_acks_make_room() {
             .pop()
             .unwrap()
     };
-    let ask = |after| Ask {
+    let ask = |after| PullRequest {
         host: "b".into(),
         instance: None,
         epoch: Some(EPOCH),

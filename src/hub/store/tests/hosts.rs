@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_name_belongs_to_one_instance_until_it_is_rebound() {
-    let mut hub = Hub::new();
+    let mut hub = TestStore::new();
     hub.apply(Op::PutHost { host: "b".into() });
     hub.post(&["1 a *", "2 a b", "3 a *"]);
     assert_eq!(
@@ -66,9 +66,9 @@ fn a_name_belongs_to_one_instance_until_it_is_rebound() {
 
 #[test]
 fn cursors_of_another_history_are_refused() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     hub.pull("b", None);
-    let ask = Ask {
+    let ask = PullRequest {
         host: "b".into(),
         instance: instance(1),
         epoch: instance(7),
@@ -85,7 +85,7 @@ fn cursors_of_another_history_are_refused() {
     hub.post(&["1 a *", "2 a *"]);
     let pull = |id| {
         hub.store
-            .pull(&Ask {
+            .pull(&PullRequest {
                 epoch: Some(EPOCH),
                 after: Some(1),
                 id,
@@ -101,7 +101,7 @@ fn cursors_of_another_history_are_refused() {
 
 #[test]
 fn a_host_unseen_for_a_month_holds_nothing_back() {
-    let mut hub = Hub::new();
+    let mut hub = TestStore::new();
     hub.pull("a", None);
     hub.pull("b", None);
     hub.now += 30 * DAY + 1;
@@ -127,7 +127,7 @@ fn a_host_unseen_for_a_month_holds_nothing_back() {
 
 #[test]
 fn hosts_are_counted_in_one_pass() {
-    let mut hub = Hub::new();
+    let mut hub = TestStore::new();
     ["a", "b", "c"]
         .iter()
         .for_each(|host| drop(hub.pull(host, None)));
@@ -162,7 +162,7 @@ fn hosts_are_counted_in_one_pass() {
 
 #[test]
 fn a_host_that_is_deleted_leaves_nothing_behind() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     hub.pull("b", None);
     hub.post(&["1 a b", "2 a b", "3 a *"]);
     assert_eq!(

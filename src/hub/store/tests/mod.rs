@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::Store;
-use super::messages::read::{Ask, Pulled};
+use super::messages::read::{PullRequest, Pulled};
 use super::messages::tables;
 use super::ops::files::FileLimits;
 use super::ops::{Group, Incoming, Limits, Op, Outcome, Wake};
@@ -90,16 +90,16 @@ fn instance(n: u128) -> Option<Uuid> {
     Some(Uuid::from_u128(n))
 }
 
-struct Hub {
+struct TestStore {
     store: Store,
     dir: TempDir,
     now: u64,
 }
 
-impl Hub {
-    fn new() -> Hub {
+impl TestStore {
+    fn new() -> TestStore {
         let dir = TempDir::new().unwrap();
-        Hub {
+        TestStore {
             store: open(dir.path()),
             dir,
             now: 1000,
@@ -125,7 +125,7 @@ impl Hub {
         after: Option<u64>,
         limit: usize,
     ) -> String {
-        let ask = Ask {
+        let ask = PullRequest {
             host: host.into(),
             instance,
             epoch: after.map(|_| EPOCH),
@@ -212,7 +212,7 @@ fn dump(store: &Store) -> Vec<String> {
 
 #[test]
 fn a_post_is_queued_known_or_refused() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     let check = |text: &str, payload: &str, wants: &str| {
         let Outcome::Posted { results, .. } = hub.apply(Op::Post(vec![message(text, payload)]))
         else {
@@ -278,7 +278,7 @@ fn a_post_is_queued_known_or_refused() {
 
 #[test]
 fn one_request_may_hold_good_and_bad_and_says_whom_to_wake() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     let outcome = hub.apply(post(&[
         "1 a *", "1 a *", "1 b *", "2 a b", "3 a *", "4 b a",
     ]));
@@ -302,7 +302,7 @@ fn one_request_may_hold_good_and_bad_and_says_whom_to_wake() {
 
 #[test]
 fn each_host_gets_its_messages_in_order() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     hub.post(&["1 x *", "2 x b"]);
     assert_eq!(
         hub.pull("a", None),
@@ -327,7 +327,7 @@ fn each_host_gets_its_messages_in_order() {
 
 #[test]
 fn a_page_is_bounded_but_never_empty() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     hub.apply(Op::PutHost { host: "b".into() });
     let long = |n: usize| format!("\"{}\"", "x".repeat(n));
     hub.apply(Op::Post(vec![
@@ -341,7 +341,7 @@ fn a_page_is_bounded_but_never_empty() {
 
 #[test]
 fn an_ack_is_durable_before_further_messages_are_named_and_idle_pulls_write_nothing() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     hub.pull("b", None);
     hub.post(&["1 a *", "2 a *"]);
     let syncs = || hub.store.written()[0];
@@ -363,7 +363,7 @@ fn an_ack_is_durable_before_further_messages_are_named_and_idle_pulls_write_noth
 
 #[test]
 fn messages_without_waiting_targets_are_removed() {
-    let mut hub = Hub::new();
+    let mut hub = TestStore::new();
     hub.pull("a", None);
     hub.pull("b", None);
     hub.post(&["1 a *", "2 a *", "3 a b", "4 b *"]);
@@ -397,7 +397,7 @@ fn messages_without_waiting_targets_are_removed() {
 
 #[test]
 fn everything_ends_at_its_time() {
-    let mut hub = Hub::new();
+    let mut hub = TestStore::new();
     hub.pull("b", None);
     let mut short = message("1 a *", "1");
     short.ttl = Some(60_000);
@@ -423,7 +423,7 @@ fn everything_ends_at_its_time() {
 
 #[test]
 fn a_broadcast_for_a_host_that_registered_in_the_same_group_is_kept() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     let ops = vec![
         Op::PutHost { host: "a".into() },
         post(&["1 b *"]),
@@ -435,7 +435,7 @@ fn a_broadcast_for_a_host_that_registered_in_the_same_group_is_kept() {
 
 #[test]
 fn own_broadcasts_are_neither_returned_nor_delay_others() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     hub.pull("a", None);
     for batch in 0..20 {
         let texts: Vec<String> = (0..500)
@@ -462,7 +462,7 @@ fn own_broadcasts_are_neither_returned_nor_delay_others() {
 #[test]
 fn a_broadcast_costs_the_same_for_three_hosts_and_a_hundred() {
     let cost = |hosts: usize| {
-        let hub = Hub::new();
+        let hub = TestStore::new();
         (0..hosts).for_each(|n| drop(hub.pull(&format!("host-{n:03}"), None)));
         let before = hub.store.written();
         (1..=50).for_each(|n| drop(hub.post(&[&format!("{n} x *")])));

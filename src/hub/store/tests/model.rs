@@ -52,7 +52,7 @@ struct Client {
 
 struct World {
     random: Random,
-    hub: Hub,
+    hub: TestStore,
     log: BTreeMap<u64, Accepted>,
     /// What was queued under an id, and when.
     ids: BTreeMap<u128, (Incoming, u64)>,
@@ -207,7 +207,7 @@ impl World {
                     .or(Some(c.cursor))
             }
         };
-        let ask = Ask {
+        let ask = PullRequest {
             host: HOSTS[host].into(),
             instance: Some(Uuid::from_u128(c.instance)),
             epoch: after.map(|_| EPOCH),
@@ -387,11 +387,11 @@ fn index(host: &str) -> usize {
 }
 
 /// In memory if possible: the cost of a sync does not matter here.
-fn scratch() -> Hub {
+fn scratch() -> TestStore {
     let dir = TempDir::new_in("/dev/shm")
         .or_else(|_| TempDir::new())
         .unwrap();
-    Hub {
+    TestStore {
         store: open(dir.path()),
         dir,
         now: 1000,

@@ -8,8 +8,8 @@ use crate::hub::store::check::check;
 use crate::hub::store::findings::Findings;
 
 /// Messages and files of all sorts.
-fn hub() -> Hub {
-    let hub = Hub::new();
+fn hub() -> TestStore {
+    let hub = TestStore::new();
     hub.pull("b", None);
     hub.post(&["1 a *", "2 a b"]);
     hub.put_bytes("short", b"1", 1);
@@ -114,7 +114,7 @@ fn a_backup_is_whole_and_begins_another_epoch() {
         .collect();
     assert_eq!(without_epoch(dump(&restored)), wanted);
     assert_eq!(table_names(&restored), tables);
-    let restored = Hub {
+    let restored = TestStore {
         store: restored,
         dir: target,
         now: hub.now,
@@ -173,7 +173,7 @@ fn a_backup_onto_another_disk_is_copied_and_one_without_room_leaves_nothing() {
 
 #[test]
 fn a_check_names_damaged_chunks() {
-    let Hub { store, dir, .. } = hub();
+    let TestStore { store, dir, .. } = hub();
     drop(store);
     let (first, second, third) = (noise(1, 20_000), noise(2, 30_000), noise(3, 40_000));
     let file = |bytes: &[u8]| chunk_file(dir.path(), bytes);
@@ -246,7 +246,7 @@ fn a_check_names_damaged_chunks() {
 
 #[test]
 fn a_store_that_knew_no_files_gains_them() {
-    let Hub { store, dir, now } = hub();
+    let TestStore { store, dir, now } = hub();
     let before = table_names(&store);
     drop(store);
     let db = redb::Database::open(dir.path().join("hub.redb")).unwrap();
@@ -275,7 +275,7 @@ fn a_store_that_knew_no_files_gains_them() {
         ),
         (15, 0)
     );
-    let hub = Hub {
+    let hub = TestStore {
         store: open(dir.path()),
         dir,
         now,

@@ -30,7 +30,7 @@ fn memory() -> String {
 #[ignore = "a bench"]
 fn bench_a_hundred_thousand_files() {
     let dir = TempDir::new().unwrap();
-    let hub = Hub {
+    let hub = TestStore {
         store: Store::open(dir.path(), 4_000_000, 0, EPOCH).unwrap(),
         dir,
         now: 1000,
@@ -161,7 +161,7 @@ fn bench_a_hundred_thousand_files() {
         timed(|| hub.store.backup(&target.path().join("b")).unwrap()).0
     );
     println!("memory at the end: {}", memory());
-    let Hub { store, dir, .. } = hub;
+    let TestStore { store, dir, .. } = hub;
     drop(store);
     println!(
         "check: {:?}",
@@ -175,7 +175,7 @@ fn bench_a_hundred_thousand_files() {
 #[test]
 #[ignore = "a bench"]
 fn bench_long_bodies() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     let piece = noise(1, 1 << 20);
     println!("memory before: {}", memory());
     let (took, body) = timed(|| {

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn uploads_that_cannot_be_placed_fail_alone_and_work_when_they_can() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     let bytes = noise(1, 20_000);
     let upload = || Op::File(FileOp::Put(vec![put(&hub, "big", &bytes, 1)]));
     // a file has the name of that chunk's directory
@@ -33,7 +33,7 @@ fn uploads_that_cannot_be_placed_fail_alone_and_work_when_they_can() {
 
 #[test]
 fn a_staged_chunk_whose_sync_failed_is_not_trusted() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     let bytes = noise(1, 20_000);
     let chunk = Chunk {
         sha256: Hash::of(&bytes),
@@ -69,7 +69,7 @@ const HARMS: [(&str, Harm); 4] = [
     }),
 ];
 
-impl Hub {
+impl TestStore {
     fn file_of(&self, bytes: &[u8]) -> std::path::PathBuf {
         self.store.chunks.place_of(Hash::of(bytes))
     }
@@ -109,7 +109,7 @@ impl Hub {
 #[test]
 fn nothing_is_acknowledged_that_relies_on_a_lost_chunk() {
     for (how, harm) in HARMS {
-        let hub = Hub::new();
+        let hub = TestStore::new();
         let bytes = noise(1, 30_000);
         hub.put_bytes("big", &bytes, 1);
         harm(&hub.file_of(&bytes));
@@ -145,7 +145,7 @@ fn bytes_received_under_any_name_restore_a_lost_chunk() {
             ("another name", "copy", 1),
             ("another time", "big", 2),
         ] {
-            let hub = Hub::new();
+            let hub = TestStore::new();
             let bytes = noise(1, 30_000);
             hub.put_bytes("big", &bytes, 1);
             harm(&hub.file_of(&bytes));
@@ -162,7 +162,7 @@ fn bytes_received_under_any_name_restore_a_lost_chunk() {
             hub.is_whole();
         }
         // a single chunk, as a client sends it that was asked
-        let hub = Hub::new();
+        let hub = TestStore::new();
         let bytes = noise(1, 30_000);
         hub.put_bytes("big", &bytes, 1);
         harm(&hub.file_of(&bytes));
@@ -191,7 +191,7 @@ fn bytes_received_under_any_name_restore_a_lost_chunk() {
 
 #[test]
 fn lost_chunks_are_known_after_a_restart_and_named_until_restored_or_unneeded() {
-    let mut hub = Hub::new();
+    let mut hub = TestStore::new();
     let (first, second) = (noise(1, 30_000), noise(2, 30_000));
     hub.put_bytes("d/first", &first, 1);
     hub.put_bytes("second", &second, 1);
@@ -240,7 +240,7 @@ fn lost_chunks_are_known_after_a_restart_and_named_until_restored_or_unneeded() 
 
 #[test]
 fn short_contents_in_the_tables_are_mended_too() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     hub.put_bytes("short", b"some text", 1);
     let harm = |bytes: Option<&[u8]>| {
         let db = hub.store.db.read().unwrap();
@@ -291,7 +291,7 @@ fn short_contents_in_the_tables_are_mended_too() {
 
 #[test]
 fn a_read_for_which_there_are_no_descriptors_says_nothing_about_the_chunk() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     let wanted = &hub.store.chunks.wanted;
     for code in [libc::EMFILE, libc::ENFILE, libc::ENOMEM] {
         wanted.note_error(Hash::of(b"x"), &std::io::Error::from_raw_os_error(code));
@@ -309,7 +309,7 @@ fn a_read_for_which_there_are_no_descriptors_says_nothing_about_the_chunk() {
 
 #[test]
 fn a_backup_contains_the_remaining_chunks() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     let (lost, kept) = (noise(1, 30_000), noise(2, 30_000));
     hub.put_bytes("lost", &lost, 1);
     hub.put_bytes("kept", &kept, 1);
@@ -361,7 +361,7 @@ fn nothing_is_acknowledged_into_a_file_that_the_next_start_will_not_find() {
         }),
     ];
     for (how, act) in acts {
-        let hub = Hub::new();
+        let hub = TestStore::new();
         hub.put_bytes("f", b"text", 1);
         act(&hub.dir.path().join(Store::FILE));
         assert!(!hub.store.is_in_place(), "{how}");
@@ -378,7 +378,7 @@ fn nothing_is_acknowledged_into_a_file_that_the_next_start_will_not_find() {
 
 #[test]
 fn directories_that_were_removed_are_made_again() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     for dir in ["chunks", "staging"] {
         std::fs::remove_dir_all(hub.dir.path().join(dir)).unwrap();
         let bytes = noise(1, 100_000);

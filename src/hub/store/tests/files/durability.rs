@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn replaced_and_deleted_files_are_restored() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     let id = hub.put_bytes("f", &noise(1, 20_000), 1).id;
     hub.put_bytes("f", b"two", 2);
     assert_eq!(word(&hub.restore(id, Some(9))), "NoSuchVersion");
@@ -42,7 +42,7 @@ fn replaced_and_deleted_files_are_restored() {
 
 #[test]
 fn a_commit_moves_no_bytes_that_are_there() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     let bytes = noise(3, 3 << 20);
     let parts: Vec<&[u8]> = bytes.chunks(1 << 20).collect();
     let chunks: Vec<Chunk> = parts
@@ -61,7 +61,7 @@ fn a_commit_moves_no_bytes_that_are_there() {
             .unwrap(),
         sorted
     );
-    let commit = |full: &str, hub: &Hub| {
+    let commit = |full: &str, hub: &TestStore| {
         let bytes = hub.store.staged(&chunks).unwrap();
         let whole = put(hub, full, b"", 1);
         hub.put(Put {
@@ -71,7 +71,7 @@ fn a_commit_moves_no_bytes_that_are_there() {
             ..whole
         })
     };
-    let stage = |hub: &Hub, n: usize| {
+    let stage = |hub: &TestStore, n: usize| {
         hub.store
             .stage_chunk(hashes[n], &mut &*parts[n], 1 << 20)
             .unwrap()
@@ -126,7 +126,7 @@ fn a_commit_moves_no_bytes_that_are_there() {
 
 #[test]
 fn a_small_file_takes_one_sync_and_a_large_one_three() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     let syncs = |bytes: &[u8], full: &str| {
         let put = put(&hub, full, bytes, 1);
         let before = hub.store.written()[0];
@@ -174,7 +174,7 @@ fn a_small_file_takes_one_sync_and_a_large_one_three() {
 
 #[test]
 fn a_failed_sync_is_final_for_chunks_too() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     let first = put(&hub, "f", &noise(1, 20_000), 1);
     hub.store.break_syncs();
     let mut intake = hub.store.intake().unwrap();
@@ -191,7 +191,7 @@ fn a_failed_sync_is_final_for_chunks_too() {
 
 #[test]
 fn a_key_does_its_work_once_and_a_burnt_one_never() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     let keyed = |full: &str, bytes: &str, key: u128| {
         hub.put(Put {
             author: by("a", Some(key)),
@@ -216,7 +216,7 @@ fn a_key_does_its_work_once_and_a_burnt_one_never() {
             && asked.made == [made(first)]
             && asked.current == [hub.store.file(id_of("f")).unwrap().unwrap()]
     );
-    let nothing = Asked {
+    let nothing = KeyLookup {
         done: false,
         made: vec![],
         current: vec![],

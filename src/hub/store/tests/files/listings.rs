@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_listing_below_directories_is_that_part_of_the_whole_in_its_order() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     for full in [
         "a",
         "docs/b",
@@ -56,7 +56,7 @@ fn a_listing_below_directories_is_that_part_of_the_whole_in_its_order() {
 
 #[test]
 fn listings_are_in_order_and_counted() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     for full in [
         "b",
         "docs/b",
@@ -70,7 +70,7 @@ fn listings_are_in_order_and_counted() {
     }
     let dir = put(&hub, "docs/empty", b"", 1);
     hub.put(Put {
-        kind: What::Dir,
+        kind: EntryKind::Dir,
         ..dir
     });
     hub.put_bytes("gone", b"x", 1);
@@ -118,7 +118,7 @@ fn listings_are_in_order_and_counted() {
 
 #[test]
 fn pages_of_a_full_listing_fit_together_while_files_change() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     let fill = |from: u64, to: u64| {
         let template = put(&hub, "x", b"", 1);
         let file = |n| Put {
@@ -155,7 +155,7 @@ fn pages_of_a_full_listing_fit_together_while_files_change() {
 
 #[test]
 fn changes_are_returned_page_by_page_with_one_row_for_each_name() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     (0..5).for_each(|n| drop(hub.put_bytes(&format!("f{n}"), b"1", 1)));
     hub.put_bytes("f1", b"2", 2);
     hub.delete(id_of("f2"), Condition::None);

@@ -14,8 +14,8 @@ use std::io::Read;
 use super::*;
 use crate::chunking::tests::noise;
 use crate::hub::store::files::{Intake, Listing};
-use crate::hub::store::ops::files::{Asked, Author, Bytes, Changed, FileOp, Put};
-use crate::wire::files::{Chunk, Event, Extra, Hash, Kind as What, Name, OldName, Record};
+use crate::hub::store::ops::files::{Author, Bytes, Changed, FileOp, KeyLookup, Put};
+use crate::wire::files::{Chunk, EntryKind, Extra, FileEvent, Hash, Name, OldName, Record};
 use crate::wire::revision::Condition;
 
 fn name(full: &str) -> Name {
@@ -27,7 +27,7 @@ fn mtime(n: u64) -> Option<String> {
     Some(format!("2026-01-01T00:{:02}:{:02}Z", n / 60, n % 60))
 }
 
-fn feed(mut intake: Intake, bytes: &[u8]) -> crate::hub::store::files::Body {
+fn feed(mut intake: Intake, bytes: &[u8]) -> crate::hub::store::files::ReceivedBody {
     bytes
         .chunks(50_000)
         .for_each(|piece| intake.write(piece).unwrap());
@@ -35,11 +35,11 @@ fn feed(mut intake: Intake, bytes: &[u8]) -> crate::hub::store::files::Body {
 }
 
 /// An unconditional upload by host `a`.
-fn put(hub: &Hub, full: &str, bytes: &[u8], at: u64) -> Put {
+fn put(hub: &TestStore, full: &str, bytes: &[u8], at: u64) -> Put {
     let body = feed(hub.store.intake().unwrap(), bytes);
     Put {
         name: name(full),
-        kind: What::File,
+        kind: EntryKind::File,
         size: body.content.size,
         sha256: body.content.sha256,
         chunks: body.content.chunks.into_iter().zip(body.bytes).collect(),
@@ -67,7 +67,7 @@ fn by(host: &str, key: Option<u128>) -> Author {
     }
 }
 
-impl Hub {
+impl TestStore {
     fn file_op(&self, op: FileOp) -> Vec<Changed> {
         match self.apply(Op::File(op)) {
             Outcome::Changed(changed) => changed,
@@ -150,10 +150,10 @@ impl Hub {
         )
     }
 
-    fn reopen(self) -> Hub {
-        let Hub { store, dir, now } = self;
+    fn reopen(self) -> TestStore {
+        let TestStore { store, dir, now } = self;
         drop(store);
-        Hub {
+        TestStore {
             store: Store::open(dir.path(), 1 << 20, now, EPOCH).unwrap(),
             dir,
             now,
@@ -188,7 +188,7 @@ fn word(changed: &Changed) -> String {
 
 #[test]
 fn bodies_of_all_sizes_are_returned_unchanged() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     for (i, size) in [
         0,
         1,
@@ -260,7 +260,7 @@ fn bodies_of_all_sizes_are_returned_unchanged() {
 
 #[test]
 fn conditions_decide_between_writers() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     let check = |bytes: &str, at: u64, condition: Condition, wants: &str| {
         let got = hub.put(Put {
             condition,
@@ -299,7 +299,7 @@ fn conditions_decide_between_writers() {
         "the id stays over delete and re-creation"
     );
     let events = hub.store.events_after(0, 100).unwrap().unwrap();
-    let told = |(rev, e): &(u64, Event)| {
+    let told = |(rev, e): &(u64, FileEvent)| {
         format!(
             "{rev} {} {}",
             e.event_type.clone().unwrap(),
@@ -339,7 +339,7 @@ fn conditions_decide_between_writers() {
 
 #[test]
 fn an_older_upload_changes_nothing_unless_its_host_wrote_the_current_version() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     let check = |host: &str, bytes: &str, at: u64, wants: &str| {
         let got = hub.put(Put {
             author: by(host, None),
@@ -384,7 +384,7 @@ fn an_older_upload_changes_nothing_unless_its_host_wrote_the_current_version() {
 
 #[test]
 fn a_rename_is_one_change_of_two_names() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     hub.put_bytes("a/x", b"bytes", 1);
     let from = |rev| {
         Some(OldName {

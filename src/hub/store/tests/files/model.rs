@@ -30,23 +30,23 @@ struct State {
 }
 
 /// The outcome of a key: the word of the answer, and the names that it changed. `None`: void.
-type Done = (Option<(String, Vec<usize>)>, u64);
+type ModelKey = (Option<(String, Vec<usize>)>, u64);
 
 struct World {
     random: Random,
-    hub: Hub,
+    hub: TestStore,
     names: BTreeMap<usize, State>,
-    keys: BTreeMap<(usize, u128), Done>,
+    keys: BTreeMap<(usize, u128), ModelKey>,
     rev: u64,
     groups: Vec<Group>,
     changes: usize,
 }
 
-fn scratch() -> Hub {
+fn scratch() -> TestStore {
     let dir = TempDir::new_in("/dev/shm")
         .or_else(|_| TempDir::new())
         .unwrap();
-    Hub {
+    TestStore {
         store: open(dir.path()),
         dir,
         now: 1000,
@@ -470,7 +470,7 @@ impl World {
     }
 
     /// Applies the same groups again, with bodies that are received again.
-    fn replay(&self) -> Hub {
+    fn replay(&self) -> TestStore {
         let (hub, hashes) = (scratch(), [0, 1, 2, 3, 4, 5].map(|n| Hash::of(&bytes(n))));
         for group in &self.groups {
             let mut group = group.clone();

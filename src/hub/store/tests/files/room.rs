@@ -5,10 +5,10 @@ use super::*;
 
 #[test]
 fn below_its_reserve_the_hub_takes_no_files_and_deletes_make_room() {
-    let mut hub = Hub::new();
+    let mut hub = TestStore::new();
     let id = hub.put_bytes("f", &noise(1, 20_000), 1).id;
     hub.put_bytes("f", b"2", 2);
-    let full = |hub: &Hub, op: Op| {
+    let full = |hub: &TestStore, op: Op| {
         let group = Group {
             full: true,
             ..at(hub.now, vec![op])
@@ -73,7 +73,7 @@ fn a_disk_that_fills_up_refuses_bodies_and_loses_nothing() {
         eprintln!("SKIPPED: mounting a small disk takes root");
         return;
     };
-    let hub = Hub {
+    let hub = TestStore {
         store: open(disk.path()),
         dir: TempDir::new().unwrap(),
         now: 1000,

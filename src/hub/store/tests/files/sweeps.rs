@@ -4,13 +4,13 @@ use super::*;
 
 const HOUR: u64 = 3_600_000;
 
-fn chunks(hub: &Hub) -> u64 {
+fn chunks(hub: &TestStore) -> u64 {
     hub.store.file_counts().unwrap().chunks
 }
 
 #[test]
 fn chunks_are_removed_a_day_after_the_last_revision_that_refers_to_them() {
-    let mut hub = Hub::new();
+    let mut hub = TestStore::new();
     let large = noise(1, 20_000);
     let id = hub.put_bytes("f", &large, 1).id;
     hub.put_bytes("g", &large, 1);
@@ -40,7 +40,7 @@ fn chunks_are_removed_a_day_after_the_last_revision_that_refers_to_them() {
 
 #[test]
 fn a_group_that_sweeps_keeps_its_own_chunks() {
-    let mut hub = Hub::new();
+    let mut hub = TestStore::new();
     let large = noise(1, 20_000);
     hub.put_bytes("f", &large, 1);
     hub.delete(id_of("f"), Condition::None);
@@ -72,7 +72,7 @@ fn a_group_that_sweeps_keeps_its_own_chunks() {
 
 #[test]
 fn versions_are_bounded_by_number() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     let puts = (0..105)
         .map(|n| put(&hub, "f", format!("{n}").as_bytes(), n))
         .collect();
@@ -86,7 +86,7 @@ fn versions_are_bounded_by_number() {
 
 #[test]
 fn tombstones_are_removed_after_ninety_days_and_old_cursors_with_them() {
-    let mut hub = Hub::new();
+    let mut hub = TestStore::new();
     hub.put_bytes("f", b"1", 1);
     hub.put_bytes("g", b"1", 1);
     hub.delete(id_of("f"), Condition::None);
@@ -160,8 +160,8 @@ fn tombstones_are_removed_after_ninety_days_and_old_cursors_with_them() {
 
 #[test]
 fn keys_are_forgotten_after_a_week() {
-    let mut hub = Hub::new();
-    let keyed = |hub: &Hub, bytes: &[u8]| {
+    let mut hub = TestStore::new();
+    let keyed = |hub: &TestStore, bytes: &[u8]| {
         hub.put(Put {
             author: by("a", Some(1)),
             ..put(hub, "f", bytes, 1)
@@ -178,7 +178,7 @@ fn keys_are_forgotten_after_a_week() {
 
 #[test]
 fn files_that_a_crash_leaves_under_chunks_are_removed_and_no_others() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     let large = noise(1, 20_000);
     hub.put_bytes("f", &large, 1);
     let chunks = hub.dir.path().join("chunks");
@@ -202,7 +202,7 @@ fn files_that_a_crash_leaves_under_chunks_are_removed_and_no_others() {
 
 #[test]
 fn an_orphan_in_the_way_is_replaced_by_the_synced_chunk() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     let large = noise(1, 20_000);
     let hash = Hash::of(&large).to_string();
     let place = hub.dir.path().join("chunks").join(&hash[..2]);
@@ -214,7 +214,7 @@ fn an_orphan_in_the_way_is_replaced_by_the_synced_chunk() {
 
 #[test]
 fn staged_chunks_outlive_a_restart_if_they_are_whole() {
-    let hub = Hub::new();
+    let hub = TestStore::new();
     let (whole, torn) = (noise(1, 20_000), noise(2, 20_000));
     let chunk = |bytes: &[u8]| Chunk {
         sha256: Hash::of(bytes),
@@ -258,7 +258,7 @@ fn staged_chunks_outlive_a_restart_if_they_are_whole() {
 
 #[test]
 fn uncommitted_chunks_leave_the_staging_directory() {
-    let mut hub = Hub::new();
+    let mut hub = TestStore::new();
     let bytes = noise(1, 20_000);
     hub.store
         .stage_chunk(Hash::of(&bytes), &mut &bytes[..], 20_000)
@@ -295,7 +295,7 @@ fn uncommitted_chunks_leave_the_staging_directory() {
 #[test]
 fn events_and_keys_are_bounded_by_number() {
     use crate::hub::store::files::{EVENTS_KEPT, KEYS_KEPT, fill_for_test};
-    let hub = Hub::new();
+    let hub = TestStore::new();
     // written directly: operations would take longer
     fill_for_test(&hub.store.db, EVENTS_KEPT + 700, KEYS_KEPT + 700);
     assert!(hub.store.wants_sweep(hub.now, false, FILE_LIMITS).unwrap());
