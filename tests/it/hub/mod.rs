@@ -13,6 +13,8 @@ mod keys;
 mod memory;
 mod metrics;
 mod network;
+#[cfg(feature = "tls")]
+mod older;
 mod protocol_page;
 mod rights;
 mod security_page;

@@ -48,6 +48,8 @@ pub struct World {
     pub dir: tempfile::TempDir,
     pub port: u16,
     hub: Option<Child>,
+    /// The program that is the hub.
+    pub program: PathBuf,
     /// Where the hub listens.
     pub listen: &'static str,
     /// What starts the hub, as `prlimit` does: it becomes the hub, so the process id stays.
@@ -64,6 +66,7 @@ pub struct Machine {
     log: PathBuf,
     url: String,
     child: Option<Child>,
+    pub program: PathBuf,
     pub env: Vec<(String, String)>,
     /// What starts its commands, as `setpriv` does: it becomes the command.
     pub wrap: Vec<String>,
@@ -73,8 +76,8 @@ pub fn binary() -> PathBuf {
     std::env::var_os("MESYNC_TEST_BINARY").map_or(env!("CARGO_BIN_EXE_mesync").into(), Into::into)
 }
 
-fn command(home: &Path) -> Command {
-    let mut command = Command::new(binary());
+fn command(program: &Path, home: &Path) -> Command {
+    let mut command = Command::new(program);
     command
         .env_clear()
         .env("HOME", home)
@@ -99,6 +102,7 @@ impl World {
             dir,
             port,
             hub: None,
+            program: binary(),
             listen: "127.0.0.1",
             wrap: Vec::new(),
             serve: Vec::new(),
@@ -116,7 +120,7 @@ impl World {
 
     /// `mesync ARGS` as the user that runs the hub.
     pub fn hub_command(&self) -> Command {
-        let mut command = command(self.dir.path());
+        let mut command = command(&self.program, self.dir.path());
         command
             .env("MESYNC_BASE_DIR", self.dir.path().join("hub-base"))
             .env("MESYNC_DATA_DIR", self.hub_dir());
@@ -208,6 +212,7 @@ impl World {
             base,
             url: self.url(),
             child: None,
+            program: binary(),
             env: Vec::new(),
             wrap: Vec::new(),
         }
@@ -244,7 +249,7 @@ impl Drop for World {
 impl Machine {
     /// `mesync ARGS` on this machine.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = command(self.base.parent().unwrap());
+        let mut command = command(&self.program, self.base.parent().unwrap());
         if let Some((first, more)) = self.wrap.split_first() {
             let plain = command;
             command = Command::new(first);
