@@ -101,6 +101,12 @@ impl HubClient {
             ureq::Error::Io(e) if self.url.starts_with("https:") && pins::has_no_tls(e) => {
                 (pins::NO_TLS.into(), Some(TRY_HTTP))
             }
+            ureq::Error::Io(e) if pins::has_no_tls(e) && self.fingerprint().is_some() => (
+                "it answers without TLS".into(),
+                Some(
+                    "a hub does so while it has too many connections; or another program has its port",
+                ),
+            ),
             ureq::Error::Io(e) if pins::refusal(e).is_some() => {
                 let (why, hint) = pins::refusal(e).unwrap_or_default();
                 (why.to_string(), Some(hint))
