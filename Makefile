@@ -13,7 +13,7 @@
 #   make dist-test  runs the demo with the binary of each tarball, foreign ones under qemu-user
 #   make deb        a Debian package of the binary of DEB_TARGET: dist/
 #   make systemd-test  installs, runs, upgrades and removes that package under a real systemd (as root: a minute or two)
-#   make attacks    static, then all attacks of tests/attacks/ on it, also with 64 MB of memory (as root: 8 minutes)
+#   make attacks    static, then all attacks of tests/attacks/ on it, also with TLS and with 64 MB of memory (as root: 12 minutes)
 #   make bench      costs of mesync beside those of programs that do the same (Debian packages; minutes): ROWS=, PEERS=, RUNS=
 #   make static     one binary without any shared library, for routers: target/$(STATIC_TARGET)/release/mesync
 #   make completions  writes contrib/completions/ anew, after a change of commands or flags

@@ -29,7 +29,9 @@ pub mod config {
     pub use crate::config::{Reserve, SETTINGS, Section, Settings, check_key};
 
     pub mod limits {
-        pub use crate::config::limits::{FILE_MEMORY, HOSTS, KEYS, SEEN_DAYS, STREAMS, WRONG_KEYS};
+        pub use crate::config::limits::{
+            FILE_MEMORY, HOSTS, KEYS, SEEN_DAYS, STREAMS, WAITING_HANDSHAKES, WRONG_KEYS,
+        };
     }
     pub mod watch {
         pub use crate::config::watch::SETTINGS;

@@ -75,6 +75,8 @@ pub const EVENT_PAGE: usize = 64;
 /// setting.
 pub const LEAST_FREE: u64 = 8 * 1024 * 1024;
 pub const LEAST_INODES: u64 = 64;
+/// TLS handshakes that wait for a processor. Further ones are refused, before they take the places of clients with keys.
+pub const WAITING_HANDSHAKES: usize = 64;
 /// Concurrent event streams.
 pub const STREAMS: usize = 256;
 /// Hosts that the hub knows, including those that are only named as targets.

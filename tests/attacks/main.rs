@@ -10,6 +10,8 @@
 #![allow(clippy::disallowed_methods)]
 
 mod group;
+#[cfg(feature = "tls")]
+mod handshakes;
 mod siege;
 #[allow(dead_code)] // the attacks use a part
 #[path = "../it/support/mod.rs"]
@@ -20,7 +22,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::group::Group;
-use crate::support::http::{Conn, PATIENCE, request};
+use crate::support::http::{Conn, PATIENCE, Wire, request};
 use crate::support::space::{Place, left_out};
 use siege::{Arena, SECOND, Stage, alone, pause};
 
@@ -40,6 +42,16 @@ const TABLE: &[(&str, Attack)] = &[
     ("100 wrong keys a second",                    wrong_keys),
 ];
 
+/// The places that attack, and at last the first one with TLS.
+fn places(arena: &Arena) -> Vec<Place> {
+    let mut places = arena.sides();
+    places.truncate(if is_thorough() { 2 } else { 1 });
+    if cfg!(feature = "tls") && is_thorough() {
+        places.push(places[0].clone().encrypted(true));
+    }
+    places
+}
+
 /// The binary that is delivered gets all of it; a debug build, of which `make test` wants to know soon, a part.
 fn is_thorough() -> bool {
     std::env::var_os("MESYNC_TEST_BINARY").is_some()
@@ -50,9 +62,17 @@ fn run_table(arena: &Arena) {
     let only = std::env::var("ONLY").unwrap_or_default();
     arena.fill_queue(15);
     for (name, attack) in TABLE.iter().filter(|(name, _)| name.contains(&only)) {
-        for place in arena.sides().iter().take(if is_thorough() { 2 } else { 1 }) {
-            arena.attack(name, place, |place, stage| attack(arena, place, stage));
+        for place in places(arena) {
+            arena.attack(name, &place, |place, stage| attack(arena, place, stage));
         }
+    }
+    #[cfg(feature = "tls")]
+    for (name, attack) in handshakes::TABLE
+        .iter()
+        .filter(|(name, _)| name.contains(&only))
+    {
+        let place = &arena.sides()[0];
+        arena.attack(name, place, |place, stage| attack(arena, place, stage));
     }
 }
 
@@ -97,9 +117,7 @@ fn forty_clients_where_64_descriptors_are_all() {
             drop(conns);
         });
         arena.attack("40 event streams", &place, |place, stage| {
-            let mut conns: Vec<Conn> = (0..40)
-                .map(|n| Conn::new(place.connect(n).unwrap()))
-                .collect();
+            let mut conns: Vec<Conn> = (0..40).map(|n| place.conn(n)).collect();
             let open = |conn: &mut Conn| {
                 let asked = conn.send(request("GET", "/api/events?host=greedy", &arena.greedy, ""));
                 asked
@@ -114,7 +132,7 @@ fn forty_clients_where_64_descriptors_are_all() {
             stage.hold();
         });
         arena.attack("40 clients that are slow", &place, |place, stage| {
-            trickle(place, stage, 40, &["GET /api/health HT"])
+            trickle(place, stage, 40, &[b"GET /api/health HT"])
         });
     }
     arena.end();
@@ -134,7 +152,7 @@ fn no_more_threads_can_be_started() {
     limit(&room.to_string());
     for place in arena.sides() {
         arena.attack("40 clients, and threads for 12", &place, |place, stage| {
-            trickle(place, stage, 40, &["GET /api/health HT"])
+            trickle(place, stage, 40, &[b"GET /api/health HT"])
         });
     }
     arena.end();
@@ -142,17 +160,15 @@ fn no_more_threads_can_be_started() {
 }
 
 /// Many connections at once, then a byte a second on each until the attack is over.
-fn trickle(place: &Place, stage: &Stage, count: usize, beginnings: &[&str]) {
-    let mut conns: Vec<TcpStream> = Vec::new();
+fn trickle(place: &Place, stage: &Stage, count: usize, beginnings: &[&[u8]]) {
+    let mut conns: Vec<Wire> = Vec::new();
     for n in 0..count {
-        let Ok(mut conn) = place.connect(n) else {
+        let Ok(stream) = place.connect(n) else {
             continue;
         };
-        if conn
-            .write_all(beginnings[n % beginnings.len()].as_bytes())
-            .is_ok()
-        {
-            conn.set_nonblocking(true).unwrap();
+        let mut conn = place.wire(stream);
+        if conn.write_all(beginnings[n % beginnings.len()]).is_ok() {
+            conn.tcp().set_nonblocking(true).unwrap();
             conns.push(conn);
         }
     }
@@ -173,12 +189,12 @@ fn trickle(place: &Place, stage: &Stage, count: usize, beginnings: &[&str]) {
 }
 
 fn slow_senders(_: &Arena, place: &Place, stage: &Stage) {
-    let login = "POST /api/auth/login HTTP/1.1\r\nHost: hub\r\nContent-Length: 4000\r\n\r\n{";
+    let login = b"POST /api/auth/login HTTP/1.1\r\nHost: hub\r\nContent-Length: 4000\r\n\r\n{";
     trickle(
         place,
         stage,
         1000,
-        &["", "GET /api/health HTTP/1.1\r\nHost: h", login],
+        &[b"", b"GET /api/health HTTP/1.1\r\nHost: h", login],
     );
 }
 
@@ -192,7 +208,7 @@ fn unsent_body(arena: &Arena, place: &Place, stage: &Stage) {
         ("Expect: 100-continue\r\n", "/api/messages", 401),
     ] {
         for n in 0..8 {
-            let mut conn = Conn::new(place.connect(n).unwrap());
+            let mut conn = place.conn(n);
             conn.send(format!(
                 "POST {path} HTTP/1.1\r\nHost: hub\r\n{lines}Content-Length: 60000000000\r\n\r\n"
             ))
@@ -212,7 +228,7 @@ fn endless_header(_: &Arena, place: &Place, stage: &Stage) {
     let line = format!("X-Line: {}\r\n", "x".repeat(64 * 1024));
     let (mut sent, mut conns) = (0, 0);
     while sent < 300_000_000 {
-        let mut conn = Conn::new(place.connect(conns).unwrap());
+        let mut conn = place.conn(conns);
         conns += 1;
         conn.send("GET /api/health HTTP/1.1\r\nHost: hub\r\n")
             .unwrap();
@@ -220,7 +236,7 @@ fn endless_header(_: &Arena, place: &Place, stage: &Stage) {
             sent += line.len();
         }
     }
-    let mut conn = Conn::new(place.connect(0).unwrap());
+    let mut conn = place.conn(0);
     conn.send(format!("GET / HTTP/1.1\r\n{}", &line[..20_000]))
         .unwrap();
     assert_eq!(conn.answer(PATIENCE).unwrap().status, 431);
@@ -231,7 +247,7 @@ fn endless_header(_: &Arena, place: &Place, stage: &Stage) {
 fn resets(_: &Arena, place: &Place, stage: &Stage) {
     let begun = Instant::now();
     for n in 0..24_000 {
-        let mut conn = Conn::new(place.connect(n).unwrap());
+        let mut conn = place.conn(n);
         let _ = match n % 4 {
             0 => conn.send(
                 "POST /api/messages HTTP/1.1\r\nHost: hub\r\nContent-Length: 60000000000\r\n\r\n",
@@ -308,7 +324,7 @@ fn malformed(arena: &Arena, place: &Place, stage: &Stage) {
     ];
     for n in 0..20 {
         for (status, text) in &cases {
-            let mut conn = Conn::new(place.connect(n).unwrap());
+            let mut conn = place.conn(n);
             // a second request hides behind the doubtful one
             conn.send(format!(
                 "{text}GET /api/health HTTP/1.1\r\nHost: hub\r\n\r\n"
@@ -329,9 +345,7 @@ fn malformed(arena: &Arena, place: &Place, stage: &Stage) {
 }
 
 fn pipelined(_: &Arena, place: &Place, stage: &Stage) {
-    let mut conns: Vec<Conn> = (0..20)
-        .map(|n| Conn::new(place.connect(n).unwrap()))
-        .collect();
+    let mut conns: Vec<Conn> = (0..20).map(|n| place.conn(n)).collect();
     for conn in &mut conns {
         conn.send(request("GET", "/api/health", "", "").repeat(100))
             .unwrap();
@@ -345,7 +359,7 @@ fn pipelined(_: &Arena, place: &Place, stage: &Stage) {
 fn broken_uploads(arena: &Arena, place: &Place, stage: &Stage) {
     for n in 0..400 {
         let length = if n % 2 == 0 { 4_000_000 } else { 60_000 };
-        let mut conn = Conn::new(place.connect(n).unwrap());
+        let mut conn = place.conn(n);
         let head = format!(
             "POST /api/messages HTTP/1.1\r\nHost: hub\r\n{}Content-Length: {length}\r\n\r\n",
             arena.greedy
@@ -364,8 +378,10 @@ fn unread_answers(arena: &Arena, place: &Place, stage: &Stage) {
     let mut conns = Vec::new();
     for n in 0..60 {
         let stream = place.connect_small(n, Some(2048)).unwrap();
-        stream.set_nonblocking(true).unwrap();
-        let mut conn = Conn::new(stream);
+        let mut conn = Conn::new(place.wire(stream));
+        // of TLS the handshake, whose answers are read
+        let _ = conn.send(&health);
+        conn.stream.tcp().set_nonblocking(true).unwrap();
         // as many as are taken
         let text = if n % 3 > 0 {
             page.repeat(20)
@@ -380,7 +396,7 @@ fn unread_answers(arena: &Arena, place: &Place, stage: &Stage) {
 
 fn streams(arena: &Arena, place: &Place, stage: &Stage) {
     let open = |place: &Place, n: usize| {
-        let mut conn = Conn::new(place.connect_small(n, Some(2048)).unwrap());
+        let mut conn = Conn::new(place.wire(place.connect_small(n, Some(2048)).unwrap()));
         conn.send(request("GET", "/api/events?host=greedy", &arena.greedy, ""))
             .unwrap();
         // the first is never read
@@ -420,7 +436,7 @@ fn wrong_keys(arena: &Arena, place: &Place, stage: &Stage) {
                 "",
             ),
         };
-        let mut conn = Conn::new(place.connect(0).unwrap());
+        let mut conn = place.conn(0);
         statuses.push(
             conn.ask(&request(method, path, &line, body), PATIENCE)
                 .unwrap()
@@ -437,7 +453,7 @@ fn wrong_keys(arena: &Arena, place: &Place, stage: &Stage) {
     );
     assert!(statuses[10..].iter().all(|s| *s == 429), "{statuses:?}");
     // a caller with a key is accepted from there nevertheless
-    let mut conn = Conn::new(place.connect(0).unwrap());
+    let mut conn = place.conn(0);
     assert_eq!(
         conn.ask(&request("GET", "/api/hosts", &arena.greedy, ""), PATIENCE)
             .unwrap()

@@ -138,7 +138,8 @@ impl Arena {
         // whatever is made at the first use is there now
         let stage = Stage::default();
         stage.stands();
-        arena.befriend(&stage).unwrap();
+        arena.befriend(&stage, false).unwrap();
+        arena.befriend(&stage, cfg!(feature = "tls")).unwrap();
         arena.settle("the start", true);
         arena.usual = Some(arena.usage());
         arena
@@ -217,7 +218,12 @@ impl Arena {
 
     /// Runs an attack from a place. During it a client with a key must be answered in time; afterwards nothing is left.
     pub fn attack(&self, name: &str, from: &Place, attack: impl FnOnce(&Place, &Stage) + Send) {
-        println!("{name}, from {}", from.hub.ip());
+        let wire = if from.is_encrypted() {
+            "with TLS"
+        } else {
+            "plain"
+        };
+        println!("{name}, from {}, {wire}", from.hub.ip());
         let stage = Stage::default();
         let friend = std::thread::scope(|scope| {
             let foe = std::thread::Builder::new()
@@ -228,7 +234,7 @@ impl Arena {
                     from.enter();
                     attack(from, &stage);
                 });
-            let friend = self.befriend(&stage);
+            let friend = self.befriend(&stage, from.is_encrypted());
             foe.unwrap().join().unwrap();
             friend
         });
@@ -246,8 +252,8 @@ impl Arena {
     }
 
     /// Makes requests until the attack runs, and some more after that.
-    fn befriend(&self, stage: &Stage) -> Result<Friend, String> {
-        let place = self.place("friend");
+    fn befriend(&self, stage: &Stage, is_encrypted: bool) -> Result<Friend, String> {
+        let place = self.place("friend").encrypted(is_encrypted);
         let result = std::thread::scope(|scope| {
             let thread = std::thread::Builder::new()
                 .name("friend".into())
@@ -439,6 +445,7 @@ impl Friend {
     fn connect(&self) -> io::Result<Conn> {
         let stream = TcpStream::connect_timeout(&self.place.hub, SECOND)?;
         stream.set_nodelay(true)?;
-        Ok(Conn::new(stream))
+        stream.set_read_timeout(Some(SECOND))?;
+        Ok(Conn::new(self.place.wire(stream)))
     }
 }

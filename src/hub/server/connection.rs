@@ -100,7 +100,8 @@ impl Connection<'_> {
             if !self.shared.room.has(tls::SESSION_BYTES) {
                 return Err(io::ErrorKind::OutOfMemory.into());
             }
-            self.socket.encrypt(acceptor, until)?;
+            self.socket
+                .encrypt(acceptor, &self.shared.handshakes, until)?;
         }
         Ok(Some(until.saturating_duration_since(clock::monotonic())))
     }

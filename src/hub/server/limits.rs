@@ -4,13 +4,14 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::config::limits::WAITING_HANDSHAKES;
 use crate::hub::memory::Room;
 
 /// Connections that the kernel queues before they are accepted.
@@ -213,6 +214,68 @@ impl Latch {
     }
 }
 
+/// Turns at the costly part of a TLS handshake: threads that wait for one leave the processors to requests.
+#[derive(Debug)]
+pub struct Turns {
+    queue: Mutex<TurnQueue>,
+    freed: Condvar,
+}
+
+#[derive(Debug)]
+struct TurnQueue {
+    free: usize,
+    waiting: usize,
+}
+
+/// One turn, over when dropped.
+#[derive(Debug)]
+pub struct Turn<'a>(&'a Turns);
+
+impl Turns {
+    /// Half of the processors, at least one.
+    pub fn of_processors() -> Turns {
+        let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
+        Turns::new((processors / 2).max(1))
+    }
+
+    fn new(free: usize) -> Turns {
+        Turns {
+            queue: Mutex::new(TurnQueue { free, waiting: 0 }),
+            freed: Condvar::new(),
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, TurnQueue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a turn; `None`: too many wait already, or none became free in time.
+    pub fn take(&self, most: Duration) -> Option<Turn<'_>> {
+        let mut queue = self.queue();
+        if queue.waiting >= WAITING_HANDSHAKES {
+            return None;
+        }
+        queue.waiting += 1;
+        let (mut queue, _) = self
+            .freed
+            .wait_timeout_while(queue, most, |queue| queue.free == 0)
+            .unwrap_or_else(PoisonError::into_inner);
+        queue.waiting -= 1;
+        if queue.free == 0 {
+            return None;
+        }
+        queue.free -= 1;
+        Some(Turn(self))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.queue().free += 1;
+        self.0.freed.notify_one();
+    }
+}
+
 /// Counts threads, so that another thread can wait for their end.
 #[derive(Debug, Default)]
 pub struct ThreadGroup {
@@ -311,6 +374,15 @@ mod tests {
         assert!(quota.take(1).is_none());
         drop(giant);
         assert!(quota.take(10).is_some());
+    }
+
+    #[test]
+    fn a_turn_is_over_when_it_is_dropped() {
+        let turns = Turns::new(1);
+        let turn = turns.take(Duration::ZERO).unwrap();
+        assert!(turns.take(Duration::from_millis(1)).is_none());
+        drop(turn);
+        assert!(turns.take(Duration::ZERO).is_some());
     }
 
     #[test]

@@ -31,7 +31,7 @@ use crate::error::{Error, Kind, Result, is_shortage, plain};
 use crate::hub::http::{Caller, Reply, Request};
 use crate::hub::memory::Room;
 use evict::{EvictionOrder, IdleConnections};
-use limits::{AddressSlot, Addresses, Latch, SHORT_BODY, ThreadGroup, ThreadGroupMember};
+use limits::{AddressSlot, Addresses, Latch, SHORT_BODY, ThreadGroup, ThreadGroupMember, Turns};
 
 // public for fuzz/checks.rs only
 mod connection;
@@ -150,6 +150,7 @@ struct Shared {
     streams: Arc<Quota>,
     transfers: Arc<Quota>,
     memory: Arc<Quota>,
+    handshakes: Turns,
     room: Room,
     /// No new requests are accepted.
     stopping: Latch,
@@ -223,6 +224,7 @@ impl Server {
                 ) / limits::TRANSFER,
             ),
             memory: Quota::new(config.room.part(16, SHORT_BODY, limits::MEMORY)),
+            handshakes: Turns::of_processors(),
             room: config.room,
             stopping: latch()?,
             halted: latch()?,

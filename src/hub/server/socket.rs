@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::evict::{EvictionOrder, IdleConnections};
-use super::limits::{DRAIN_BYTES, DRAIN_TIME, Latch, RATE_BYTES, RATE_TIME};
+use super::limits::{DRAIN_BYTES, DRAIN_TIME, Latch, RATE_BYTES, RATE_TIME, Turns};
 use super::tls::{self, Acceptor, Session};
 use crate::clock;
 
@@ -102,12 +102,24 @@ impl<'a> Socket<'a> {
     }
 
     /// Does the TLS handshake; all later reads and writes are encrypted.
-    pub fn encrypt(&mut self, acceptor: &Acceptor, until: Instant) -> io::Result<()> {
+    pub fn encrypt(
+        &mut self,
+        acceptor: &Acceptor,
+        turns: &Turns,
+        until: Instant,
+    ) -> io::Result<()> {
         self.session = Some(acceptor.session()?);
         while self.session.as_ref().is_some_and(Session::is_handshaking) {
             if clock::monotonic() >= until || self.wait_readable(until, None)? == Wait::TimedOut {
                 return Err(io::ErrorKind::TimedOut.into());
             }
+            let left = until.saturating_duration_since(clock::monotonic());
+            let Some(_turn) = turns.take(left) else {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "too many handshakes at the same time",
+                ));
+            };
             if !self.fill()? {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

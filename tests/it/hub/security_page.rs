@@ -27,6 +27,10 @@ fn the_security_page_has_the_limits_of_the_program() {
         ),
         (format!(".It hosts\n{}.\n", limits::HOSTS), "hosts"),
         (
+            format!("{} wait for one", limits::WAITING_HANDSHAKES),
+            "handshakes",
+        ),
+        (
             format!(".It event streams\n{}.\n", limits::STREAMS),
             "event streams",
         ),

@@ -328,7 +328,11 @@ fn hostile_forms_are_harmless() {
         let mut conn = hub.connect();
         conn.0.send(head("PUT", UPLOAD, &line, body.len())).unwrap();
         conn.0.send(&body[..cut]).unwrap();
-        conn.0.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        conn.0
+            .stream
+            .tcp()
+            .shutdown(std::net::Shutdown::Write)
+            .unwrap();
         // an answer or none: nothing is taken
         if let Ok(got) = conn.0.answer(http::PATIENCE) {
             assert_eq!(got.status, 400, "{got:?}");

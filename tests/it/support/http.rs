@@ -7,8 +7,60 @@ use std::time::{Duration, Instant};
 /// For responses whose speed is not tested.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A connection, plain or encrypted.
+pub enum Wire {
+    Plain(TcpStream),
+    #[cfg(feature = "tls")]
+    #[allow(dead_code)] // for the attacks
+    Encrypted(Box<super::tls::Encrypted>),
+}
+
+impl Wire {
+    pub fn tcp(&self) -> &TcpStream {
+        match self {
+            Wire::Plain(stream) => stream,
+            #[cfg(feature = "tls")]
+            Wire::Encrypted(stream) => &stream.sock,
+        }
+    }
+}
+
+impl From<TcpStream> for Wire {
+    fn from(stream: TcpStream) -> Wire {
+        Wire::Plain(stream)
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Wire::Plain(stream) => stream.read(into),
+            #[cfg(feature = "tls")]
+            Wire::Encrypted(stream) => stream.read(into),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Wire::Plain(stream) => stream.write(bytes),
+            #[cfg(feature = "tls")]
+            Wire::Encrypted(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Wire::Plain(stream) => stream.flush(),
+            #[cfg(feature = "tls")]
+            Wire::Encrypted(stream) => stream.flush(),
+        }
+    }
+}
+
 pub struct Conn {
-    pub stream: TcpStream,
+    pub stream: Wire,
     /// What was read and not yet taken.
     pub buffer: Vec<u8>,
 }
@@ -21,9 +73,9 @@ pub struct Got {
 }
 
 impl Conn {
-    pub fn new(stream: TcpStream) -> Conn {
+    pub fn new(stream: impl Into<Wire>) -> Conn {
         Conn {
-            stream,
+            stream: stream.into(),
             buffer: Vec::new(),
         }
     }
@@ -91,7 +143,7 @@ impl Conn {
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        self.stream.set_read_timeout(Some(left))?;
+        self.stream.tcp().set_read_timeout(Some(left))?;
         let mut piece = [0; 16 * 1024];
         match self.stream.read(&mut piece)? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -104,7 +156,7 @@ impl Conn {
 
     /// Ends the connection with a reset instead of a close.
     pub fn reset(self) {
-        rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO)).unwrap();
+        rustix::net::sockopt::set_socket_linger(self.stream.tcp(), Some(Duration::ZERO)).unwrap();
     }
 }
 

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::http::{Conn, Wire};
+
 /// Addresses of each place outside.
 pub const ADDRESSES: u8 = 20;
 
@@ -93,6 +95,7 @@ impl Net {
             sources: (2..2 + ADDRESSES)
                 .map(|host| Ipv4Addr::new(10, 88, n, host))
                 .collect(),
+            is_encrypted: false,
         }
     }
 
@@ -119,6 +122,8 @@ pub struct Place {
     space: Option<String>,
     pub hub: SocketAddr,
     sources: Vec<Ipv4Addr>,
+    /// Its callers speak TLS.
+    is_encrypted: bool,
 }
 
 impl Place {
@@ -128,6 +133,7 @@ impl Place {
             space: None,
             hub: SocketAddr::from(([127, 0, 0, 1], port)),
             sources: vec![Ipv4Addr::LOCALHOST],
+            is_encrypted: false,
         }
     }
 
@@ -150,7 +156,37 @@ impl Place {
         ["ip", "netns", "exec", space].map(String::from).to_vec()
     }
 
+    /// The same with TLS, or without.
+    #[allow(dead_code)] // the attacks use this and the next three
+    pub fn encrypted(self, is_encrypted: bool) -> Place {
+        Place {
+            is_encrypted,
+            ..self
+        }
+    }
+
+    #[allow(dead_code)]
+    pub fn is_encrypted(&self) -> bool {
+        self.is_encrypted
+    }
+
     /// From the `n`th address of this place, by a thread that has entered it.
+    #[allow(dead_code)]
+    pub fn conn(&self, n: usize) -> Conn {
+        Conn::new(self.wire(self.connect(n).unwrap()))
+    }
+
+    /// Speaks TLS on it if the callers of this place do.
+    #[allow(dead_code)]
+    pub fn wire(&self, stream: TcpStream) -> Wire {
+        #[cfg(feature = "tls")]
+        if self.is_encrypted {
+            return Wire::Encrypted(Box::new(super::tls::encrypted(stream)));
+        }
+        Wire::Plain(stream)
+    }
+
+    /// A TCP connection from the `n`th address of this place, by a thread that has entered it.
     pub fn connect(&self, n: usize) -> std::io::Result<TcpStream> {
         self.connect_small(n, None)
     }

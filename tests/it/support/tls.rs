@@ -1,9 +1,10 @@
-//! A relay between a client and a hub that has a certificate of its own, and reads what passes.
+//! Clients that accept any certificate, and a relay between a client and a hub that has a certificate of its own, and reads what
+//! passes.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -11,6 +12,29 @@ use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, Error, ServerConfig, ServerConnection,
     SignatureScheme, StreamOwned,
 };
+
+pub type Encrypted = StreamOwned<ClientConnection, TcpStream>;
+
+/// A client that has not begun its handshake.
+pub fn client() -> ClientConnection {
+    static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    let config = CONFIG.get_or_init(|| {
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anything))
+            .with_no_client_auth();
+        Arc::new(config)
+    });
+    let name = ServerName::try_from("mesync-hub.invalid").unwrap();
+    ClientConnection::new(config.clone(), name).unwrap()
+}
+
+/// The handshake begins with the first byte that is written or read.
+pub fn encrypted(stream: TcpStream) -> Encrypted {
+    StreamOwned::new(client(), stream)
+}
 
 pub struct Relay {
     pub port: u16,
@@ -71,14 +95,7 @@ fn carry(
     if first[0] != 0x16 {
         return exchange(near, far, count);
     }
-    let client = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anything))
-        .with_no_client_auth();
-    let name = ServerName::try_from("mesync-hub.invalid").unwrap();
-    let far = StreamOwned::new(ClientConnection::new(Arc::new(client), name).unwrap(), far);
+    let far = encrypted(far);
     let near = StreamOwned::new(ServerConnection::new(config).unwrap(), near);
     exchange(near, far, count)
 }
