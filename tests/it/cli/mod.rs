@@ -1,5 +1,6 @@
 //! The commands as users and scripts meet them.
 
+mod blocks;
 mod contrib;
 mod exit_status;
 mod install;

@@ -8,6 +8,7 @@ pub mod proxy;
 pub mod routes;
 pub mod s3ec;
 pub mod s3em;
+pub mod shells;
 pub mod space;
 #[cfg(feature = "tls")]
 pub mod tls;
