@@ -49,6 +49,7 @@ _mesync() {
         'trash restore '*) flags='--to';;
         'trash empty '*) flags=''
             [[ ${#words[@]} == 2 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
+        'hub page '*) flags='--url --data';;
         'hub renew-certificate '*) flags='--data';;
         'hub backup '*) flags='--data'
             [[ ${#words[@]} == 2 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
@@ -80,7 +81,7 @@ _mesync() {
             [[ ${#words[@]} == 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
         'daemon '*) flags='--watch --yes --remote --send-only --receive-only --debounce'
             [[ ${#words[@]} == 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
-        'approve '*) flags='--dry-run --listed'
+        'approve '*) flags='--dry-run --listed --everywhere'
             [[ ${#words[@]} == 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
         'adopt '*) flags=''
             [[ ${#words[@]} == 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
@@ -102,7 +103,7 @@ _mesync() {
         'help '*) flags=''
             [[ ${#words[@]} -ge 1 ]] && { COMPREPLY=($(compgen -W 'send list show retry flush login upload download ls info rm versions restore events sync daemon approve adopt conflicts trash forget start join status serve accept invite hub key hosts completions help' -- "$cur")); };;
         'trash ') COMPREPLY=($(compgen -W 'list restore empty' -- "$cur"));;
-        'hub ') COMPREPLY=($(compgen -W 'renew-certificate backup check' -- "$cur"));;
+        'hub ') COMPREPLY=($(compgen -W 'page renew-certificate backup check' -- "$cur"));;
         'key ') COMPREPLY=($(compgen -W 'add list set rotate remove' -- "$cur"));;
         ' ') COMPREPLY=($(compgen -W 'send list show retry flush login upload download ls info rm versions restore events sync daemon approve adopt conflicts trash forget start join status serve accept invite hub key hosts completions help' -- "$cur"));;
     esac

@@ -1,4 +1,5 @@
-//! Commands on the hub's machine that admit other machines: `accept`, `invite`, and the renewal of the hub's certificate.
+//! Commands on the hub's machine that admit machines and people: `accept`, `invite`, `hub page`, and the renewal of the hub's
+//! certificate.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -10,13 +11,13 @@ use super::hub::{find_hub, local_client};
 use super::parse::Invocation;
 use super::{CommandEnd, Context, keys};
 use crate::client::HubClient;
-use crate::config::{self, Settings, limits};
+use crate::config::{self, Plain, Settings, limits};
 use crate::error::{Error, Result};
 use crate::hub::{certificate, invitations};
 use crate::service::Signals;
 use crate::wire::join::{Accept, Asking, Requests};
 use crate::wire::rights::RightsRow;
-use crate::{clock, disk, wire};
+use crate::{clock, disk, pins, wire};
 
 /// The interval at which `accept --for` asks the hub for newly admitted machines.
 const WINDOW_LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -216,6 +217,26 @@ pub fn time(invocation: &Invocation, flag: &str, most: Duration) -> Result<Optio
             humantime::format_duration(most)
         ))),
     }
+}
+
+/// `mesync hub page`
+pub fn page(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
+    let settings = &context.settings;
+    let url = match invocation.value("url")? {
+        Some(url) => config::check_url(url)
+            .map_err(|e| invocation.usage(format!("bad value for --url: {e}")))?,
+        None if settings.hub.plain == Plain::All => url(settings)?,
+        None => pins::secured(&url(settings)?),
+    };
+    let answer = local_client(settings)?.page_token().map_err(|f| f.error)?;
+    let address = format!("{url}/#{}", answer.token);
+    if context.out.json {
+        let object = serde_json::json!({ "url": address, "until": answer.expires_at });
+        context.out.object(&object);
+    } else {
+        context.out.line(&address);
+    }
+    Ok(CommandEnd::All)
 }
 
 /// `mesync hub renew-certificate`

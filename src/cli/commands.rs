@@ -33,6 +33,7 @@ pub fn find(name: &str) -> Option<CommandFunction> {
         "accept" => CommandFunction::Command(admit::accept),
         "invite" => CommandFunction::Command(admit::invite),
         "hub renew-certificate" => CommandFunction::Command(admit::renew_certificate),
+        "hub page" => CommandFunction::Command(admit::page),
         "hub backup" => CommandFunction::Command(hub::backup),
         "hub check" => CommandFunction::Command(hub::check),
         "key add" => CommandFunction::Command(keys::add),

@@ -1,9 +1,10 @@
-//! Joining a hub, and letting machines in.
+//! Joining a hub, and letting machines and readers of the page in.
 
 use ureq::http;
 
 use super::body::Body;
 use super::{Call, Called, HubClient, MAX_ANSWER_BYTES};
+use crate::wire::LoginAnswer;
 use crate::wire::join::{Accept, Answer, Ask, Requests};
 
 const PATH: &str = "/api/join";
@@ -22,6 +23,11 @@ impl HubClient {
     /// `GET /api/join/requests`: the machines that ask to join.
     pub fn join_requests(&self) -> Called<Requests> {
         self.json(&Call::get("/api/join/requests"))
+    }
+
+    /// `POST /api/hub/page`: a token for the page.
+    pub fn page_token(&self) -> Called<LoginAnswer> {
+        self.json(&post("/api/hub/page", &serde_json::json!({})))
     }
 
     /// `POST /api/join/accept`

@@ -3,6 +3,7 @@
 //! It decides nothing about messages or files, and never waits longer than its deadlines. It sends a key only to the
 //! server that the key was made for, and follows no redirect.
 
+mod approvals;
 mod body;
 mod events;
 mod failure;

@@ -63,6 +63,10 @@ pub const JOIN_RESTARTS: u32 = 8;
 pub const JOIN_ACCEPTED: usize = 64;
 /// How long all machines may be accepted, at most.
 pub const JOIN_WINDOW: std::time::Duration = std::time::Duration::from_secs(86_400);
+/// Deletes that are approved for all machines.
+pub const MAX_APPROVALS: usize = 100_000;
+/// For how long such an approval is good: as long as a deleted file can be restored.
+pub const APPROVAL_DAYS: u64 = 30;
 /// Unused invitations.
 pub const INVITATIONS: usize = 1000;
 /// Bytes of messages that were read and are being committed to the hub's tables.

@@ -1,4 +1,5 @@
-//! Thread `state`: determines the state of this machine, and sends it to the hub if no pull or poll has done so recently.
+//! Thread `state`: determines the state of this machine, and sends it to the hub if no pull or poll has done so recently. It also
+//! asks for approvals of deletes ([`super::approvals`]).
 //!
 //! It reads the files that the parts write for `mesync status`. No other thread waits for it: a pull sends the latest known
 //! state, or none if that is old.
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
+use super::approvals::SharedApprovals;
 use crate::client::HubClient;
 use crate::clock;
 use crate::config::watch::WatchSettings;
@@ -39,6 +41,7 @@ pub struct MachineStates {
     latest: Arc<Mutex<Option<Latest>>>,
     /// The servers that receive the state.
     hubs: Vec<Listener>,
+    approvals: SharedApprovals,
 }
 
 struct Latest {
@@ -86,6 +89,7 @@ impl MachineStates {
             watched,
             hubs: hubs.collect(),
             latest,
+            approvals: SharedApprovals::new(clients.1.clone()),
         }
     }
 
@@ -100,6 +104,7 @@ impl MachineStates {
             for listener in &mut self.hubs {
                 listener.tell(latest.as_deref(), interval);
             }
+            self.approvals.look(&self.base_dir);
             match stopped.recv_timeout(pause) {
                 Err(RecvTimeoutError::Timeout) => {}
                 _ => return Ok(()),

@@ -9,6 +9,7 @@ pub mod directories;
 pub mod once;
 pub mod servers;
 
+mod approvals;
 mod hooks;
 mod machine_state;
 mod outbox;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::engine::traits::Token;
 use crate::disk;
 use crate::error::{Error, Result};
+use crate::wire::approvals::FileDelete;
 
 /// Maximum size of a file of held or approved deletes: 100,000 of them with the longest names.
 pub const MAX_TOKENS_BYTES: usize = 128 * 1024 * 1024;
@@ -94,6 +95,17 @@ pub struct DirectoryStatus {
     #[serde(alias = "in_step_since")]
     pub in_sync_since: Option<String>,
     pub at: String,
+}
+
+impl DirectoryStatus {
+    /// The delete of `path`, of which the version in sync is `base`, as other machines know it.
+    pub fn on_hub(&self, path: &str, base: u64) -> FileDelete {
+        let name = match self.remote.as_str() {
+            "" => path.to_string(),
+            remote => format!("{remote}/{path}"),
+        };
+        FileDelete { name, rev: base }
+    }
 }
 
 /// The status files of one directory.

@@ -22,6 +22,8 @@ pub enum Caller {
     Host(String, Arc<Rights>),
     /// A caller without a key, on a hub with `--allow-anonymous`: it acts for any host, and administers nothing.
     Anonymous,
+    /// A caller with a token for the page: it sees all hosts, counts and changes of files, and nothing else.
+    Viewer,
     /// A caller of a route without a key: health, login and the page.
     Nobody,
 }
@@ -31,7 +33,7 @@ impl Caller {
     pub fn host(&self) -> Option<&str> {
         match self {
             Caller::Host(host, _) => Some(host),
-            Caller::Admin | Caller::Anonymous | Caller::Nobody => None,
+            Caller::Admin | Caller::Anonymous | Caller::Viewer | Caller::Nobody => None,
         }
     }
 
@@ -39,7 +41,7 @@ impl Caller {
     pub fn limits(&self) -> Option<(&Rights, &str)> {
         match self {
             Caller::Host(host, rights) => Some((rights, host)),
-            Caller::Admin | Caller::Anonymous | Caller::Nobody => None,
+            Caller::Admin | Caller::Anonymous | Caller::Viewer | Caller::Nobody => None,
         }
     }
 
@@ -47,7 +49,7 @@ impl Caller {
         match self {
             Caller::Admin => true,
             Caller::Host(_, rights) => rights.administration == Administration::Yes,
-            Caller::Anonymous | Caller::Nobody => false,
+            Caller::Anonymous | Caller::Viewer | Caller::Nobody => false,
         }
     }
 
@@ -58,6 +60,11 @@ impl Caller {
                 .check(right, host)
                 .map_err(|why| Reply::lacks(right.name(), why)),
             Caller::Admin => Ok(()),
+            Caller::Viewer if right != Right::Any => Err(Reply::lacks(
+                right.name(),
+                "this token is for the page of the hub only".into(),
+            )),
+            Caller::Viewer => Ok(()),
             Caller::Anonymous | Caller::Nobody if right == Right::Admin => Err(Reply::error(
                 403,
                 "only the master key, the hub's own, or a key with --admin can do this",
@@ -87,6 +94,10 @@ impl Caller {
     /// The host's name in lower case, if the caller may act for it.
     pub fn act_for(&self, host: &str) -> Result<String, Reply> {
         let host = wire::check_host(host).map_err(|why| Reply::error(400, why))?;
+        if *self == Caller::Viewer {
+            let words = "this token is for the page of the hub only, and acts for no host";
+            return Err(Reply::error(403, words));
+        }
         match self.host().filter(|own| *own != host) {
             Some(own) => Err(Reply::error(
                 403,

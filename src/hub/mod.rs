@@ -18,6 +18,7 @@ mod process;
 pub mod router;
 pub mod routes;
 
+pub mod approvals;
 pub mod auth;
 pub mod certificate;
 pub mod failures;
@@ -56,6 +57,7 @@ use crate::config::{HubSettings, Settings, zone};
 use crate::disk;
 use crate::error::{Error, Kind, Result, plain};
 use crate::service::Part;
+use approvals::Approvals;
 use auth::{Auth, Mode};
 use commit::{Committer, Work};
 use data_dir::DataDirLock;
@@ -139,6 +141,7 @@ impl Hub {
             committer,
             events,
             requests: Arc::default(),
+            approvals: Approvals::open(&hub.data_dir)?,
             data_dir: hub.data_dir.clone(),
             certificates,
             joining,

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::approvals::Approvals;
 use super::auth::{Auth, Mode};
 use super::certificate::Certificates;
 use super::commit::Committer;
@@ -41,6 +42,7 @@ pub struct Router {
     /// Bytes of one file at most.
     pub max_upload: Arc<AtomicU64>,
     pub requests: Arc<RequestCounts>,
+    pub approvals: Approvals,
     pub data_dir: PathBuf,
     /// `None`: this build has no TLS.
     pub certificates: Option<Arc<Certificates>>,
@@ -136,7 +138,11 @@ impl Router {
             Route::Health => answer(self.health()),
             Route::Login => answer(self.login(&request)),
             Route::Keys => answer(Reply::json(200, &self.auth.uses())),
+            Route::PageToken => answer(self.auth.page_token()),
             Route::Metrics => answer(self.metrics(&request.caller)),
+            Route::ApproveDeletes | Route::ApprovedDeletes => {
+                answer(self.approvals.handle(route, &request));
+            }
             Route::Join | Route::JoinRequests | Route::AcceptJoin => {
                 answer(match &self.joining {
                     Some(joining) => joining.handle(route, &request),
@@ -189,7 +195,7 @@ impl Router {
                 let named = request.header(HOST_HEADER).map(wire::check_host);
                 named.and_then(|host| host.ok())
             }
-            Caller::Nobody => None,
+            Caller::Viewer | Caller::Nobody => None,
         };
         let Some(host) = host else {
             return answer;
@@ -417,7 +423,7 @@ impl Router {
 
     fn write_queues(&self, caller: &Caller, text: &mut Text) {
         let only = match caller {
-            Caller::Admin | Caller::Host(..) => caller.sees_host(),
+            Caller::Admin | Caller::Host(..) | Caller::Viewer => caller.sees_host(),
             Caller::Anonymous | Caller::Nobody => return,
         };
         let now = self.committer.now();

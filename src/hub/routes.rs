@@ -4,7 +4,7 @@
 
 use super::http::Reply;
 use super::rights::Right;
-use crate::wire::{self, files, revision};
+use crate::wire::{self, approvals, files, revision};
 
 /// Bytes of an upload besides the file: parts, boundaries, metadata.
 const MAX_FORM_BYTES: u64 = 64 * 1024;
@@ -44,6 +44,8 @@ pub enum Route {
     FileChunks,
     Versions,
     RestoreFile,
+    ApproveDeletes,
+    ApprovedDeletes,
     MissingChunks,
     PutChunk,
     GetChunk,
@@ -53,6 +55,7 @@ pub enum Route {
     JoinRequests,
     AcceptJoin,
     Keys,
+    PageToken,
 }
 
 impl Route {
@@ -68,6 +71,7 @@ impl Route {
             Route::FetchFiles => files::BATCH_FILES as u64 * ITEM_TEXT,
             Route::Common => revision::POINTS as u64 * POINT_TEXT,
             Route::PutChunk => files::SINGLE,
+            Route::ApproveDeletes | Route::ApprovedDeletes => approvals::MAX_LIST_BYTES as u64,
             _ => 4096,
         }
     }
@@ -92,13 +96,13 @@ impl Route {
             Route::PostMessages => Right::Send,
             Route::GetMessages => Right::Receive,
             Route::PutHost | Route::DeleteHost | Route::RebindHost => Right::Admin,
-            Route::Backup | Route::Keys => Right::Admin,
-            Route::JoinRequests | Route::AcceptJoin => Right::Admin,
+            Route::Backup | Route::Keys | Route::PageToken => Right::Admin,
+            Route::JoinRequests | Route::AcceptJoin | Route::ApproveDeletes => Right::Admin,
             Route::History | Route::ListFiles | Route::Changes | Route::Common => Right::ReadFiles,
             Route::FetchFiles | Route::GetFile | Route::Download => Right::ReadFiles,
             Route::FileChunks | Route::Versions | Route::GetChunk => Right::ReadFiles,
             // a client that may no longer write can ask for the outcome of its last changes
-            Route::AskKey => Right::ReadFiles,
+            Route::AskKey | Route::ApprovedDeletes => Right::ReadFiles,
             Route::UploadFile | Route::CommitFile | Route::BatchFiles => Right::WriteFiles,
             Route::DeleteFile | Route::RestoreFile => Right::WriteFiles,
             Route::MissingChunks | Route::PutChunk => Right::WriteFiles,
@@ -134,6 +138,8 @@ impl Route {
             Route::FileChunks => "file_chunks",
             Route::Versions => "versions",
             Route::RestoreFile => "restore_file",
+            Route::ApproveDeletes => "approve_deletes",
+            Route::ApprovedDeletes => "approved_deletes",
             Route::MissingChunks => "missing_chunks",
             Route::PutChunk => "put_chunk",
             Route::GetChunk => "get_chunk",
@@ -143,6 +149,7 @@ impl Route {
             Route::JoinRequests => "join_requests",
             Route::AcceptJoin => "accept_join",
             Route::Keys => "keys",
+            Route::PageToken => "page_token",
         }
     }
 }
@@ -170,6 +177,8 @@ const TABLE: &[(&str, &str, Route)] = &[
     ("POST",   "/api/files/common",      Route::Common),
     ("POST",   "/api/files/batch",       Route::BatchFiles),
     ("POST",   "/api/files/fetch",       Route::FetchFiles),
+    ("POST",   "/api/files/approvals",   Route::ApproveDeletes),
+    ("POST",   "/api/files/approved",    Route::ApprovedDeletes),
     ("GET",    "/api/files/*",           Route::GetFile),
     ("DELETE", "/api/files/*",           Route::DeleteFile),
     ("GET",    "/api/files/*/download",  Route::Download),
@@ -185,6 +194,7 @@ const TABLE: &[(&str, &str, Route)] = &[
     ("GET",    "/api/join/requests",     Route::JoinRequests),
     ("POST",   "/api/join/accept",       Route::AcceptJoin),
     ("GET",    "/api/hub/keys",          Route::Keys),
+    ("POST",   "/api/hub/page",          Route::PageToken),
 ];
 
 /// The route, or the answer 404 or 405. HEAD is GET.

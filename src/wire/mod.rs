@@ -2,6 +2,7 @@
 //!
 //! Pure: no I/O, no clock, no randomness. It knows neither side, nor what each does with the data.
 
+pub mod approvals;
 pub mod files;
 pub mod fleet;
 pub mod join;

@@ -104,6 +104,22 @@ pub const INVITE: Command = Command {
     )],
 };
 
+pub const PAGE: Command = Command {
+    name: "hub page",
+    group: CommandGroup::Hub,
+    arguments: &[],
+    flags: &[
+        valued("url", "URL", Values::Text, "how a browser calls the hub"),
+        DATA,
+    ],
+    doc: "print an address of the hub's page, good for a day",
+    long: &[
+        "Run it on the hub's machine, while the hub runs. The address opens the page without a key: machines and their trouble, what waits for them, the latest changes of files, the disk. Who has it can change nothing, and read no file. It has a token in the part after #, which a browser sends to no server and writes to no log.",
+        "With [hub] plain = \"local\" or \"none\" the address begins with https://, and a browser asks whether to trust the hub's own certificate, unless tls_cert names another.",
+    ],
+    examples: &[("mesync hub page", "open what it prints in a browser")],
+};
+
 pub const RENEW_CERTIFICATE: Command = Command {
     name: "hub renew-certificate",
     group: CommandGroup::Hub,

@@ -276,6 +276,7 @@ pub static COMMANDS: &[Command] = &[
     hub::SERVE,
     join::ACCEPT,
     join::INVITE,
+    join::PAGE,
     join::RENEW_CERTIFICATE,
     hub::BACKUP,
     hub::CHECK,

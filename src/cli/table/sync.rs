@@ -106,11 +106,16 @@ pub const APPROVE: Command = Command {
             Values::File,
             "allow those of this list only (- is standard input)",
         ),
+        switch(
+            "everywhere",
+            "on all machines, also on those that hear of them later",
+        ),
     ],
     doc: "allow held deletes",
     long: &[
         "Allows exactly the deletes that this machine holds now: later ones are judged again, and so are these on each machine that receives them. If they were a mistake, put the files back instead. A running daemon carries them out at once, otherwise the next start or sync does.",
         "With --listed it allows those that a list from --dry-run --json has, as far as they are still held at the same revision. Lines may be removed from the list.",
+        "With --everywhere the hub keeps the approval for 30 days, and every machine that holds the delete of the same file at the same revision carries it out: those that have the list, and those that receive the deletes. It needs a key with --admin, or the hub's own machine. With --listed the deletes need not be held here.",
     ],
     examples: &[
         (
@@ -125,6 +130,10 @@ pub const APPROVE: Command = Command {
         (
             "mesync approve ~/share --listed list",
             "allow these deletes and no later ones",
+        ),
+        (
+            "mesync approve ~/share --everywhere",
+            "ask no other machine for them again",
         ),
     ],
 };

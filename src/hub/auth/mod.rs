@@ -63,6 +63,8 @@ struct Holder {
 
 const MASTER_NAME: &str = "*master";
 const LOCAL_NAME: &str = "*local";
+/// Of a token for the page; another `local.key` ends it.
+const PAGE_NAME: &str = "*page";
 
 /// Why a key was not accepted.
 enum No {
@@ -189,6 +191,11 @@ impl Auth {
             Err(No::Wait(left)) => too_many(request.peer, left),
             Err(No::Unknown) => unknown_key(),
         }
+    }
+
+    /// `POST /api/hub/page`: a token that only reads what the page shows.
+    pub fn page_token(&self) -> Reply {
+        self.token("page", self.kid(PAGE_NAME, &self.local))
     }
 
     fn token(&self, sub: &str, kid: String) -> Reply {
@@ -318,6 +325,7 @@ impl Auth {
             MASTER_NAME => (Caller::Admin, self.master?),
             LOCAL_NAME if is_local(peer) => (Caller::Admin, self.local),
             LOCAL_NAME => return None,
+            PAGE_NAME => (Caller::Viewer, self.local),
             host => {
                 let key = keys.iter().find(|k| k.name == host)?;
                 self.note_use(host, peer);

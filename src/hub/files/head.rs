@@ -22,7 +22,9 @@ pub fn author(request: &Request) -> Result<Author, Reply> {
     let host = match &request.caller {
         Caller::Host(host, _) => host.clone(),
         Caller::Admin => said().unwrap_or_else(|| "admin".into()),
-        Caller::Anonymous | Caller::Nobody => said().unwrap_or_else(|| "anonymous".into()),
+        Caller::Anonymous | Caller::Viewer | Caller::Nobody => {
+            said().unwrap_or_else(|| "anonymous".into())
+        }
     };
     let wrong = || {
         Reply::error(

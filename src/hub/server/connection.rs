@@ -148,7 +148,7 @@ impl Connection<'_> {
             Admission::Admit {
                 caller, streamed, ..
             } => {
-                if matches!(caller, Caller::Admin | Caller::Host(..)) {
+                if matches!(caller, Caller::Admin | Caller::Host(..) | Caller::Viewer) {
                     (self.known, self.socket.order) = (true, None);
                 }
                 let then = self.admitted(head, caller, streamed, &options)?;

@@ -145,12 +145,15 @@ impl Conn {
         }
         self.stream.tcp().set_read_timeout(Some(left))?;
         let mut piece = [0; 16 * 1024];
-        match self.stream.read(&mut piece)? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            n => {
+        match self.stream.read(&mut piece) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => {
                 self.buffer.extend_from_slice(&piece[..n]);
                 Ok(())
             }
+            // a signal; callers read until they have enough
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(e) => Err(e),
         }
     }
 

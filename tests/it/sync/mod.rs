@@ -3,6 +3,7 @@
 mod changes;
 mod clones;
 mod crashes;
+mod everywhere;
 mod faults;
 mod fleet;
 mod folding;

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{NAMED, admin, key, secrets};
 use crate::support::files::{Hub, Listener, form};
 use crate::support::http::message;
+use crate::support::routes::routes;
 use crate::support::world::wait_for;
 
 #[test]
@@ -211,4 +212,54 @@ fn a_running_client_changes_to_a_rotated_key() {
         "{}",
         machine.log()
     );
+}
+
+#[test]
+fn the_address_of_the_page_shows_what_the_page_shows_and_opens_nothing_else() {
+    let hub = Hub::start();
+    let other = key(&hub, "other", &[]);
+    let (kind, body) = form("a", "seen", b"the content");
+    let id = hub
+        .ask("PUT", "/api/files/upload", &format!("{kind}{other}"), body)
+        .is(201, "")
+        .id();
+    hub.ask("GET", "/api/messages?host=other", &other, "")
+        .is(200, "");
+    let address = hub.world.hub_ok(&["hub", "page"]);
+    let (url, token) = address.split_once("/#").unwrap();
+    assert!(
+        url.starts_with("http://") && url.ends_with(&hub.world.port.to_string()),
+        "{address}"
+    );
+    let line = format!("X-API-Key: {token}\r\n");
+    hub.ask("GET", "/api/hosts", &line, "").is(200, "\"other\"");
+    let metrics = hub
+        .ask("GET", "/metrics", &line, "")
+        .is(200, "mesync_files 1");
+    assert!(String::from_utf8_lossy(&metrics.body).contains("host=\"other\""));
+    let mut stream = Listener::open(&hub, "?after=0&kinds=all", &line).unwrap();
+    assert_eq!(stream.event().unwrap().1["payload"]["name"], "seen");
+    for (method, path) in routes() {
+        let path = path.replace('*', &id);
+        let open = [
+            "/",
+            "/api/health",
+            "/api/auth/login",
+            "/api/join",
+            "/metrics",
+            "/api/events",
+            "/api/hosts",
+        ];
+        if !open.contains(&path.as_str()) {
+            let got = hub.ask(&method, &path, &line, "{}");
+            assert!(got.status == 403, "{method} {path}: {got}");
+        }
+    }
+    hub.ask("GET", "/api/events?host=other", &line, "")
+        .is(403, "acts for no host");
+    // a key that may not administer gives no such address away
+    hub.ask("POST", "/api/hub/page", &other, "")
+        .is(403, "--admin");
+    hub.ask("POST", "/api/hub/page", &line, "")
+        .is(403, "for the page");
 }

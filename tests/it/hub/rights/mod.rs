@@ -37,7 +37,10 @@ fn need(method: &str, path: &str) -> &'static str {
         (_, path) if path.starts_with("/api/hosts/") || path.starts_with("/api/hub/") => "admin",
         ("POST", "/api/messages") => "send",
         ("GET", "/api/messages") => "receive",
-        ("GET", _) | ("POST", "/api/files/fetch" | "/api/files/common") => "read",
+        ("POST", "/api/files/approvals") => "admin",
+        ("GET", _) | ("POST", "/api/files/fetch" | "/api/files/common" | "/api/files/approved") => {
+            "read"
+        }
         (
             _,
             "/api/files/upload"
