@@ -3,8 +3,9 @@
 #   make            build the release binary: target/release/mesync
 #   make demo       build it, then show three machines and a hub on this one (a few seconds)
 #   make test       all tests
+#   make page-test  the hub's page in headless Chromium (a minute); leaves pictures in target/page/
 #   make lint       format, clippy, build without TLS, documentation, man pages, shell scripts
-#   make check      lint, then test: what must hold before a change goes in
+#   make check      lint, test, then page-test: what must hold before a change goes in
 #   make mutants    break each rule of the sync engine in a copy of it; the simulation must catch each (some minutes)
 #   make fuzz       feed each parser of foreign bytes with inputs made for it, FUZZ_SECONDS each, up to the first crash
 #   make install    into DESTDIR and PREFIX (/usr/local): binary, man pages, systemd units, completions
@@ -59,7 +60,7 @@ MAN_PAGES = $(wildcard man/*.[1-9])
 SCRIPTS = .ci/run $(wildcard contrib/*.sh contrib/*/*.sh contrib/hooks/* tests/*.sh tests/*/*.sh)
 SH_SCRIPTS = contrib/openwrt/mesync.init contrib/openrc/mesync
 
-.PHONY: all demo test lint check mutants fuzz install uninstall static attacks bench dist dist-test deb systemd-test completions clean help
+.PHONY: all demo test lint check mutants fuzz install uninstall static attacks bench dist dist-test deb systemd-test page-test completions clean help
 
 all:
 	$(CARGO) build --release --locked
@@ -103,7 +104,12 @@ lint:
 	$(CARGO) clippy --locked --all-targets --no-default-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
-check: lint test
+check: lint test page-test
+
+# skipped, with a line that says so, where there is no Chromium
+page-test:
+	$(CARGO) build --locked
+	BINARY=target/debug/mesync PYTHONDONTWRITEBYTECODE=1 python3 tests/page/page.py
 
 # MUTANTS=WORD chooses those whose name has this word
 mutants:

@@ -423,7 +423,8 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("cannot read {path}: {e}"))
 }
 
-/// Paths below the repository's root of all files in `dir`, sorted; build output and hidden directories left out.
+/// Paths below the repository's root of all files in `dir`, sorted; build output, hidden directories and
+/// pictures left out.
 fn files(dir: &str, ending: &str) -> Vec<String> {
     let mut found = Vec::new();
     let Ok(entries) = fs::read_dir(root().join(dir)) else {
@@ -433,7 +434,7 @@ fn files(dir: &str, ending: &str) -> Vec<String> {
         let path = format!("{dir}/{}", entry.file_name().to_string_lossy());
         if entry.path().is_dir() {
             found.extend(files(&path, ending));
-        } else if path.ends_with(ending) {
+        } else if path.ends_with(ending) && !path.ends_with(".png") {
             found.push(path);
         }
     }
