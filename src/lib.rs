@@ -70,7 +70,8 @@
 //! while there is work for them, so that many short files share commits and requests), writes the state of the directory for
 //! `mesync status`, takes requests of a person (`KEY.approve`, `KEY.adopt`), and reopens the directory after a failure, which does
 //! not affect the others. `sse` tells all of them that files changed on the hub; `sse-files` does if files are on another server
-//! than messages. One pass ([`mod@daemon::once`]) calls the same methods without watching.
+//! than messages. All of them report to the loop of `sync-N`, for which whatever happens to a directory is one of a closed list
+//! of events ([`files::events`]). One pass ([`mod@daemon::once`]) calls the same methods without watching.
 //!
 //! * *The decision* is a three-way merge of the last version in sync, the local one and the hub's ([`files::plan`]), path by path,
 //!   whatever reported the path. The hub's rows are stored with the cursor that passes them, so no reported change is forgotten.

@@ -54,8 +54,8 @@ impl Signals {
         let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP, SIGXFSZ])
             .map_err(failed)?;
         let handle = signals.handle();
-        let (send_stop, stop) = bounded(limits::POKE);
-        let (send_reload, reload) = bounded(limits::POKE);
+        let (send_stop, stop) = bounded(limits::WAKEUPS);
+        let (send_reload, reload) = bounded(limits::WAKEUPS);
         let receive = move || {
             let mut stopping = false;
             for signal in signals.forever() {

@@ -1,7 +1,7 @@
 //! Limits without a setting, all in one place: every queue and table has a limit.
 
 /// Wake-ups: one that waits is as good as many.
-pub const POKE: usize = 1;
+pub const WAKEUPS: usize = 1;
 /// Events for the client's main loop.
 pub const EVENTS: usize = 256;
 /// Reads of inotify that wait for the debounce, some hundred events each.

@@ -7,16 +7,15 @@
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::Scope;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::control::Control;
 use super::report::Reporter;
-use super::stream::StreamEvent;
 use super::threads::{Shared, crashed, scoped};
 use crate::backoff::Backoff;
 use crate::client::HubClient;
@@ -28,12 +27,12 @@ use crate::files::debounce::Hint;
 use crate::files::directory::{Directory, OpenedDirectory, Place};
 use crate::files::engine::traits::Called;
 use crate::files::engine::{Direction, Neighbours};
+use crate::files::events::Event;
 use crate::files::repointed;
 use crate::files::stats::News;
 use crate::files::status::{DirectoryCondition, StatusFiles};
 use crate::files::trash;
 use crate::files::tree::marker;
-use crate::files::wakeup::Wakeup;
 use crate::files::watch::debouncer::Debouncer;
 use crate::files::watch::{self, Watch, WatchCounters};
 
@@ -48,7 +47,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long changes are collected before they are reported together.
 const CHANGES_WAIT: Duration = Duration::from_millis(100);
 /// Minimum interval between two unscheduled full rescans.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+const MIN_RESCAN_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a second hint is awaited: the old and the new place of a renamed file are reported one
 /// after the other.
 const FOLLOW_UP_WAIT: Duration = Duration::from_millis(20);
@@ -57,67 +56,6 @@ const FOLLOWS_MOST: Duration = Duration::from_secs(1);
 const LINK_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the trash is cleaned.
 const TRASH_SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
-
-/// What other threads pass to the threads of one directory.
-pub struct Control {
-    /// The wake-up of the directory while it is open.
-    open: Mutex<Option<Arc<Wakeup>>>,
-    listening: AtomicBool,
-    opened: AtomicBool,
-    /// Why the hub refuses the event stream.
-    refused: Mutex<Option<String>>,
-    heard: Sender<()>,
-    asked: Sender<()>,
-}
-
-impl Control {
-    /// Called for each event from the stream of the server.
-    pub fn heard(&self, heard: &StreamEvent) {
-        let refused = if let StreamEvent::Refused(why) = heard {
-            Some(why.clone())
-        } else {
-            None
-        };
-        self.listening
-            .store(refused.is_none() && *heard != StreamEvent::Closed, Relaxed);
-        let before = std::mem::replace(
-            &mut *self.refused.lock().unwrap_or_else(PoisonError::into_inner),
-            refused.clone(),
-        );
-        if before != refused {
-            self.asked();
-        }
-        if refused.is_some() {
-            return;
-        }
-        if *heard == StreamEvent::Opened {
-            self.opened.store(true, Relaxed);
-            // retry directories that failed to open while the server was down
-            let _ = self.asked.try_send(());
-        }
-        let _ = self.heard.try_send(());
-    }
-
-    /// Called when a user has made a request, see [`StatusFiles`].
-    pub fn asked(&self) {
-        let _ = self.asked.try_send(());
-        if let Some(wakeup) = &*self.open.lock().unwrap_or_else(PoisonError::into_inner) {
-            wakeup.wake();
-        }
-    }
-
-    /// Called after `stopping` was set.
-    pub fn stop(&self) {
-        let _ = self.asked.try_send(());
-        if let Some(wakeup) = &*self.open.lock().unwrap_or_else(PoisonError::into_inner) {
-            wakeup.stop();
-        }
-    }
-
-    fn set(&self, wakeup: Option<Arc<Wakeup>>) {
-        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = wakeup;
-    }
-}
 
 /// Receives the events of a directory.
 pub type Tell = Arc<dyn Fn(&News, &WatchSettings) + Send + Sync>;
@@ -132,7 +70,6 @@ pub struct Supervisor {
     hub: Arc<HubClient>,
     poll_interval: Duration,
     heard: Receiver<()>,
-    asked: Receiver<()>,
     shared: Arc<Shared>,
     news: Tell,
 }
@@ -145,16 +82,7 @@ impl Supervisor {
         (shared, neighbours): (Arc<Shared>, Arc<Neighbours>),
         news: Tell,
     ) -> Supervisor {
-        let ((hear, heard), (ask, asked)) = (bounded(limits::POKE), bounded(limits::POKE));
-        let (listening, opened) = (AtomicBool::new(false), AtomicBool::new(false));
-        let control = Control {
-            open: Mutex::new(None),
-            listening,
-            opened,
-            refused: Mutex::new(None),
-            heard: hear,
-            asked: ask,
-        };
+        let (control, heard) = Control::new();
         Supervisor {
             control: Arc::new(control),
             settings: watch.clone(),
@@ -164,7 +92,6 @@ impl Supervisor {
             hub,
             poll_interval: settings.poll_interval,
             heard,
-            asked,
             shared,
             news,
         }
@@ -178,6 +105,7 @@ impl Supervisor {
             server: &server,
             private: &self.private,
             neighbours: &self.neighbours,
+            events: &self.control.events,
         };
         let files = StatusFiles::beside(place.state_file(&self.settings));
         let mut reporter = Reporter::new(files.clone(), &self.settings, &server);
@@ -207,12 +135,24 @@ impl Supervisor {
             if reporter.trouble(condition, &e) {
                 log::warn!("{e}");
             }
-            // on a request: a user may have adopted the directory
-            let _ = self
-                .asked
-                .recv_timeout(backoff.next(uuid::Uuid::new_v4().as_u64_pair().0));
+            self.await_reopening(backoff.next(uuid::Uuid::new_v4().as_u64_pair().0));
         }
         Ok(())
+    }
+
+    /// Waits until a directory that cannot be used is opened again: after a pause, on a request (a
+    /// user may have adopted it), or when the server's event stream opens or is refused.
+    fn await_reopening(&self, pause: Duration) {
+        let end = clock::monotonic() + pause;
+        while !self.shared.is_stopping() {
+            let now = clock::monotonic();
+            let left = end.saturating_duration_since(now);
+            match self.control.events.next(left, now) {
+                Event::Approve | Event::Adopt | Event::Remote | Event::Clock => return,
+                // of the work that has ended
+                Event::Local | Event::Rescan | Event::Stop => {}
+            }
+        }
     }
 
     /// Keeps an open directory in sync until it fails or the client ends.
@@ -222,10 +162,6 @@ impl Supervisor {
         let (hints, hinted) = bounded(limits::EVENTS);
         let (batches, batches_read) = bounded(limits::EVENT_BATCHES);
         let counters = WatchCounters::default();
-        self.control.set(Some(d.wakeup.clone()));
-        if self.shared.is_stopping() {
-            d.wakeup.stop();
-        }
         log::info!(
             "syncing dir={} hub={}/{}",
             self.settings.path.display(),
@@ -275,10 +211,8 @@ impl Supervisor {
             d.wakeup.stop();
             // each thread ends after those that send to it
             let _ = rustix::io::write(&wake, &1u64.to_ne_bytes());
-            let _ = self.control.heard.try_send(());
             started
         });
-        self.control.set(None);
         for news in reporter.stopped(d) {
             (self.news)(&news, &self.settings);
         }
@@ -286,8 +220,8 @@ impl Supervisor {
         d.fatal().map_or(Ok(()), Err)
     }
 
-    /// Writes the status whenever it changes, handles requests of users, and makes waiting paths
-    /// pending.
+    /// The loop of a directory: handles whatever happens to it, makes waiting paths pending, and
+    /// writes the status whenever it changes. Other threads scan, poll and transfer.
     fn oversee(
         &self,
         d: &Directory,
@@ -295,30 +229,33 @@ impl Supervisor {
         reporter: &mut Reporter,
         hints: &Sender<Hint>,
     ) {
-        let mut next_look = clock::monotonic();
+        let events = &self.control.events;
+        // requests from before
+        self.control.asked();
+        let mut next_scan = clock::monotonic();
+        let (mut next, mut gather) = (Duration::ZERO, next_scan);
         loop {
-            let seen = d.wakeup.seen();
-            reporter.approve(d);
-            if reporter.files().adoption() {
-                let what = format!(
-                    "adopting the directory dir={}",
-                    self.settings.path.display()
-                );
-                return d.fail(Error::new(Kind::Failed, what));
+            match events.next(next, gather) {
+                Event::Stop if d.wakeup.is_stopped() || self.shared.is_stopping() => return,
+                Event::Approve => reporter.approve(d),
+                Event::Adopt if reporter.files().adoption() => {
+                    let dir = self.settings.path.display();
+                    let what = format!("adopting the directory dir={dir}");
+                    // it is opened again at once
+                    self.control.asked();
+                    return d.fail(Error::new(Kind::Failed, what));
+                }
+                Event::Local | Event::Remote | Event::Rescan | Event::Clock => {}
+                // the one was of an earlier opening, the other is answered already
+                Event::Stop | Event::Adopt => {}
             }
-            let refused = self
-                .control
-                .refused
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone();
-            for news in reporter.report(d, counters, refused) {
+            for news in reporter.report(d, counters, self.control.refused()) {
                 (self.news)(&news, &self.settings);
             }
             if d.take_feed_wanted() {
-                let _ = self.control.heard.try_send(());
+                self.control.poll();
             }
-            let mut next = d.wake();
+            next = d.wake();
             if d.tree.root().has_another_name() {
                 // no event reports that a link leads elsewhere
                 if let Err(fault) = d.tree.check() {
@@ -326,19 +263,15 @@ impl Supervisor {
                 }
                 next = next.min(LINK_CHECK_INTERVAL);
             }
+            let now = clock::monotonic();
             if d.wants_rescan() {
-                let now = clock::monotonic();
-                if now >= next_look && hints.try_send(Hint::Tree(String::new())).is_ok() {
+                if now >= next_scan && hints.try_send(Hint::Tree(String::new())).is_ok() {
                     d.take_rescan_wanted();
-                    next_look = now + LOOK_AGAIN;
+                    next_scan = now + MIN_RESCAN_INTERVAL;
                 }
-                next = next.min(LOOK_AGAIN);
+                next = next.min(MIN_RESCAN_INTERVAL);
             }
-            if !d.wakeup.watch(seen, next) {
-                return;
-            }
-            // the end must not be delayed
-            let _ = self.asked.recv_timeout(CHANGES_WAIT);
+            gather = now + CHANGES_WAIT;
         }
     }
 
@@ -347,7 +280,7 @@ impl Supervisor {
         let mut next = clock::monotonic();
         let mut last = None;
         loop {
-            if self.control.opened.swap(false, Relaxed) {
+            if self.control.take_opened() {
                 d.link.try_soon();
                 d.wake_now();
                 next = clock::monotonic();
@@ -357,25 +290,22 @@ impl Supervisor {
                 let usual = if d.feed().is_err() {
                     // later if the link pauses; the stream does not say when the hub can answer again
                     RETRY_INTERVAL
-                } else if self.control.listening.load(Relaxed) {
+                } else if self.control.is_listening() {
                     POLL_INTERVAL_WITH_STREAM
                 } else {
                     self.poll_interval
                 };
                 next = clock::monotonic() + d.feed_interval(usual);
             }
-            if d.wakeup.is_stopped() {
-                return;
-            }
-            let until = next
+            let pause = next
                 .saturating_duration_since(clock::monotonic())
                 .max(d.link.pause())
                 .max(d.feed_pause());
-            match self.heard.recv_timeout(until) {
+            select! {
                 // at once after a pause, and then once for all changes of a moment
-                Ok(()) => next = last.map_or(next, |last| last + MIN_POLL_INTERVAL),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                recv(self.heard) -> _ => next = last.map_or(next, |last| last + MIN_POLL_INTERVAL),
+                recv(d.wakeup.stopped()) -> _ => return,
+                default(pause) => {}
             }
         }
     }

@@ -10,6 +10,7 @@ pub mod once;
 pub mod servers;
 
 mod approvals;
+mod control;
 mod hooks;
 mod machine_state;
 mod outbox;
@@ -41,7 +42,8 @@ use crate::messages::hooks::{self as records, HookRecord};
 use crate::messages::lock::Client;
 use crate::messages::{Queue, local_events, lock, spool};
 use crate::service::Part;
-use directories::{Control, Supervisor};
+use control::Control;
+use directories::Supervisor;
 use hooks::{run_hooks, schedule_hooks};
 use machine_state::{MachineStates, SharedWatches};
 use outbox::OutboxWatch;
@@ -322,7 +324,7 @@ impl Daemon {
 
 impl Hooks {
     fn start(settings: &Settings) -> Result<Hooks> {
-        let ((stop, stopped), (wakeup, woken)) = (bounded::<()>(0), bounded(limits::POKE));
+        let ((stop, stopped), (wakeup, woken)) = (bounded::<()>(0), bounded(limits::WAKEUPS));
         let timeout = Arc::new(AtomicU64::new(settings.hook_timeout.as_secs()));
         let mut started = Hooks {
             threads: Threads::default(),
@@ -623,7 +625,7 @@ pub fn once(settings: &Settings, lock: std::fs::File) -> Result<Option<Kind>> {
 
 fn exchange_once(settings: &Settings) -> Result<Option<Kind>> {
     let hub = Arc::new(servers::messages(settings)?);
-    let (wakeup, woken) = bounded(limits::POKE);
+    let (wakeup, woken) = bounded(limits::WAKEUPS);
     let passed = Exchange::open(settings, hub, wakeup.clone())?.once();
     let (ended, runs) = bounded(settings.hook_jobs);
     let (jobs, work) = bounded::<HookRecord>(settings.hook_jobs);

@@ -88,6 +88,7 @@ pub fn open(
         server: hub.url(),
         private: &private,
         neighbours,
+        events: &Arc::default(),
     };
     let files = StatusFiles::beside(place.state_file(watch));
     adopt(&files, &settings.base_dir, watch)?;
@@ -115,6 +116,7 @@ pub fn open_to_look(
         server: hub.url(),
         private: &private,
         neighbours: &Arc::default(),
+        events: &Arc::default(),
     };
     let start = if StatusFiles::beside(place.state_file(watch)).adoption() {
         Start::Afresh

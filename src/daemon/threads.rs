@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_crash_of_a_thread_is_reported_to_those_that_wait_for_it() {
-        let (wakeup, said) = (Wakeup::default(), Mutex::new(None));
+        let (wakeup, said) = (Wakeup::new(Arc::default()), Mutex::new(None));
         std::thread::scope(|scope| {
             let failed = |e: Error| {
                 *said.lock().unwrap() = Some(e.what);

@@ -24,14 +24,15 @@
 //! * `feed` calls [`feed`](directory::Directory::feed) when the event stream reports changes, when
 //!   the stream was reopened, and at intervals: it polls until
 //!   [`Drained`](engine::Polled::Drained), and requests a full rescan after `NewEpoch` and
-//!   `SetBack`. A poll offers the paths of its page itself. This thread is also the clock:
-//!   [`wake`](directory::Directory::wake) makes waiting paths pending, and asks the guard again
-//!   every few minutes, because the deletes that it counted expire.
+//!   `SetBack`. A poll offers the paths of its page itself.
 //! * `upload-N` and `download-N` call [`work`](directory::Directory::work): they carry out work in
 //!   one [`Direction`](engine::Direction) until there is none, then wait for a [`wakeup`]. While
 //!   the hub is unreachable ([`remote::link`]) they take no work, because every pending path would
 //!   be tried in turn; while the disk is full no download starts.
-//! * `sync-N` writes the status ([`status`]) from the [`stats`] and the engine's numbers.
+//! * `sync-N` is the loop to which the others report: what happens to a directory is an
+//!   [`Event`](events::Event). It writes the status ([`status`]) from the [`stats`] and the engine's
+//!   numbers, and is the clock: [`wake`](directory::Directory::wake) makes waiting paths pending, and
+//!   asks the guard again every few minutes, because the deletes that it counted expire.
 //!
 //! Files that a power loss left empty or with zero bytes are handled first, when the directory is
 //! opened ([`power_loss`]).
@@ -57,6 +58,7 @@ pub mod debounce;
 pub mod delete_guard;
 pub mod directory;
 pub mod engine;
+pub mod events;
 pub mod ignore;
 pub mod moved;
 pub mod overlap;

@@ -1,125 +1,114 @@
-//! Wakes the workers of a directory.
+//! Wakes the workers of a directory, and ends them.
 //!
-//! A wake-up is a counter: a worker reads it before it looks for work, so no wake-up is lost. One
-//! worker in each direction is woken at a time, and wakes the next one if there is more work than
-//! it can take; otherwise all of them would run for each work item. It starts no thread.
+//! A wake-up is an entry in a channel with room for one: it waits there until a worker looks for
+//! work, so none is lost. One worker in each direction is woken at a time, and wakes the next one if
+//! there is more work than it can take; otherwise all of them would run for each work item. It
+//! starts no thread.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, select};
+
 use super::engine::Direction;
+use super::events::{Event, EventQueue};
+use crate::config::limits;
 
 /// See the module documentation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Wakeup {
-    state: Mutex<WakeupState>,
-    up: Condvar,
-    down: Condvar,
-    /// Threads that are not workers.
-    others: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct WakeupState {
-    wakeups: u64,
-    stopped: bool,
+    up: (Sender<()>, Receiver<()>),
+    down: (Sender<()>, Receiver<()>),
+    events: Arc<EventQueue>,
+    /// Dropped to end all waits.
+    stop: Mutex<Option<Sender<()>>>,
+    stopped: Receiver<()>,
 }
 
 impl Wakeup {
-    /// The counter; read before looking for work.
-    pub fn seen(&self) -> u64 {
-        self.lock().wakeups
+    /// `events`: those of the loop that supervises the directory.
+    pub fn new(events: Arc<EventQueue>) -> Wakeup {
+        let (stop, stopped) = bounded(0);
+        Wakeup {
+            up: bounded(limits::WAKEUPS),
+            down: bounded(limits::WAKEUPS),
+            events,
+            stop: Mutex::new(Some(stop)),
+            stopped,
+        }
     }
 
     /// Wakes one worker in each direction: there may be work.
     pub fn wake(&self) {
-        self.lock().wakeups += 1;
-        [&self.up, &self.down]
-            .iter()
-            .for_each(|kind| kind.notify_one());
-        self.others.notify_all();
+        self.more(Direction::Up);
+        self.more(Direction::Down);
+        self.done();
     }
 
     /// Wakes one more worker in this direction: there is more work.
     pub fn more(&self, way: Direction) {
-        self.lock().wakeups += 1;
-        self.of(way).notify_one();
+        // a worker that was woken before has not looked for work yet
+        let _ = self.of(way).0.try_send(());
     }
 
-    /// Reports that work was done, to watching threads.
+    /// Reports that work was done.
     pub fn done(&self) {
-        self.lock().wakeups += 1;
-        self.others.notify_all();
+        self.events.send(Event::Local);
     }
 
     /// Ends all waits.
     pub fn stop(&self) {
-        self.lock().stopped = true;
-        [&self.up, &self.down, &self.others]
-            .iter()
-            .for_each(|kind| kind.notify_all());
+        self.stop
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        self.events.send(Event::Stop);
     }
 
     pub fn is_stopped(&self) -> bool {
-        self.lock().stopped
+        self.stopped.try_recv() == Err(TryRecvError::Disconnected)
     }
 
-    /// A worker waits for a wake-up after `seen`, up to `time`. `false`: stop.
-    pub fn wait(&self, way: Direction, seen: u64, time: Duration) -> bool {
-        !wait(self.of(way), self.lock(), time, |s| {
-            s.wakeups == seen && !s.stopped
-        })
-        .stopped
+    /// Closed when the work ends.
+    pub fn stopped(&self) -> &Receiver<()> {
+        &self.stopped
     }
 
-    /// A thread that is not a worker waits for a wake-up after `seen`.
-    pub fn watch(&self, seen: u64, time: Duration) -> bool {
-        !wait(&self.others, self.lock(), time, |s| {
-            s.wakeups == seen && !s.stopped
-        })
-        .stopped
+    /// A worker waits for a wake-up, up to `time`, or for the end. Returns whether it was woken.
+    pub fn wait(&self, way: Direction, time: Duration) -> bool {
+        select! {
+            recv(self.of(way).1) -> woken => woken.is_ok(),
+            recv(self.stopped) -> _ => true,
+            default(time) => false,
+        }
     }
 
     /// Waits for some time, unless stopped. `false`: stop.
     pub fn pause(&self, time: Duration) -> bool {
-        !wait(&self.others, self.lock(), time, |s| !s.stopped).stopped
+        self.stopped.recv_timeout(time) == Err(RecvTimeoutError::Timeout)
     }
 
-    fn of(&self, way: Direction) -> &Condvar {
-        if way == Direction::Up {
-            &self.up
-        } else {
-            &self.down
+    fn of(&self, way: Direction) -> &(Sender<()>, Receiver<()>) {
+        match way {
+            Direction::Up => &self.up,
+            Direction::Down => &self.down,
         }
     }
-
-    fn lock(&self) -> MutexGuard<'_, WakeupState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn wait<'a>(
-    on: &Condvar,
-    state: MutexGuard<'a, WakeupState>,
-    time: Duration,
-    go_on: impl Fn(&WakeupState) -> bool,
-) -> MutexGuard<'a, WakeupState> {
-    on.wait_timeout_while(state, time, |s| go_on(s))
-        .unwrap_or_else(PoisonError::into_inner)
-        .0
 }
 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)] // threads of a test
 mod tests {
-    use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    use super::*;
 
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
-    fn no_poke_is_lost() {
-        let (wakeup, work, done) = (Wakeup::default(), AtomicUsize::new(0), AtomicUsize::new(0));
+    fn no_wake_up_is_lost() {
+        let (work, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let wakeup = Wakeup::new(Arc::default());
         let take = || {
             work.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1))
                 .is_ok()
@@ -133,12 +122,11 @@ mod tests {
             ] {
                 let (wakeup, done, take) = (&wakeup, &done, &take);
                 scope.spawn(move || {
-                    loop {
-                        let seen = wakeup.seen();
-                        match take() {
-                            true => drop(done.fetch_add(1, SeqCst)),
-                            false if !wakeup.wait(way, seen, LONG) => return,
-                            false => {}
+                    while !wakeup.is_stopped() {
+                        if take() {
+                            done.fetch_add(1, SeqCst);
+                        } else {
+                            assert!(wakeup.wait(way, LONG), "a wake-up was lost");
                         }
                     }
                 });
@@ -154,7 +142,7 @@ mod tests {
                     std::thread::yield_now();
                 }
             }
-            assert!(wakeup.pause(Duration::ZERO) && wakeup.watch(0, LONG));
+            assert!(wakeup.pause(Duration::ZERO));
             wakeup.stop();
         });
         assert!(wakeup.is_stopped() && !wakeup.pause(LONG));

@@ -110,7 +110,7 @@ impl Committer {
         reserve: Reserve,
     ) -> (Arc<Committer>, Work) {
         let (queue, submissions) = bounded(limits::COMMITS);
-        let (stop, stopped) = bounded(limits::POKE);
+        let (stop, stopped) = bounded(limits::WAKEUPS);
         let (shared, started) = (Arc::new(Shared::default()), clock::monotonic());
         let resumed_at = store.resumed_at();
         let committer = Committer {

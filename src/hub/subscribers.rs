@@ -62,7 +62,8 @@ impl Subscribers {
         if streams.stopped || streams.open.len() >= limits::STREAMS {
             return None;
         }
-        let ((queue, queued), (change, changed)) = (bounded(limits::POKE), bounded(limits::POKE));
+        let ((queue, queued), (change, changed)) =
+            (bounded(limits::WAKEUPS), bounded(limits::WAKEUPS));
         streams.last += 1;
         let number = streams.last;
         streams.open.push(Stream {

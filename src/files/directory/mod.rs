@@ -2,7 +2,9 @@
 //!
 //! It starts no thread: a daemon and a single pass do, and call the same methods.
 
+mod feed;
 mod machine;
+mod outcome;
 pub mod rules;
 mod wake;
 mod work;
@@ -18,10 +20,9 @@ use machine::EngineMachine;
 use work::Workers;
 
 use super::delete_guard::DeleteLimits;
-use super::engine::traits::{Called, ContentTransfer, Env, Fault, HubCalls};
-use super::engine::{
-    Direction, Engine, Neighbours, Options, Polled, Quiet, WorkOutcome, WorkReport,
-};
+use super::engine::traits::{ContentTransfer, Env, Fault, HubCalls};
+use super::engine::{Direction, Engine, Neighbours, Options, Quiet};
+use super::events::{Event, EventQueue};
 use super::moved;
 use super::overlap::{self, Mounts};
 use super::power_loss;
@@ -39,7 +40,7 @@ use crate::client::HubClient;
 use crate::clock;
 use crate::config::limits;
 use crate::config::watch::WatchSettings;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 
 /// Waiting paths are retried after this time, doubled up to the maximum while the retries change
 /// nothing.
@@ -53,14 +54,8 @@ const HELD_RECHECK_AFTER_MOVES: Duration = Duration::from_secs(1);
 /// burst.
 const QUIET_AFTER_ONE: Duration = Duration::from_millis(300);
 const QUIET_AFTER_MORE: Duration = Duration::from_secs(1);
-/// For how long downloads pause when the disk is full.
-const FULL_DISK_PAUSE: Duration = Duration::from_secs(15);
-
 /// Waiting paths that are named in the log at one time, at most; the status names more.
 const NAMED_IN_LOG: usize = 10;
-/// A hub is restored once, not with every response.
-const MAX_EPOCHS_PER_FEED: u32 = 3;
-
 /// See the module documentation.
 pub struct Directory {
     pub settings: WatchSettings,
@@ -71,6 +66,7 @@ pub struct Directory {
     pub traffic: Arc<Traffic>,
     pub stats: Arc<Stats>,
     pub wakeup: Arc<Wakeup>,
+    events: Arc<EventQueue>,
     /// The client of a mesync hub.
     remote: Option<Arc<Remote>>,
     /// The client of any other server: its changes are found by listing all files.
@@ -78,7 +74,7 @@ pub struct Directory {
     /// Work items that have changed something.
     worked: AtomicU64,
     /// A rescan is needed: the epoch changed, or the queue was full.
-    rescan_wanted: Mutex<bool>,
+    rescan_wanted: AtomicBool,
     full_until: Mutex<Option<Instant>>,
     /// A file does not fit into the free space.
     too_large: AtomicBool,
@@ -108,6 +104,8 @@ pub struct Place<'a> {
     pub private: &'a [PathBuf],
     /// The other directories of this process.
     pub neighbours: &'a Arc<Neighbours>,
+    /// What happens to the directory is sent there.
+    pub events: &'a Arc<EventQueue>,
 }
 
 impl Place<'_> {
@@ -167,7 +165,7 @@ impl Directory {
         if let (None, Some(id)) = (known, tree.id()) {
             state.set_note("marker", &id.to_string())?;
         }
-        let directory = Directory::over(settings, state, tree, hub, allow_deletes)?;
+        let directory = Directory::over(place, settings, state, tree, hub, allow_deletes)?;
         directory
             .engine
             .join(place.neighbours, &settings.path.to_string_lossy());
@@ -195,21 +193,28 @@ impl Directory {
         }
         match DiskTree::open_to_look(&settings.path, known, &settings.ignore, place.private)? {
             tree::OpenedTree::Held(why) => Ok(OpenedDirectory::Held(why)),
-            tree::OpenedTree::Ready(tree) => {
-                Directory::over(settings, Arc::new(state), Arc::from(tree), hub, false)
-                    .map(OpenedDirectory::Ready)
-            }
+            tree::OpenedTree::Ready(tree) => Directory::over(
+                place,
+                settings,
+                Arc::new(state),
+                Arc::from(tree),
+                hub,
+                false,
+            )
+            .map(OpenedDirectory::Ready),
         }
     }
 
     fn over(
+        place: &Place<'_>,
         settings: &WatchSettings,
         state: Arc<DiskState>,
         tree: Arc<DiskTree>,
         hub: Arc<HubClient>,
         allow_deletes: bool,
     ) -> Result<Box<Directory>> {
-        let (wakeup, stats) = (Arc::<Wakeup>::default(), Arc::<Stats>::default());
+        let wakeup = Arc::new(Wakeup::new(place.events.clone()));
+        let stats = Arc::<Stats>::default();
         let (link, traffic) = (
             Arc::new(Link::new(wakeup.clone())),
             Arc::new(Traffic::new(settings.bandwidth_limit)),
@@ -277,10 +282,11 @@ impl Directory {
             traffic,
             stats,
             wakeup,
+            events: place.events.clone(),
             remote,
             legacy,
             worked: AtomicU64::new(0),
-            rescan_wanted: Mutex::new(false),
+            rescan_wanted: AtomicBool::new(false),
             full_until: Mutex::new(None),
             too_large: AtomicBool::new(false),
             fatal: Mutex::new(None),
@@ -301,99 +307,23 @@ impl Directory {
         self.worked.load(Relaxed)
     }
 
-    /// Fetches all new changes of the hub. Errors: of the hub, or of storing them.
-    pub fn feed(&self) -> Called<()> {
-        let mut epochs = 0;
-        loop {
-            match self.engine.poll() {
-                Ok(Polled::More) => self.wakeup.wake(),
-                Ok(Polled::Drained | Polled::Busy) => {
-                    if let Some(remote) = &self.remote {
-                        for path in remote.mend() {
-                            self.engine.offer(&path);
-                        }
-                    }
-                    self.wakeup.wake();
-                    return Ok(());
-                }
-                Ok(Polled::NewEpoch | Polled::SetBack(_)) if epochs >= MAX_EPOCHS_PER_FEED => {
-                    let what = "hub epoch changes with every response; backing off";
-                    log::warn!("{what}");
-                    return Err(Fault::Later(Error::new(Kind::Busy, what)));
-                }
-                Ok(Polled::NewEpoch) => {
-                    epochs += 1;
-                    log::info!(
-                        "hub is new or was restored; comparing everything dir={}",
-                        self.settings.path.display()
-                    );
-                    *lock(&self.rescan_wanted) = true;
-                }
-                Ok(Polled::SetBack(through)) => {
-                    epochs += 1;
-                    log::warn!(
-                        "hub was set back; resending later changes rev={through} dir={}",
-                        self.settings.path.display()
-                    );
-                    *lock(&self.rescan_wanted) = true;
-                }
-                Err(fault) => {
-                    match &fault {
-                        Fault::Fatal(e) => self.fail(e.clone()),
-                        other => {
-                            log::debug!("no news from the hub: {}", Error::from(other.clone()))
-                        }
-                    }
-                    return Err(fault);
-                }
-            }
-            if self.wakeup.is_stopped() {
-                return Ok(());
-            }
-        }
-    }
-
-    /// How long to wait before the next poll: on some servers it lists every file.
-    pub fn feed_pause(&self) -> Duration {
-        self.legacy
-            .as_ref()
-            .map_or(Duration::ZERO, |legacy| legacy.ledger.pause())
-    }
-
-    /// Whether a change on the server was noticed that no event reported, since the last call.
-    pub fn take_feed_wanted(&self) -> bool {
-        self.legacy
-            .as_ref()
-            .is_some_and(|legacy| legacy.ledger.take_wanted())
-    }
-
-    /// How often the server is polled although it reports changes: its event stream may lose some.
-    pub fn feed_interval(&self, usual: Duration) -> Duration {
-        if self.legacy.is_some() {
-            usual.min(self.settings.rescan)
-        } else {
-            usual
-        }
-    }
-
     /// Whether a rescan is needed, and the queue has room for its results.
     pub fn wants_rescan(&self) -> bool {
         if self.engine.take_overflow() {
-            *lock(&self.rescan_wanted) = true;
+            self.rescan_wanted.store(true, Relaxed);
         }
-        *lock(&self.rescan_wanted) && self.engine.active() < limits::UNDER_WAY
+        self.rescan_wanted.load(Relaxed) && self.engine.active() < limits::UNDER_WAY
     }
 
     /// Like `wants_rescan`, and clears the request.
     pub fn take_rescan_wanted(&self) -> bool {
-        let wants = self.wants_rescan();
-        *lock(&self.rescan_wanted) &= !wants;
-        wants
+        self.wants_rescan() && self.rescan_wanted.swap(false, Relaxed)
     }
 
     /// Requests another rescan because one failed or could not be requested.
     pub fn rescan_later(&self) {
-        *lock(&self.rescan_wanted) = true;
+        self.rescan_wanted.store(true, Relaxed);
+        self.events.send(Event::Rescan);
     }
 
     /// Records the failure of a rescan.
@@ -429,60 +359,6 @@ impl Directory {
         *lock(&self.full_until) = None;
         self.too_large.store(false, Relaxed);
         self.wake_now();
-    }
-
-    fn report(&self, report: WorkReport) {
-        let WorkReport { path, outcome } = report;
-        match outcome {
-            WorkOutcome::Progress => {
-                self.worked.fetch_add(1, Relaxed);
-            }
-            WorkOutcome::Settled => {
-                self.worked.fetch_add(1, Relaxed);
-                self.stats.settled(&path);
-                if !self.is_full() {
-                    self.stats.no_space(None);
-                }
-            }
-            WorkOutcome::Looked => {}
-            WorkOutcome::Held => self.stats.settled(&path),
-            // the path that it waits for has a better message
-            WorkOutcome::Waits(why) => self.waits(&path, Error::new(Kind::Failed, why)),
-            WorkOutcome::Later(e) => {
-                log::debug!("{path:?} waits: {e}");
-                self.waits(&path, e);
-            }
-            WorkOutcome::NoSpace(e) => {
-                *lock(&self.full_until) = Some(clock::monotonic() + FULL_DISK_PAUSE);
-                if self.stats.no_space(Some(e.clone())) {
-                    log::warn!("{e}; downloads wait dir={}", self.settings.path.display());
-                }
-            }
-            WorkOutcome::TooLarge(e) => {
-                // only this path waits, until there is room
-                self.too_large.store(true, Relaxed);
-                self.cannot(&path, &e);
-            }
-            WorkOutcome::Refused(e) => self.cannot(&path, &e),
-            WorkOutcome::Fatal(e) => self.fail(e),
-        }
-        self.wakeup.done();
-    }
-
-    /// Makes a path wait for an unreachable hub; the cause is logged once.
-    fn waits(&self, path: &str, why: Error) {
-        if self.link.trouble().is_none() {
-            self.stats.waits(path, why, clock::monotonic());
-        }
-    }
-
-    fn cannot(&self, path: &str, e: &Error) {
-        if self.stats.refused(path, e, clock::monotonic()) {
-            log::warn!(
-                "cannot sync {path:?}: {e} dir={}",
-                self.settings.path.display()
-            );
-        }
     }
 
     /// Ends all work on the directory, which must be examined before it is reopened.

@@ -40,18 +40,17 @@ impl Directory {
     /// another worker.
     pub fn work(&self, way: Direction, start: &dyn Fn(Direction) -> Result<()>) {
         loop {
-            let seen = self.wakeup.seen();
             if self.wakeup.is_stopped() {
                 break;
             }
             let pause = self.link.pause().max(self.disk_pause(way));
             if !pause.is_zero() {
-                self.wakeup.wait(way, seen, pause);
+                self.wakeup.wait(way, pause);
                 continue;
             }
             let Some(piece) = self.engine.take(Some(way)) else {
                 self.tree.close_directories();
-                if self.wait_for_work(way, seen) {
+                if self.wait_for_work(way) {
                     continue;
                 }
                 break;
@@ -72,7 +71,7 @@ impl Directory {
     }
 
     /// `false`: the worker is not needed.
-    fn wait_for_work(&self, way: Direction, seen: u64) -> bool {
+    fn wait_for_work(&self, way: Direction) -> bool {
         let is_only = {
             let mut workers = lock(self.workers(way));
             workers.waiting += 1;
@@ -83,11 +82,11 @@ impl Directory {
         } else {
             MAX_IDLE_TIME
         };
-        self.wakeup.wait(way, seen, time);
+        let is_woken = self.wakeup.wait(way, time);
         let mut workers = lock(self.workers(way));
         workers.waiting -= 1;
         // a worker that was woken, or has work, stays; so does the last one
-        let is_idle = self.wakeup.seen() == seen && !self.engine.has_work(way);
+        let is_idle = !is_woken && !self.engine.has_work(way);
         !(is_idle && workers.waiting > 0)
     }
 

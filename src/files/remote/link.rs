@@ -144,7 +144,7 @@ mod tests {
             retry_after: None,
             told: Told::Nothing,
         };
-        let link = Link::new(Arc::default());
+        let link = Link::new(Arc::new(Wakeup::new(Arc::default())));
         assert!(
             matches!(link.failed(failure(422, Kind::Refused)), Fault::Refused(_))
                 && link.pause().is_zero()
