@@ -16,18 +16,16 @@ mod machine_state;
 mod outbox;
 mod report;
 mod requests;
+mod session;
 mod stream;
 mod threads;
 
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, never};
-use rustix::event::{EventfdFlags, eventfd};
+use crossbeam_channel::{Sender, bounded, never};
 
-use crate::client::HubClient;
 use crate::clock;
 use crate::config::watch::WatchSettings;
 use crate::config::{Settings, limits};
@@ -36,19 +34,17 @@ use crate::error::{Error, Kind, Result};
 use crate::files::engine::Neighbours;
 use crate::files::stats::News;
 use crate::messages::exchange::{Exchange, TickEvent};
+use crate::messages::hooks::HookRecord;
 use crate::messages::hooks::run::Setup;
 use crate::messages::hooks::schedule::Schedule;
-use crate::messages::hooks::{self as records, HookRecord};
 use crate::messages::lock::Client;
-use crate::messages::{Queue, local_events, lock, spool};
+use crate::messages::{local_events, lock, spool};
 use crate::service::Part;
 use control::Control;
 use directories::Supervisor;
 use hooks::{run_hooks, schedule_hooks};
-use machine_state::{MachineStates, SharedWatches};
-use outbox::OutboxWatch;
-use requests::RequestWatch;
-use stream::{StreamEvent, StreamListener};
+use machine_state::SharedWatches;
+use session::{Controls, HubSession, each_control};
 use threads::Threads;
 
 /// How long running work may take to end before new settings are applied.
@@ -76,17 +72,6 @@ pub struct Daemon {
     lock: Option<std::fs::File>,
 }
 
-/// The controls of the directories that are synced now, for the threads that pass them events.
-type Controls = Arc<Mutex<Vec<Arc<Control>>>>;
-
-fn each_control(controls: &Controls, act: impl Fn(&Control)) {
-    controls
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .iter()
-        .for_each(|control| act(control));
-}
-
 /// The threads that run hooks; a change of settings does not end them, because it must not end
 /// hooks.
 struct Hooks {
@@ -98,40 +83,11 @@ struct Hooks {
     timeout: Arc<AtomicU64>,
 }
 
-/// The threads that exchange messages with the hub and receive its events.
-struct HubSession {
-    threads: Threads,
-    tick: Arc<Iteration>,
-    /// `None`: no messages.
-    events: Option<Sender<TickEvent>>,
-    of_messages: Arc<HubClient>,
-    of_files: Arc<HubClient>,
-    /// Ends the threads that wait on a descriptor.
-    wake: Arc<OwnedFd>,
-    /// Dropped to end the threads that wait on a channel.
-    stop: Option<Sender<()>>,
-    stopped: Receiver<()>,
-}
-
 /// One synced directory.
 struct Kept {
     watch: WatchSettings,
     control: Arc<Control>,
     threads: Threads,
-}
-
-/// When the current iteration of a loop started.
-struct Iteration {
-    began: Instant,
-    /// Milliseconds since `began`; 0: the loop waits.
-    since: AtomicU64,
-}
-
-impl Iteration {
-    /// Milliseconds, never 0.
-    fn elapsed(&self) -> u64 {
-        self.began.elapsed().as_millis() as u64 + 1
-    }
 }
 
 /// Which halves of a client run.
@@ -142,7 +98,7 @@ pub enum Halves {
 }
 
 impl Daemon {
-    /// Starts the client with the directories of the settings. If another client uses the base directory: `Iteration`.
+    /// Starts the client with the directories of the settings. If another client uses the base directory: `Busy`.
     pub fn start(settings: &Settings, halves: Halves) -> Result<Daemon> {
         let lock = if halves == Halves::Both {
             Some(lock(settings)?.ok_or_else(|| another_client(settings))?)
@@ -351,154 +307,6 @@ impl Hooks {
             schedule_hooks(schedule, &woken, &stopped, jobs, &runs, false)
         })?;
         Ok(started)
-    }
-}
-
-impl HubSession {
-    fn new((of_messages, of_files): (Arc<HubClient>, Arc<HubClient>)) -> Result<HubSession> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|e| Error::io("make an eventfd", &e.into()))?;
-        let (stop, stopped) = bounded::<()>(0);
-        let tick = Arc::new(Iteration {
-            began: clock::monotonic(),
-            since: AtomicU64::new(0),
-        });
-        let (wake, stop) = (Arc::new(wake), Some(stop));
-        Ok(HubSession {
-            threads: Threads::default(),
-            tick,
-            events: None,
-            of_messages,
-            of_files,
-            wake,
-            stop,
-            stopped,
-        })
-    }
-
-    /// `hooks`: with messages, and the channel that reports a pending hook.
-    fn start(
-        &mut self,
-        settings: &Settings,
-        hooks: Option<Sender<()>>,
-        controls: &Controls,
-        watched: &SharedWatches,
-    ) -> Result<()> {
-        if !self.threads.has("state") {
-            let states = MachineStates::new(
-                (&settings.base_dir, watched.clone()),
-                (&self.of_messages, &self.of_files),
-            );
-            let (interval, stopped) = (settings.poll_interval, self.stopped.clone());
-            self.threads
-                .spawn("state", move || states.run(interval, &stopped))?;
-        }
-        if !settings.watches.is_empty() && !self.threads.has("requests") {
-            let (dir, wake, asked) = (
-                crate::files::state::dir(&settings.base_dir),
-                self.wake.clone(),
-                controls.clone(),
-            );
-            let asked = Box::new(move || each_control(&asked, Control::asked));
-            self.threads
-                .spawn("requests", move || RequestWatch { dir, wake, asked }.run())?;
-        }
-        let (both, listens) = (hooks.is_some(), !settings.watches.is_empty());
-        let one = Arc::ptr_eq(&self.of_messages, &self.of_files);
-        if let Some(hooks) = hooks {
-            let events = match &self.events {
-                Some(events) => events.clone(),
-                None => {
-                    let tick = Exchange::open(settings, self.of_messages.clone(), hooks.clone())?;
-                    let (events, inbound) = bounded(limits::EVENTS);
-                    let busy = self.tick.clone();
-                    let run = move || {
-                        tick.run(&inbound, |works| {
-                            busy.since
-                                .store(if works { busy.elapsed() } else { 0 }, Relaxed)
-                        })
-                    };
-                    self.threads.spawn("tick", run)?;
-                    self.events.insert(events).clone()
-                }
-            };
-            if !self.threads.has("inotify") {
-                let outbox = Queue::Outbox.dir(&settings.base_dir);
-                let records = records::records_dir(&settings.base_dir);
-                let watch = OutboxWatch {
-                    outbox,
-                    records,
-                    wake: self.wake.clone(),
-                    events,
-                    hooks,
-                };
-                self.threads.spawn("inotify", move || watch.run())?;
-            }
-            let host = Some(settings.host_id.clone());
-            self.listen(
-                "sse",
-                StreamListener {
-                    hub: self.of_messages.clone(),
-                    host,
-                    files: listens && one,
-                },
-                controls,
-            )?;
-        }
-        if listens && (!both || !one) {
-            self.listen(
-                "sse-files",
-                StreamListener {
-                    hub: self.of_files.clone(),
-                    host: None,
-                    files: true,
-                },
-                controls,
-            )?;
-        }
-        Ok(())
-    }
-
-    fn listen(&mut self, name: &str, stream: StreamListener, controls: &Controls) -> Result<()> {
-        if self.threads.has(name) {
-            return Ok(());
-        }
-        let (events, controls, stopped) =
-            (self.events.clone(), controls.clone(), self.stopped.clone());
-        self.threads.spawn(name, move || {
-            stream.listen(&stopped, &|heard| {
-                if stream.files && heard != StreamEvent::Queued {
-                    each_control(&controls, |control| control.heard(&heard));
-                }
-                let event = match heard {
-                    // includes messages that were queued while there was no stream
-                    StreamEvent::Queued | StreamEvent::Opened => TickEvent::Queued,
-                    StreamEvent::Refused(why) => TickEvent::StreamRefused(why),
-                    StreamEvent::Files | StreamEvent::Closed => return true,
-                };
-                stream.host.is_none()
-                    || events
-                        .as_ref()
-                        .is_none_or(|events| events.send(event).is_ok())
-            })
-        })
-    }
-
-    /// Ends the session, with all its calls of the hubs; returns whether all of its threads have
-    /// ended.
-    fn stop(&mut self, end: Instant, remind: impl Fn()) -> bool {
-        self.threads.shared.stopping.store(true, Relaxed);
-        self.stop = None;
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-        self.of_messages.stop();
-        self.of_files.stop();
-        let events = self.events.clone();
-        self.threads.join(end, || {
-            if let Some(events) = &events {
-                let _ = events.try_send(TickEvent::Stop);
-            }
-            remind();
-        })
     }
 }
 
