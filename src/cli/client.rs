@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::after;
@@ -23,7 +24,7 @@ use crate::{clock, daemon, disk, logger};
 
 /// `mesync start [--once]`
 pub fn start(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
-    let settings = &super::watches::with_watches(&context.settings, invocation)?;
+    let settings = &Arc::new(super::watches::with_watches(&context.settings, invocation)?);
     if !invocation.has("once") {
         let signals = Signals::start()?;
         let client = daemon::Daemon::start(settings, daemon::Halves::Both)?;
@@ -32,7 +33,7 @@ pub fn start(context: &mut Context, invocation: &Invocation) -> Result<CommandEn
             .map(|()| CommandEnd::All);
     }
     if super::join::ask_once_if_refused(settings)? {
-        context.settings = super::read_settings(invocation)?;
+        context.settings = Arc::new(super::read_settings(invocation)?);
         return start(context, invocation);
     }
     let Some(lock) = daemon::lock(settings)? else {
@@ -380,7 +381,7 @@ fn queue_status(settings: &Settings, queue: Queue) -> Result<QueueStatus> {
     })
 }
 
-fn ask_hub(settings: &Settings) -> HubStatus {
+fn ask_hub(settings: &Arc<Settings>) -> HubStatus {
     let mut status = HubStatus {
         url: settings.server_url.clone(),
         reachable: false,

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::after;
@@ -53,8 +54,8 @@ pub fn serve(context: &mut Context, invocation: &Invocation) -> Result<CommandEn
     };
     let mut parts: Vec<Box<dyn Part>> = vec![Box::new(hub)];
     if invocation.has("start") {
-        match complete(context.settings.clone())
-            .and_then(|settings| daemon::Daemon::start(&settings, daemon::Halves::Both))
+        match complete((*context.settings).clone())
+            .and_then(|settings| daemon::Daemon::start(&Arc::new(settings), daemon::Halves::Both))
         {
             Ok(client) => parts.push(Box::new(client)),
             Err(e) => {

@@ -1,6 +1,7 @@
 //! `mesync join`, and the request of other commands for a key after the hub has refused them.
 
 use std::io::Read;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::after;
@@ -32,7 +33,7 @@ struct Invitation {
 /// `mesync join URL`
 pub fn join(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let target = target(invocation)?;
-    let mut settings = context.settings.clone();
+    let mut settings = (*context.settings).clone();
     let is_same = settings.server_url == target.url && !settings.server_is_default;
     settings.server_url = target.url;
     let name = match (invocation.value("name")?, &target.invitation) {
@@ -54,6 +55,7 @@ pub fn join(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd
         None
     };
     let watch = watch.map(|watch| watch.path);
+    let settings = Arc::new(settings);
     if is_same && !invocation.has("replace") && target.invitation.is_none() && is_joined(&settings)
     {
         if let Some(dir) = &watch {
@@ -83,7 +85,7 @@ fn told(context: &mut Context, settings: &Settings, how: &str) -> CommandEnd {
     CommandEnd::All
 }
 
-fn is_joined(settings: &Settings) -> bool {
+fn is_joined(settings: &Arc<Settings>) -> bool {
     !settings.hub_fingerprint.is_empty()
         && servers::messages(settings).is_ok_and(|hub| hub.hosts().is_ok())
 }
@@ -159,7 +161,7 @@ fn wait(settings: &Settings, request: &mut JoinRequest) -> Result<()> {
 
 /// For a command in the foreground: if the hub refuses this machine because it has no key, requests one and waits. `true`:
 /// the settings have changed.
-pub fn ask_if_refused(settings: &Settings) -> Result<bool> {
+pub fn ask_if_refused(settings: &Arc<Settings>) -> Result<bool> {
     if !joining::may_ask(settings) || !joining::is_refused(settings).unwrap_or(false) {
         return Ok(false);
     }
@@ -168,7 +170,7 @@ pub fn ask_if_refused(settings: &Settings) -> Result<bool> {
 }
 
 /// For one pass of cron: asks once, and reports that as an error. `true`: the machine was admitted.
-pub fn ask_once_if_refused(settings: &Settings) -> Result<bool> {
+pub fn ask_once_if_refused(settings: &Arc<Settings>) -> Result<bool> {
     if !joining::may_ask(settings) || !joining::is_refused(settings).unwrap_or(false) {
         return Ok(false);
     }

@@ -31,7 +31,7 @@ pub fn login(context: &mut Context, invocation: &Invocation) -> Result<CommandEn
             .map_err(|e| invocation.usage(format!("bad value for --server: {e}")))?,
         None => old.map_or(context.settings.server_url.clone(), |old| old.server_url),
     };
-    let mut settings = context.settings.clone();
+    let mut settings = (*context.settings).clone();
     // the fingerprint belongs to the former server
     let same = settings.server_url == server;
     settings.server_url = server.clone();

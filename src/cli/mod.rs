@@ -54,7 +54,7 @@ use parse::{Invocation, Parsed};
 /// The settings and output of a command.
 pub struct Context {
     /// From the environment, the file and flags, the later ones taking precedence.
-    pub settings: Settings,
+    pub settings: Arc<Settings>,
     pub out: Output,
 }
 
@@ -124,7 +124,10 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<CommandEnd> {
         // the settings may have changed, but the running client sends messages under this name
         settings.host_id = host;
     }
-    let mut context = Context { settings, out };
+    let mut context = Context {
+        settings: Arc::new(settings),
+        out,
+    };
     let done = command(&mut context, &invocation);
     context.out.finish(done)
 }

@@ -47,10 +47,10 @@ pub fn daemon(context: &mut Context, invocation: &Invocation) -> Result<CommandE
     {
         return Err(marker::busy(&watch.path, &holder));
     }
-    let settings = Settings {
+    let settings = Arc::new(Settings {
         watches,
-        ..context.settings.clone()
-    };
+        ..(*context.settings).clone()
+    });
     let signals = Signals::start()?;
     let client = Daemon::start(&settings, Halves::Files)?;
     let read = || {
@@ -67,7 +67,7 @@ pub fn daemon(context: &mut Context, invocation: &Invocation) -> Result<CommandE
 /// `mesync sync [-w DIR]`
 pub fn sync(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     if super::join::ask_if_refused(&context.settings)? {
-        context.settings = super::read_settings(invocation)?;
+        context.settings = Arc::new(super::read_settings(invocation)?);
     }
     let watches = some(&context.settings, invocation)?;
     let hub = Arc::new(servers::files(&context.settings)?);
@@ -95,7 +95,7 @@ fn done(passed: &once::PassResult) -> CommandEnd {
 }
 
 /// Runs one pass over all directories of the settings, silent except for problems.
-pub fn all_once(settings: &Settings) -> Result<CommandEnd> {
+pub fn all_once(settings: &Arc<Settings>) -> Result<CommandEnd> {
     if settings.watches.is_empty() {
         return Ok(CommandEnd::All);
     }

@@ -55,7 +55,7 @@ const STUCK_THREAD_TIMEOUT: Duration = Duration::from_secs(300);
 /// A running client.
 pub struct Daemon {
     /// The settings in use.
-    settings: Settings,
+    settings: Arc<Settings>,
     halves: Halves,
     /// `None`: the client handles no messages.
     hooks: Option<Hooks>,
@@ -99,7 +99,7 @@ pub enum Halves {
 
 impl Daemon {
     /// Starts the client with the directories of the settings. If another client uses the base directory: `Busy`.
-    pub fn start(settings: &Settings, halves: Halves) -> Result<Daemon> {
+    pub fn start(settings: &Arc<Settings>, halves: Halves) -> Result<Daemon> {
         let lock = if halves == Halves::Both {
             Some(lock(settings)?.ok_or_else(|| another_client(settings))?)
         } else {
@@ -223,6 +223,7 @@ impl Daemon {
         new.base_dir.clone_from(&old.base_dir);
         new.host_id.clone_from(&old.host_id);
         new.hook_jobs = old.hook_jobs;
+        let new = Arc::new(new);
         // settings that only one part reads, or none of these
         let shared = |s: &Settings| {
             let (watches, hub) = (
@@ -378,7 +379,7 @@ impl Part for Daemon {
 
     /// Keys are read at each login.
     fn reload(&mut self, settings: Option<&Settings>) {
-        if let Some(new) = settings.filter(|new| **new != self.settings) {
+        if let Some(new) = settings.filter(|new| **new != *self.settings) {
             let before = self.settings.clone();
             if let Err(e) = self.change(new.clone()) {
                 // nothing was stopped: the settings cannot be used
@@ -425,13 +426,13 @@ impl Part for Daemon {
 
 /// One full pass and the pending hooks, for cron, under the lock from [`lock()`]. Returns why messages remain in the outbox, if
 /// they do.
-pub fn once(settings: &Settings, lock: std::fs::File) -> Result<Option<Kind>> {
+pub fn once(settings: &Arc<Settings>, lock: std::fs::File) -> Result<Option<Kind>> {
     let passed = exchange_once(settings);
     lock::end(&settings.base_dir, lock, passed.as_ref().err());
     passed
 }
 
-fn exchange_once(settings: &Settings) -> Result<Option<Kind>> {
+fn exchange_once(settings: &Arc<Settings>) -> Result<Option<Kind>> {
     let hub = Arc::new(servers::messages(settings)?);
     let (wakeup, woken) = bounded(limits::WAKEUPS);
     let passed = Exchange::open(settings, hub, wakeup.clone())?.once();

@@ -9,7 +9,7 @@ use crate::login::{self, Login};
 use crate::{clock, credentials, joining};
 
 /// The hub of the settings.
-pub fn messages(settings: &Settings) -> Result<HubClient> {
+pub fn messages(settings: &Arc<Settings>) -> Result<HubClient> {
     let access = settings.clone();
     let hub = HubClient::new(
         &joining::with_next(settings),
@@ -20,7 +20,7 @@ pub fn messages(settings: &Settings) -> Result<HubClient> {
 }
 
 /// Remembers the next certificate that the hub announces.
-fn learn_next(hub: &HubClient, settings: &Settings) {
+fn learn_next(hub: &HubClient, settings: &Arc<Settings>) {
     let settings = settings.clone();
     hub.on_next_certificate(Box::new(move |next| {
         if let Err(e) = joining::remember_next(&settings, next) {
@@ -30,7 +30,7 @@ fn learn_next(hub: &HubClient, settings: &Settings) {
 }
 
 /// Both servers; the same client if they are the same server.
-pub fn both(settings: &Settings) -> Result<(Arc<HubClient>, Arc<HubClient>)> {
+pub fn both(settings: &Arc<Settings>) -> Result<(Arc<HubClient>, Arc<HubClient>)> {
     let of_messages = Arc::new(messages(settings)?);
     let path = login::file();
     let login = path.as_deref().map(login::read).transpose()?.flatten();
@@ -44,7 +44,7 @@ pub fn both(settings: &Settings) -> Result<(Arc<HubClient>, Arc<HubClient>)> {
 }
 
 /// The server for files: from the login file, or else the one for messages.
-pub fn files(settings: &Settings) -> Result<HubClient> {
+pub fn files(settings: &Arc<Settings>) -> Result<HubClient> {
     let path = login::file();
     let login = path.as_deref().map(login::read).transpose()?.flatten();
     let first = credentials::file_access(settings, login.as_ref())?;

@@ -1,6 +1,7 @@
 //! The thread `join` of a client without a key: asks the hub that refuses it, and has the client work with what was written down
 //! once it is accepted. The client does what it can meanwhile.
 
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ pub struct BackgroundRequest {
 
 impl BackgroundRequest {
     /// `None`: this machine has a key, or cannot ask.
-    pub fn start(settings: &Settings) -> Result<Option<BackgroundRequest>> {
+    pub fn start(settings: &Arc<Settings>) -> Result<Option<BackgroundRequest>> {
         if !may_ask(settings) {
             return Ok(None);
         }
@@ -59,7 +60,7 @@ impl Part for BackgroundRequest {
     }
 }
 
-fn run(settings: &Settings, stopped: &Receiver<()>) {
+fn run(settings: &Arc<Settings>, stopped: &Receiver<()>) {
     let over = |time: Duration| stopped.recv_timeout(time) != Err(RecvTimeoutError::Timeout);
     while may_ask(settings) {
         let pause = match is_refused(settings) {
@@ -82,7 +83,7 @@ fn run(settings: &Settings, stopped: &Receiver<()>) {
 }
 
 /// Asks until it is accepted; `false`: the client ends.
-fn ask(settings: &Settings, over: &impl Fn(Duration) -> bool) -> Result<bool> {
+fn ask(settings: &Arc<Settings>, over: &impl Fn(Duration) -> bool) -> Result<bool> {
     let mut request = JoinRequest::open(settings, None)?;
     let mut shown = None;
     loop {

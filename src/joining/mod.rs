@@ -6,6 +6,7 @@ pub mod background;
 mod request;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::client::{Called, HubClient};
 use crate::config::{Settings, edit};
@@ -30,7 +31,7 @@ pub fn may_ask(settings: &Settings) -> bool {
 }
 
 /// Whether the hub refuses this machine, which has no key.
-pub fn is_refused(settings: &Settings) -> Called<bool> {
+pub fn is_refused(settings: &Arc<Settings>) -> Called<bool> {
     let access = settings.clone();
     let hub = HubClient::new(settings, Box::new(move || credentials::access(&access)))?;
     match hub.hosts() {

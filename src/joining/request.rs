@@ -1,6 +1,7 @@
 //! One request to join, asked again until it is accepted; it outlives the process that asks.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -37,7 +38,7 @@ struct AskedHub {
 
 /// A request of this machine.
 pub struct JoinRequest {
-    settings: Settings,
+    settings: Arc<Settings>,
     /// What to ask for besides.
     pub replace: bool,
     pub invitation: Option<String>,
@@ -61,7 +62,7 @@ pub enum JoinStep {
 
 impl JoinRequest {
     /// That of an earlier process to the same hub under the same name, or a new one.
-    pub fn open(settings: &Settings, must_be: Option<Hash>) -> Result<JoinRequest> {
+    pub fn open(settings: &Arc<Settings>, must_be: Option<Hash>) -> Result<JoinRequest> {
         if cfg!(not(feature = "tls")) {
             let words = "cannot join a hub: this program was built without TLS";
             return Err(Error::new(Kind::Settings, words));
