@@ -5,6 +5,7 @@
 //! in memory, and of several small files at most [`upload::GROUP_BYTES`].
 
 mod batch;
+mod chunk_sender;
 pub mod download;
 pub mod find;
 mod partial;

@@ -5,11 +5,12 @@
 //! change names the revision that it replaces, so no other edit is overwritten between the check and the change. `s3em` gets
 //! every file whole, and as a regular file.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::Read;
 
 use uuid::Uuid;
 
+use super::chunk_sender::ChunkSender;
 use super::small::{About, Small};
 use super::source_file::SourceFile;
 use super::walk::WalkEntry;
@@ -18,17 +19,13 @@ use crate::chunking::{Content, Splitter};
 use crate::client::{ByteSource, Called, ChangeHeaders, Query, Stored, Told, UploadOutcome};
 use crate::clock;
 use crate::error::{Error, Kind};
-use crate::wire::files::{
-    self, BATCH_FILE, Chunk, Commit, Extra, Hash, Metadata, Name, Record, SINGLE,
-};
+use crate::wire::files::{self, BATCH_FILE, Commit, Extra, Hash, Metadata, Name, Record, SINGLE};
 use crate::wire::revision::{Condition, Revision};
 
 /// Bytes of small files that are collected before they are sent together.
 pub const GROUP_BYTES: usize = 2 * 1024 * 1024;
 /// Small files that are sent together.
 pub(super) const GROUP_FILES: usize = 500;
-/// Chunks in one query to the hub: few enough that the first bytes are sent soon.
-const ASKED_CHUNKS: usize = 16;
 /// How often a change is retried because another client was quicker.
 const MAX_RACES: u32 = 8;
 /// The mode of a file from standard input: a regular file that its owner may write.
@@ -378,16 +375,6 @@ impl<'t, 'a> Upload<'t, 'a> {
     }
 }
 
-impl Transfer<'_> {
-    /// Sends the chunks of a long file that the hub does not have; returns the list of all, for a commit.
-    pub fn send_chunks(&self, local: &SourceFile) -> Called<Content> {
-        let mut sender = ChunkSender::new(self);
-        let content = local.split(|chunk, at| sender.add(chunk, at, local))?;
-        sender.rest(&content, local)?;
-        Ok(content)
-    }
-}
-
 enum Prepared {
     Small(Small),
     Done(Uploaded),
@@ -417,116 +404,5 @@ impl About<'_> {
             chunks: content.chunks.clone(),
             from: None,
         }
-    }
-}
-
-/// Sends the chunks of one file that the hub does not have.
-struct ChunkSender<'t, 'a> {
-    transfer: &'t Transfer<'a>,
-    /// Chunks not queried yet, with their offsets.
-    waiting: Vec<(Chunk, u64)>,
-    /// All chunks up to this offset were queried.
-    asked: u64,
-    there: HashSet<Hash>,
-    /// How often the hub has lost chunks so far.
-    rounds: u32,
-}
-
-impl<'t, 'a> ChunkSender<'t, 'a> {
-    fn new(transfer: &'t Transfer<'a>) -> ChunkSender<'t, 'a> {
-        ChunkSender {
-            transfer,
-            waiting: Vec::new(),
-            asked: 0,
-            there: HashSet::new(),
-            rounds: 0,
-        }
-    }
-
-    fn add(&mut self, chunk: Chunk, at: u64, local: &SourceFile) -> Called<()> {
-        self.waiting.push((chunk, at));
-        if self.waiting.len() < ASKED_CHUNKS {
-            Ok(())
-        } else {
-            self.flush(local)
-        }
-    }
-
-    fn flush(&mut self, local: &SourceFile) -> Called<()> {
-        let group = std::mem::take(&mut self.waiting);
-        let mut unknown: Vec<Hash> = group
-            .iter()
-            .map(|(c, _)| c.sha256)
-            .filter(|hash| !self.there.contains(hash))
-            .collect();
-        unknown.sort_unstable();
-        unknown.dedup();
-        let missing: HashSet<Hash> = if unknown.is_empty() {
-            HashSet::new()
-        } else {
-            self.transfer
-                .persist(|_| self.transfer.hub.missing(&unknown))?
-                .into_iter()
-                .collect()
-        };
-        for (chunk, at) in group {
-            if missing.contains(&chunk.sha256) && self.there.insert(chunk.sha256) {
-                let source = ByteSource::Part {
-                    file: &local.file,
-                    at,
-                    length: chunk.size,
-                    sha256: chunk.sha256,
-                };
-                self.transfer
-                    .persist(|passed| self.transfer.hub.put_chunk(chunk.sha256, source, passed))?;
-            } else {
-                self.there.insert(chunk.sha256);
-                (self.transfer.watch)(TransferStep::Spared(chunk.size));
-            }
-            self.asked = self.asked.max(at + chunk.size);
-        }
-        Ok(())
-    }
-
-    /// Queries and sends the rest, and chunks that must be sent again.
-    fn rest(&mut self, content: &Content, local: &SourceFile) -> Called<()> {
-        let (mut at, asked) = (
-            0,
-            self.asked + self.waiting.iter().map(|(c, _)| c.size).sum::<u64>(),
-        );
-        for chunk in &content.chunks {
-            if at >= asked || !self.there.contains(&chunk.sha256) && at < self.asked {
-                self.add(*chunk, at, local)?;
-            }
-            at += chunk.size;
-        }
-        self.flush(local)?;
-        Ok(local.check(content.size)?)
-    }
-
-    /// Queues chunks that the hub does not have; `false`: it has lost some too often.
-    fn again(&mut self, missing: &[Hash]) -> bool {
-        missing.iter().for_each(|hash| {
-            self.there.remove(hash);
-        });
-        self.rounds += 1;
-        self.rounds <= MAX_RACES && !missing.is_empty()
-    }
-
-    /// Sends one chunk from memory.
-    fn send(&mut self, chunk: Chunk, source: ByteSource<'_>) -> Called<()> {
-        if !self.there.contains(&chunk.sha256) {
-            let missing = self
-                .transfer
-                .persist(|_| self.transfer.hub.missing(&[chunk.sha256]))?;
-            self.there.insert(chunk.sha256);
-            if !missing.is_empty() {
-                return self
-                    .transfer
-                    .persist(|passed| self.transfer.hub.put_chunk(chunk.sha256, source, passed));
-            }
-        }
-        (self.transfer.watch)(TransferStep::Spared(chunk.size));
-        Ok(())
     }
 }

@@ -4,6 +4,7 @@
 //! renames and syncs are those of [`crate::disk`]. A change is durable when the method returns,
 //! except for [`Tree::discard`]: a file that reappears after a power loss is removed as left over.
 
+mod beside;
 mod clean;
 pub mod hash;
 mod listings;
@@ -13,6 +14,7 @@ pub mod root;
 pub mod scan;
 pub mod stage;
 
+mod make;
 mod moves;
 mod names;
 mod opened;
@@ -53,7 +55,7 @@ pub struct DiskTree {
     pub(super) trashed: hash::Trashed,
     opened: Arc<opened::Opened>,
     /// The open directories of temporary names; users may move these directories.
-    beside: stage::Beside,
+    beside: beside::Beside,
     /// Milliseconds, see [`Root::tick`].
     tick: u64,
     /// The filesystem keeps modes as they are set.
@@ -155,7 +157,7 @@ impl DiskTree {
             blind: root.is_blind(),
             trashed: hash::Trashed::default(),
             opened: Arc::default(),
-            beside: stage::Beside::default(),
+            beside: beside::Beside::default(),
             tick: root.tick(),
             keeps_modes: lock.as_ref().is_none_or(marker::keeps_modes),
             exchange: AtomicBool::new(true),
