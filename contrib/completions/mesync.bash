@@ -60,6 +60,7 @@ _mesync() {
         'key rotate '*) flags='--data';;
         'key remove '*) flags='--data';;
         'hosts rebind '*) flags='';;
+        'hosts remove '*) flags='';;
         'send '*) flags='--batch --payload --payload-file --target --priority --ttl';;
         'list '*) flags='--bytes'
             [[ ${#words[@]} == 1 ]] && { COMPREPLY=($(compgen -W 'outbox inbox sent failed hooks' -- "$cur")); };;
@@ -97,7 +98,7 @@ _mesync() {
         'accept '*) flags='--all --for --code --replace --data --files --read-only --no-files --send --no-messages --admin';;
         'invite '*) flags='--for --url --replace --data --files --read-only --no-files --send --no-messages --admin';;
         'hosts '*) flags='--wait'
-            [[ ${#words[@]} == 1 ]] && COMPREPLY=($(compgen -W 'rebind' -- "$cur"));;
+            [[ ${#words[@]} == 1 ]] && COMPREPLY=($(compgen -W 'rebind remove' -- "$cur"));;
         'completions '*) flags=''
             [[ ${#words[@]} == 1 ]] && { COMPREPLY=($(compgen -W 'bash zsh fish' -- "$cur")); };;
         'help '*) flags=''

@@ -73,6 +73,7 @@ complete -c mesync -n '__mesync_is key' -a rotate -d 'make a new key for NAME an
 complete -c mesync -n '__mesync_is key' -a remove -d 'remove the key of the machine NAME'
 complete -c mesync -n '__mesync_is' -a hosts -d 'list the machines that the hub knows, trouble first'
 complete -c mesync -n '__mesync_is hosts' -a rebind -d 'let a replaced machine take over its old name'
+complete -c mesync -n '__mesync_is hosts' -a remove -d 'forget a machine that no longer exists'
 complete -c mesync -n '__mesync_is' -a completions -d 'print the completions for bash, zsh or fish'
 complete -c mesync -n '__mesync_is' -a help -d 'list the commands, or show the help of one'
 complete -c mesync -n '__mesync_in send' -l batch -d 'read messages from standard input, one JSON object a line'

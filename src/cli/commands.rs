@@ -42,6 +42,7 @@ pub fn find(name: &str) -> Option<CommandFunction> {
         "key rotate" => CommandFunction::Command(keys::rotate),
         "key remove" => CommandFunction::Command(keys::remove),
         "hosts" => CommandFunction::Command(hosts::hosts),
+        "hosts remove" => CommandFunction::Command(hosts::remove),
         "hosts rebind" => CommandFunction::Command(hosts::rebind),
         "completions" => CommandFunction::Plain(completions::run),
         "help" => CommandFunction::Plain(help::run),

@@ -168,6 +168,20 @@ fn show(hosts: &[HostInfo], out: &mut Output) {
     );
 }
 
+/// `mesync hosts remove HOST`
+pub fn remove(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
+    let host = wire::check_host(invocation.argument(0)?).map_err(|e| invocation.usage(e))?;
+    let hub = servers::messages(&context.settings)?;
+    hub.remove_host(&host).map_err(|failure| failure.error)?;
+    if context.out.json {
+        let object = serde_json::json!({ "name": host, "removed": true });
+        context.out.object(&object);
+    } else {
+        context.out.line(&format!("{host}: removed"));
+    }
+    Ok(CommandEnd::All)
+}
+
 /// `mesync hosts rebind HOST`
 pub fn rebind(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let settings = &context.settings;

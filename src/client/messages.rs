@@ -104,6 +104,16 @@ impl HubClient {
         })
     }
 
+    /// `DELETE /api/hosts/{host}`: removes it with its queue.
+    pub fn remove_host(&self, host: &str) -> Called<()> {
+        let path = format!("/api/hosts/{host}");
+        let _: serde_json::Value = self.json(&Call {
+            method: Method::DELETE,
+            ..Call::get(&path)
+        })?;
+        Ok(())
+    }
+
     /// `POST /api/hosts/{host}/rebind`: gives the queue of `host` to `instance`, or to the next
     /// instance that asks.
     pub fn rebind(&self, host: &str, instance: Option<Uuid>) -> Called<HostInfo> {

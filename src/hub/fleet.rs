@@ -1,15 +1,21 @@
 //! The latest state that each machine has sent with a request: in memory, bounded, for `mesync hosts`, the page and metrics.
 //!
-//! No decision depends on it: a false state only affects the row of its machine.
+//! The names of these machines are in the file `machines`: after a restart of the hub, one that has died since is missed, and not
+//! forgotten. No decision depends on any of it: a false state only affects the row of its machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::clock;
 use crate::config::limits;
-use crate::wire::Doubt;
 use crate::wire::fleet::{MachineCondition, MachineState};
+use crate::wire::{self, Doubt};
+use crate::{clock, disk};
+
+const FILE: &str = "machines";
+/// Bytes of the file at most: a name has 63, and a line end.
+const MAX_FILE_BYTES: usize = MAX_STATES * 64;
 
 /// Machines whose state is kept; beyond that the oldest state is dropped.
 const MAX_STATES: usize = limits::HOSTS as usize;
@@ -20,9 +26,21 @@ const MAX_POLL_SECONDS: u64 = 3600;
 /// Messages that wait longer than this, although their machine calls, make it degraded.
 const MAX_WAIT_SECONDS: u64 = 60;
 
-/// The states by host.
+/// The machines that send states.
+pub struct Fleet {
+    path: PathBuf,
+    /// The hub time of its start in milliseconds.
+    since: u64,
+    inner: Mutex<Machines>,
+}
+
 #[derive(Default)]
-pub struct Fleet(Mutex<BTreeMap<String, ToldState>>);
+struct Machines {
+    /// The latest state by host.
+    states: BTreeMap<String, ToldState>,
+    /// All that ever sent one.
+    names: BTreeSet<String>,
+}
 
 /// A state, and the hub time of its arrival in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +54,8 @@ pub struct ToldState {
 pub struct Evidence<'a> {
     /// The latest state, and its age.
     pub told: Option<(&'a MachineState, u64)>,
+    /// The machine sends states, and could have sent one for so long.
+    pub awaited: Option<u64>,
     /// The age of its last call; `None`: it has never called.
     pub seen: Option<u64>,
     /// Messages that wait for it.
@@ -45,8 +65,38 @@ pub struct Evidence<'a> {
 }
 
 impl Fleet {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, ToldState>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Reads the names. A line that is none is left out.
+    pub fn open(data_dir: &Path, now: u64) -> Fleet {
+        let path = data_dir.join(FILE);
+        let text = match disk::read_at_most(&path, MAX_FILE_BYTES) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(e) => {
+                log::warn!("cannot read {}: {e}", path.display());
+                String::new()
+            }
+        };
+        let names = text.lines().filter_map(|line| wire::check_host(line).ok());
+        let inner = Machines {
+            names: names.collect(),
+            states: BTreeMap::new(),
+        };
+        Fleet {
+            path,
+            since: now,
+            inner: Mutex::new(inner),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Machines> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, names: &BTreeSet<String>) {
+        let text: String = names.iter().map(|name| format!("{name}\n")).collect();
+        if let Err(e) = disk::write_durably(&self.path, text.as_bytes(), 0o600) {
+            log::warn!("{e}");
+        }
     }
 
     /// Records the state in a header of this machine's request; an invalid one is ignored.
@@ -54,24 +104,50 @@ impl Fleet {
         let Some(state) = MachineState::parse(header) else {
             return;
         };
-        let mut all = self.lock();
-        if !all.contains_key(host) && all.len() >= MAX_STATES {
-            let oldest = all.iter().min_by_key(|(_, told)| told.at);
+        let mut inner = self.lock();
+        if !inner.states.contains_key(host) && inner.states.len() >= MAX_STATES {
+            let oldest = inner.states.iter().min_by_key(|(_, told)| told.at);
             if let Some(oldest) = oldest.map(|(host, _)| host.clone()) {
-                all.remove(&oldest);
+                inner.states.remove(&oldest);
+                inner.names.remove(&oldest);
             }
         }
-        all.insert(host.to_string(), ToldState { state, at: now });
+        let told = ToldState { state, at: now };
+        inner.states.insert(host.to_string(), told);
+        if !inner.names.contains(host) {
+            if inner.names.len() >= MAX_STATES {
+                inner.names.pop_first();
+            }
+            inner.names.insert(host.to_string());
+            self.write(&inner.names);
+        }
     }
 
-    /// Removes the state of a host; returns whether there was one.
+    /// Removes a host; returns whether it was known.
     pub fn forget(&self, host: &str) -> bool {
-        self.lock().remove(host).is_some()
+        let mut inner = self.lock();
+        let is_told = inner.states.remove(host).is_some();
+        if !inner.names.remove(host) {
+            return is_told;
+        }
+        self.write(&inner.names);
+        true
+    }
+
+    /// The machines that send states, or one of them, each with the seconds for which it could have sent one.
+    pub fn awaited(&self, only: Option<&str>, now: u64) -> BTreeMap<String, u64> {
+        let inner = self.lock();
+        let age = now.saturating_sub(self.since) / 1000;
+        let names = inner.names.iter();
+        names
+            .filter(|name| only.is_none_or(|only| only == *name))
+            .map(|name| (name.clone(), age))
+            .collect()
     }
 
     /// All states, or that of one host.
     pub fn all(&self, only: Option<&str>) -> BTreeMap<String, ToldState> {
-        let all = self.lock();
+        let all = &self.lock().states;
         let own = |(host, told): (&String, &ToldState)| (host.clone(), told.clone());
         match only {
             Some(host) => all.get_key_value(host).map(own).into_iter().collect(),
@@ -83,15 +159,21 @@ impl Fleet {
 /// The condition of a machine, and the reason if it is not in sync.
 pub fn judge(of: &Evidence) -> (MachineCondition, Option<String>) {
     let age = |seconds| clock::age(Duration::from_secs(seconds));
-    let called = of.seen.map_or("it has never called".into(), |seen| {
-        format!("it last called {} ago", age(seen))
-    });
+    let called = match (of.seen, of.awaited) {
+        (Some(seen), _) => format!("it last called {} ago", age(seen)),
+        (None, Some(_)) => "it has not called since the hub was started".into(),
+        (None, None) => "it has never called".into(),
+    };
+    let is_missed = of.awaited.is_some_and(|awaited| awaited >= SILENT_SECONDS);
     let called_within = |seconds| of.seen.is_some_and(|seen| seen < seconds);
     let state = match of.told {
         Some((state, told)) if told < SILENT_SECONDS => state,
         Some((_, told)) if called_within(SILENT_SECONDS) => {
             let why = format!("it calls, and has told no state for {}", age(told));
             return (MachineCondition::Unknown, Some(why));
+        }
+        None if is_missed && !called_within(SILENT_SECONDS) => {
+            return (MachineCondition::Silent, Some(called));
         }
         None if called_within(MAX_POLL_SECONDS * 3) || of.seen.is_none() => {
             let why = format!("no state since the hub was started; {called}");
@@ -183,6 +265,7 @@ mod tests {
                 queued: 1,
                 oldest_queued,
                 doubt,
+                ..Evidence::default()
             });
             let got = format!("{}: {}", condition.words(), why.unwrap_or_default());
             assert_eq!(got, wants);
@@ -202,15 +285,54 @@ mod tests {
 
     #[test]
     fn the_hub_keeps_a_bounded_number_of_states() {
-        let (fleet, header) = (Fleet::default(), MachineState::default().header());
+        let dir = tempfile::tempdir().unwrap();
+        let names: String = (0..MAX_STATES).map(|n| format!("h{n}\n")).collect();
+        std::fs::write(dir.path().join(FILE), names).unwrap();
+        let (fleet, header) = (Fleet::open(dir.path(), 0), MachineState::default().header());
         for n in 0..MAX_STATES as u64 + 3 {
             fleet.note(&format!("h{n}"), &header, n);
         }
         let all = fleet.all(None);
         assert_eq!(all.len(), MAX_STATES);
+        assert_eq!(fleet.awaited(None, 0).len(), MAX_STATES);
         assert!(!all.contains_key("h2") && all.contains_key("h3"));
         fleet.note("h3", "{", 0);
         assert_eq!(fleet.all(Some("h3"))["h3"].at, 3);
         assert!(fleet.forget("h3") && !fleet.forget("h3"));
+    }
+
+    #[test]
+    fn a_machine_that_died_while_the_hub_was_off_is_missed_and_not_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let fleet = Fleet::open(dir.path(), 0);
+        fleet.note("web-1", &MachineState::default().header(), 0);
+        let fleet = Fleet::open(dir.path(), 7000);
+        assert!(fleet.all(None).is_empty());
+        let check = |now: u64, seen, wants: &str| {
+            let awaited = fleet.awaited(Some("web-1"), now).get("web-1").copied();
+            let (condition, why) = judge(&Evidence {
+                seen,
+                awaited,
+                ..Evidence::default()
+            });
+            let got = format!("{}: {}", condition.words(), why.unwrap());
+            assert_eq!(got, wants);
+        };
+        let never = "it has not called since the hub was started";
+        check(
+            7000 + 44_999,
+            None,
+            &format!("unknown: no state since the hub was started; {never}"),
+        );
+        check(7000 + 45_000, None, &format!("silent: {never}"));
+        check(7000 + 45_000, Some(90), "silent: it last called 90 s ago");
+        // an older version took its place
+        check(
+            7000 + 45_000,
+            Some(44),
+            "unknown: no state since the hub was started; it last called 44 s ago",
+        );
+        assert!(fleet.forget("web-1"));
+        assert!(Fleet::open(dir.path(), 0).awaited(None, 0).is_empty());
     }
 }

@@ -128,6 +128,7 @@ impl Hub {
                 Arc::clone(&store),
                 Arc::clone(&committer),
                 Arc::new(move || silent.silent_hosts()),
+                &hub.data_dir,
             ),
             auth,
             files: Files::new(

@@ -109,3 +109,18 @@ pub const REBIND: Command = Command {
     ],
     examples: &[("mesync hosts rebind web-1", "web-1 was reinstalled")],
 };
+
+pub const HOSTS_REMOVE: Command = Command {
+    name: "hosts remove",
+    group: CommandGroup::Hub,
+    arguments: &[one("HOST", Values::Text)],
+    flags: &[],
+    doc: "forget a machine that no longer exists",
+    long: &[
+        "Removes HOST from the list of machines, with the messages that wait for it; it needs a key with --admin, or the hub's own machine. Its key is another matter: see key remove. A machine that calls again is listed again.",
+    ],
+    examples: &[(
+        "mesync hosts remove web-1",
+        "web-1 was switched off for ever",
+    )],
+};

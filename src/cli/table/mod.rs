@@ -287,6 +287,7 @@ pub static COMMANDS: &[Command] = &[
     keys::REMOVE,
     hub::HOSTS,
     hub::REBIND,
+    hub::HOSTS_REMOVE,
     Command {
         name: "completions",
         group: CommandGroup::Other,

@@ -5,6 +5,7 @@
 pub mod batch;
 
 use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -43,13 +44,19 @@ pub struct Messages {
 pub type Silent = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
 impl Messages {
-    pub fn new(store: Arc<Store>, committer: Arc<Committer>, silent: Silent) -> Messages {
+    pub fn new(
+        store: Arc<Store>,
+        committer: Arc<Committer>,
+        silent: Silent,
+        data_dir: &Path,
+    ) -> Messages {
+        let fleet = Fleet::open(data_dir, committer.now());
         Messages {
             store,
             committer,
             continuity: Arc::default(),
             silent,
-            fleet: Arc::default(),
+            fleet: Arc::new(fleet),
         }
     }
 
@@ -244,25 +251,28 @@ impl Messages {
         }
     }
 
-    /// All hosts by name, or one: those that the store has, and those that have sent a state.
+    /// All hosts by name, or one: those that the store has, and those that have ever sent a state.
     pub fn infos(&self, only: Option<&str>) -> crate::error::Result<Vec<HostInfo>> {
         let now = self.committer.now();
         let mut told = self.fleet.all(only);
+        let mut awaited = self.fleet.awaited(only, now);
         let stored = self.store.hosts(only, now)?;
         let stored = stored.iter().map(|host| {
             let doubt = self.continuity.told(&host.name, now);
             let oldest = host.oldest.map(|at| now.saturating_sub(at) / 1000);
-            (info(host, now, doubt), oldest, told.remove(&host.name))
+            let machine = (awaited.remove(&host.name), told.remove(&host.name));
+            (info(host, now, doubt), oldest, machine)
         });
         let mut all: Vec<_> = stored.collect();
-        all.extend(told.into_iter().map(|(name, told)| {
+        all.extend(awaited.into_iter().map(|(name, awaited)| {
+            let told = told.remove(&name);
             let info = HostInfo {
                 name,
                 ..HostInfo::default()
             };
-            (info, None, Some(told))
+            (info, None, (Some(awaited), told))
         }));
-        let judged = |(info, oldest, told)| judged(info, oldest, told, now);
+        let judged = |(info, oldest, machine)| judged(info, oldest, machine, now);
         let mut infos: Vec<HostInfo> = all.into_iter().map(judged).collect();
         infos.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(infos)
@@ -412,7 +422,7 @@ fn info(host: &HostView, now: u64, doubt: Option<Doubt>) -> HostInfo {
 fn judged(
     mut info: HostInfo,
     oldest_queued: Option<u64>,
-    told: Option<ToldState>,
+    (awaited, told): (Option<u64>, Option<ToldState>),
     now: u64,
 ) -> HostInfo {
     let age = |at: u64| now.saturating_sub(at) / 1000;
@@ -425,6 +435,7 @@ fn judged(
     }
     let (condition, reason) = judge(&Evidence {
         told: told.as_ref().map(|told| (&told.state, age(told.at))),
+        awaited,
         seen: info.silent,
         queued: info.queued,
         oldest_queued,

@@ -58,7 +58,8 @@ impl TestHub {
             LIMITS,
             Reserve::Bytes(0),
         );
-        let routes = Messages::new(store, Arc::clone(&committer), Arc::new(Vec::new));
+        let silent = Arc::new(Vec::new);
+        let routes = Messages::new(store, Arc::clone(&committer), silent, dir.path());
         let commits = Some(
             std::thread::Builder::new()
                 .name("commit".into())
