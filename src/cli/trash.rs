@@ -33,7 +33,9 @@ struct Row<'a> {
     dir: &'a str,
     /// Its name in the trash, which identifies it.
     id: &'a str,
-    /// The last component of its old path.
+    /// Its old path.
+    path: Option<&'a str>,
+    /// The last component of that.
     name: Option<&'a str>,
     size: u64,
     deleted_at: String,
@@ -119,10 +121,12 @@ pub fn list(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd
         for trash in &all {
             let dir = trash.dir.to_string_lossy();
             trash.files.iter().for_each(|file| {
+                let path = file.old_path();
                 out.object(&Row {
                     dir: &dir,
                     id: &file.name,
-                    name: file.old_name(),
+                    path: path.as_deref(),
+                    name: path.as_deref().map(last_component),
                     size: file.bytes,
                     deleted_at: clock::rfc3339(time(file)),
                 })
@@ -130,7 +134,7 @@ pub fn list(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd
         }
         return Ok(CommandEnd::All);
     }
-    let mut titles: Vec<Column> = vec![left("DELETED"), right("SIZE"), left("ID"), left("NAME")];
+    let mut titles: Vec<Column> = vec![left("DELETED"), right("SIZE"), left("ID"), left("PATH")];
     let mut rows = Vec::new();
     for trash in &all {
         for file in &trash.files {
@@ -138,7 +142,7 @@ pub fn list(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd
                 clock::local(time(file)),
                 out.size(file.bytes),
                 one_line(short_id(&file.name, &all)),
-                file.old_name().map_or("-".into(), one_line),
+                file.old_path().map_or("-".into(), |path| one_line(&path)),
             ]);
             if all.len() > 1 {
                 rows.last_mut()
@@ -160,7 +164,11 @@ pub fn list(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd
     Ok(CommandEnd::All)
 }
 
-/// The file with this name in the trash, beginning of it, or old name.
+fn last_component(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// The file with this name in the trash, beginning of it, old path, or last component of that.
 fn find<'a>(all: &[&'a Trash], what: &str) -> Result<(&'a Trash, &'a TrashedFile)> {
     // a name that was completed by a shell may have its directory
     let name = match what.rsplit_once('/') {
@@ -178,7 +186,9 @@ fn find<'a>(all: &[&'a Trash], what: &str) -> Result<(&'a Trash, &'a TrashedFile
         return Ok(found);
     }
     let is_meant = |file: &TrashedFile| {
-        !name.is_empty() && file.name.starts_with(name) || file.old_name() == Some(name)
+        let old = file.old_path();
+        let is_old = |old: &str| old == name || last_component(old) == name;
+        !name.is_empty() && file.name.starts_with(name) || old.as_deref().is_some_and(is_old)
     };
     let found: Vec<_> = every().filter(|(_, file)| is_meant(file)).collect();
     match found.as_slice() {
@@ -241,9 +251,9 @@ pub fn restore(context: &mut Context, invocation: &Invocation) -> Result<Command
     let all = directories(&context.settings, directory(invocation, 1)?)?;
     let (trash, file) = find(&all.iter().collect::<Vec<_>>(), invocation.argument(0)?)?;
     let hint = "name another path with --to";
-    let path = match (invocation.value("to")?, file.old_name()) {
+    let path = match (invocation.value("to")?, file.old_path()) {
         (Some(to), _) => target(&trash.dir, to)?,
-        (None, Some(name)) if relpath::check(name).is_ok() => name.to_string(),
+        (None, Some(path)) if relpath::check(&path).is_ok() => path,
         (None, _) => {
             let what = format!(
                 "cannot restore {}: its old name is not known",

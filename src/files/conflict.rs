@@ -64,15 +64,23 @@ pub fn is_copy(path: &str) -> bool {
         .is_some_and(|name| name.contains(".sync-conflict-"))
 }
 
-/// A name in the trash: the time, the whole hash (so that the bytes can be found again), and the
-/// old name. `nth` as above.
+/// A name in the trash: the time, the whole hash (so that the bytes can be found again), and the old path with `%2F` for `/`
+/// and `%25` for `%`, or only its last component, cut, if that does not fit. `nth` as above.
 pub fn trash_name(path: &str, what: &Entry, now: i64, nth: u32) -> String {
-    let name = path.rsplit('/').next().unwrap_or(path);
     let mark = format!("{}-{}-{nth}-", time(now), what.hash);
-    format!(
-        "{TRASH}/{mark}{}",
-        cut(name, relpath::MAX_COMPONENT_BYTES - mark.len())
-    )
+    let room = relpath::MAX_COMPONENT_BYTES - mark.len();
+    let escape = |text: &str| text.replace('%', "%25").replace('/', "%2F");
+    let whole = escape(path);
+    if whole.len() <= room {
+        return format!("{TRASH}/{mark}{whole}");
+    }
+    let name = path.rsplit('/').next().unwrap_or(path);
+    // escaped after the cut, so that no escape is cut
+    let fits = (0..=room)
+        .rev()
+        .map(|most| escape(cut(name, most)))
+        .find(|name| name.len() <= room);
+    format!("{TRASH}/{mark}{}", fits.unwrap_or_default())
 }
 
 /// The hash in such a name, given with or without the directory.
@@ -81,11 +89,11 @@ pub fn trashed_hash(name: &str) -> Option<Hash> {
     name.split('-').nth(2)?.parse().ok()
 }
 
-/// The last component of the old path in such a name, given without the directory; it may have been
-/// cut.
-pub fn trashed_name(name: &str) -> Option<&str> {
+/// The old path in such a name, given without the directory; it may be a last component only, and that may have been cut.
+pub fn trashed_path(name: &str) -> Option<String> {
     trashed_hash(name)?;
-    name.splitn(5, '-').nth(4).filter(|old| !old.is_empty())
+    let old = name.splitn(5, '-').nth(4).filter(|old| !old.is_empty())?;
+    Some(old.replace("%2F", "/").replace("%25", "%"))
 }
 
 /// `YYYYMMDD-HHMMSS` in UTC of nanoseconds since 1970.
@@ -178,14 +186,21 @@ mod tests {
                 "{trash}"
             );
             assert_eq!(trashed_hash(&trash), Some(loser.hash), "{trash}");
-            let old = trash.rsplit('/').next().and_then(trashed_name);
-            assert!(old.is_some_and(|old| name.starts_with(old)), "{trash}");
+            let old = trash.rsplit('/').next().and_then(trashed_path);
+            assert!(old.is_some_and(|old| name.starts_with(&old)), "{trash}");
         }
-        let trash = trash_name("d/-a-b\n", &loser, 0, 1);
-        let old = trash.rsplit('/').next().and_then(trashed_name);
-        assert_eq!(old, Some("-a-b\n"));
+        for path in ["d/-a-b\n", "a/b/c.txt", "50%/100%25", "%2F", "%"] {
+            let trash = trash_name(path, &loser, 0, 1);
+            let old = trash.rsplit('/').next().and_then(trashed_path);
+            assert_eq!(old.as_deref(), Some(path));
+        }
+        let long = "d".repeat(150) + "/" + &"%".repeat(100);
+        let trash = trash_name(&long, &loser, 0, 1);
+        let name = trash.rsplit('/').next().unwrap_or_default();
+        assert!(name.len() <= 255 && name.ends_with("%25"), "{name}");
+        assert!(trashed_path(name).is_some_and(|old| old.bytes().all(|b| b == b'%')));
         for other in ["", "a", "1-2-3-4-5", ".mesync-0.tmp"] {
-            assert_eq!(trashed_name(other), None, "{other}");
+            assert_eq!(trashed_path(other), None, "{other}");
         }
     }
 }

@@ -41,9 +41,9 @@ pub struct TrashedFile {
 }
 
 impl TrashedFile {
-    /// The last component of its old path. `None`: this program did not name the file.
-    pub fn old_name(&self) -> Option<&str> {
-        conflict::trashed_name(&self.name)
+    /// Its old path, or the last component of one that was too long. `None`: this program did not name the file.
+    pub fn old_path(&self) -> Option<String> {
+        conflict::trashed_path(&self.name)
     }
 }
 

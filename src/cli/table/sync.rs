@@ -174,7 +174,7 @@ pub const TRASH_LIST: Command = Command {
     flags: &[BYTES],
     doc: "list the files that other machines deleted here",
     long: &[
-        "They are in DIR/.mesync/trash for 30 days, with the last component of their path. \"mesync trash DIR\" does the same.",
+        "They are in DIR/.mesync/trash for 30 days, and are shown with their old paths. \"mesync trash DIR\" does the same.",
         TRASH,
     ],
     examples: &[
@@ -197,11 +197,11 @@ pub const TRASH_RESTORE: Command = Command {
         "to",
         "PATH",
         Values::Text,
-        "where to, relative to the synced directory (default: its old name, in the root)",
+        "where to, relative to the synced directory (default: its old path)",
     )],
     doc: "move a file from the trash back into its directory",
     long: &[
-        "NAME is an id that trash list shows, the beginning of one, or the old name of the file, if only one file in the trash has it. The trash does not know in which subdirectory the file was. An existing file is not overwritten. A process that syncs the directory sends the file to the other machines as a new one, otherwise the next sync does.",
+        "NAME is an id that trash list shows, the beginning of one, or the old path or name of the file, if only one file in the trash has it. Of a path that was too long for the trash only the name is kept, and the file is restored into the root of the directory. An existing file is not overwritten. A process that syncs the directory sends the file to the other machines as a new one, otherwise the next sync does.",
         "PATH is relative to the synced directory; one that begins with / or ./ is a local path, as elsewhere. Missing directories are made.",
         TRASH,
     ],

@@ -92,8 +92,8 @@ fn files_from_the_trash_are_restored_beside_a_daemon_and_sent_as_new_ones() {
     all.arrives("top.txt", "top");
     let to = "docs/old/report.txt";
     all.ok(
-        &["restore", "report.txt", "--to", to],
-        "report.txt is restored",
+        &["restore", "report.txt"],
+        "/docs/old/report.txt is restored",
     );
     all.arrives(to, "report");
     let dir = path(&all.beta.dir);
@@ -213,6 +213,9 @@ fn the_trash_is_listed_and_emptied() {
     let rows = all.rows();
     let names: Vec<&str> = rows.iter().map(|r| r["name"].as_str().unwrap()).collect();
     assert!(names.contains(&"a") && names.contains(&"b"), "{rows:?}");
+    let paths: Vec<&str> = rows.iter().map(|r| r["path"].as_str().unwrap()).collect();
+    assert!(paths.contains(&"a") && paths.contains(&"d/b"), "{rows:?}");
+    all.ok(&["list"], "  d/b");
     for row in &rows {
         assert_eq!(row["dir"], dir);
         assert!(
