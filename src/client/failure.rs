@@ -49,6 +49,9 @@ pub enum Told {
 const TRY_HTTPS: &str = "if that port speaks TLS only, use https:// in server_url";
 const TRY_HTTP: &str = "if that port speaks plain HTTP, use http:// in server_url";
 
+/// How the words of a hub begin for a route that it does not have.
+const NO_SUCH_ROUTE: &str = "there is nothing at ";
+
 /// The words of `s3em` for a request that is longer than it reads.
 const S3EM_READ_FAILURE: &str = "Failed to read file";
 
@@ -280,9 +283,19 @@ impl HubClient {
                 Kind::Refused,
                 format!("hub {} refuses this machine: {}", self.url, said(words)),
             ),
-            // a mesync hub uses this status only for a host or a file that it does not know
+            (404, Some(words)) if words.starts_with(NO_SUCH_ROUTE) => Error::new(
+                Kind::Unreachable,
+                format!(
+                    "hub {} does not know {}: it is of an older version",
+                    self.url,
+                    bare(path)
+                ),
+            )
+            .hint("update mesync on the hub, and restart it"),
+            // a mesync hub uses this status only for a host, a file or a machine that it does not know
             (404 | 405, words)
                 if !(path.starts_with("/api/hosts/")
+                    || path.starts_with("/api/join/") && words.is_some()
                     || path.starts_with("/api/files/") && words.is_some()) =>
             {
                 self.not_a_hub(&format!("status {status} for {}", bare(path)))

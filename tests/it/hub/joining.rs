@@ -200,6 +200,10 @@ fn an_invitation_lets_one_machine_in_once() {
     assert!(hosts.status.success(), "{}", text(&hosts));
     let (_, out) = join("two", &line);
     assert_eq!(out.status.code(), Some(77), "{}", text(&out));
+    // the machine itself may have been interrupted after it was let in
+    let (_, out) = join("one", &line);
+    assert!(out.status.success(), "{}", text(&out));
+    assert!(text(&out).contains("has joined already"), "{}", text(&out));
     // another hub's fingerprint: nothing of the secret travels
     let line = hub(&world, &["invite", "c", "--url", &world.url()]);
     let (cut, _) = line.trim().trim_end_matches('\'').rsplit_once('.').unwrap();
@@ -230,6 +234,10 @@ fn a_name_that_has_a_key_is_given_away_only_when_both_ends_say_so() {
     hub(&world, &["accept", "--replace", "first"]);
     ends(&world, &mut machine, 0);
     machine.ok(&["hosts"]);
+    let mut none = world.hub_command();
+    let none = none.args(["accept", "nobody"]).output().unwrap();
+    assert_eq!(none.status.code(), Some(77), "{}", text(&none));
+    assert!(text(&none).contains("nobody does not ask to be let in"));
 }
 
 #[test]
