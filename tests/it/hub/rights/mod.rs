@@ -264,6 +264,20 @@ fn a_key_that_reads_one_directory_learns_nothing_of_another() {
     ] {
         check("GET", target, "", "");
     }
+    // a delete that an administrator approved, and one that was not approved
+    let delete = |name: &str| format!(r#"{{"deletes":[{{"name":"{name}","rev":{rev}}}]}}"#);
+    let (there, none) = (delete(&format!("b/{NAMED}")), delete("b/none"));
+    let approve = |lines: &str| {
+        let target = "/api/files/approvals";
+        s.hub.ask("POST", target, lines, &there)
+    };
+    approve(&line).is(403, "--admin");
+    approve(&s.admin).is(200, NAMED);
+    for body in [&there, &none] {
+        check("POST", "/api/files/approved", "", body).is(200, r#"{"deletes":[]}"#);
+    }
+    let seen = s.hub.ask("POST", "/api/files/approved", &s.admin, &there);
+    seen.is(200, NAMED);
     assert!(!text(&check("GET", "/api/hosts", "", "")).contains("other"));
     assert!(!text(&check("GET", "/metrics", "", "")).contains("mesync_files"));
     // what it may see is whole: totals, pages, cursor
