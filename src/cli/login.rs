@@ -7,7 +7,7 @@ use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use super::parse::Invocation;
 use super::{CommandEnd, Context};
-use crate::client::HubClient;
+use crate::client::{HubClient, is_loopback};
 use crate::config::{self, Settings};
 use crate::credentials::{self, Access};
 use crate::daemon::servers;
@@ -39,7 +39,13 @@ pub fn login(context: &mut Context, invocation: &Invocation) -> Result<CommandEn
         settings.hub_fingerprint.clear();
     }
     let key = key(invocation, &settings, same)?;
-    servers::warn_if_readable(&server);
+    if settings.hub_fingerprint.is_empty() {
+        servers::warn_if_readable(&server);
+    } else if server.starts_with("http://") && !is_loopback(&server) {
+        log::warn!(
+            "mesync calls {server} through TLS; s3ec reads the same file, and sends the key in the clear"
+        );
+    }
     let access = Access {
         url: server.clone(),
         key: Some(key.clone()),
