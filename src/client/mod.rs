@@ -19,7 +19,7 @@ mod zone;
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ureq::unversioned::transport::DefaultConnector;
@@ -68,6 +68,8 @@ pub struct HubClient {
     access: AccessSource,
     token: Mutex<Option<BearerToken>>,
     ours: OnceLock<bool>,
+    /// See [`HubClient::batches_changes`].
+    batches: Mutex<Option<bool>>,
     renewed: OnceLock<Renewed>,
     /// `None`: certificate authorities are trusted for `https://`, and `http://` is plain.
     pins: Option<Arc<Pins>>,
@@ -172,6 +174,7 @@ impl HubClient {
             access,
             token: Mutex::new(None),
             ours: OnceLock::new(),
+            batches: Mutex::default(),
             renewed: OnceLock::new(),
             pins,
             next_certificate: OnceLock::new(),
@@ -219,6 +222,21 @@ impl HubClient {
             self.list(&Query::default(), 1, 0)?;
         }
         Ok(*self.ours.get_or_init(|| ours))
+    }
+
+    /// Whether the batches of this hub take changes without bytes. Asked once, until [`HubClient::forget_features`].
+    pub fn batches_changes(&self) -> Called<bool> {
+        let mut known = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = *known {
+            return Ok(known);
+        }
+        let features = self.health()?.features;
+        Ok(*known.insert(features.iter().any(|f| f == wire::BATCH_CHANGES)))
+    }
+
+    /// The hub did not understand a request: it may be an older one by now.
+    pub fn forget_features(&self) {
+        *self.batches.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// `false`: the server is known to be one such as `s3em`, whose responses have other formats.

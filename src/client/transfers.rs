@@ -108,7 +108,7 @@ impl HubClient {
     /// revision, if any.
     pub fn batch(
         &self,
-        files: &[(BatchItem, &[u8])],
+        files: &[(&BatchItem, &[u8])],
         newest: Revision,
         passed: BytesPassed<'_>,
     ) -> Called<Vec<BatchResult>> {

@@ -259,7 +259,9 @@ impl Router {
         let health = Health {
             status: words.into(),
             version: env!("CARGO_PKG_VERSION").into(),
-            features: vec!["files".into(), "messages".into()],
+            features: ["files", "messages", wire::BATCH_CHANGES]
+                .map(Into::into)
+                .into(),
         };
         Reply::json(status, &health)
     }

@@ -71,14 +71,14 @@ impl Upload<'_, '_> {
         if batch.is_empty() {
             return;
         }
-        let items: Vec<(BatchItem, &[u8])> = batch
+        let lines: Vec<BatchItem> = batch
             .iter()
-            .map(|(small, content)| {
-                (
-                    small.item(content, self.condition(&small.entry.name)),
-                    small.bytes.as_slice(),
-                )
-            })
+            .map(|(small, content)| small.item(content, self.condition(&small.entry.name)))
+            .collect();
+        let items: Vec<(&BatchItem, &[u8])> = lines
+            .iter()
+            .zip(batch)
+            .map(|(line, (small, _))| (line, small.bytes.as_slice()))
             .collect();
         match self.transfer().persist(|passed| {
             self.transfer()

@@ -105,7 +105,7 @@ impl Small {
             mode: Some(self.mode),
             mtime: Some(self.mtime.clone()),
             size: content.size,
-            checksum_sha256: content.sha256,
+            checksum_sha256: Some(content.sha256),
             if_match: if let Condition::Match(at) = condition {
                 Some(at.rev)
             } else {
@@ -118,6 +118,7 @@ impl Small {
             },
             if_none_match: condition == Condition::Absent,
             key: Some(Uuid::now_v7()),
+            ..BatchItem::default()
         }
     }
 }

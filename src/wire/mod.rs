@@ -471,6 +471,9 @@ pub struct LoginAnswer {
     pub expires_at: String,
 }
 
+/// The feature of a hub whose batches also take deletes, and contents that the hub has.
+pub const BATCH_CHANGES: &str = "batch-changes";
+
 /// The response to `GET /api/health`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {

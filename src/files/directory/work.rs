@@ -1,7 +1,7 @@
 //! The workers of a directory: one in each direction stays, and others work as long as there is work for them.
 //!
-//! Workers at the same time share commits, syncs and requests, so many of them do bulk work with few of these. It starts no
-//! thread by itself.
+//! A worker carries out a group of paths at a time, which share commits, syncs and requests; a long file is a group of its
+//! own. It starts no thread by itself.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ impl Directory {
     /// Counts a worker that is about to start. -> its number; `None`: there are enough.
     pub fn add_worker(&self, way: Direction) -> Option<usize> {
         let mut workers = lock(self.workers(way));
-        if workers.running >= self.max_workers() {
+        if workers.running >= self.settings.concurrency {
             return None;
         }
         workers.running += 1;
@@ -48,7 +48,7 @@ impl Directory {
                 self.wakeup.wait(way, pause);
                 continue;
             }
-            let Some(piece) = self.engine.take(Some(way)) else {
+            let Some(group) = self.engine.take(Some(way), self.max_group()) else {
                 self.tree.close_directories();
                 if self.wait_for_work(way) {
                     continue;
@@ -56,8 +56,9 @@ impl Directory {
                 break;
             };
             self.call_another(way, start);
-            let report = self.engine.carry_out(piece);
-            self.report(report);
+            for report in self.engine.carry_out(group) {
+                self.report(report);
+            }
             self.call_another(
                 if way == Direction::Up {
                     Direction::Down
@@ -110,12 +111,12 @@ impl Directory {
         }
     }
 
-    /// Of each direction. A server that takes no batches gets a request a worker.
-    fn max_workers(&self) -> usize {
+    /// A server that takes no batches gets one change a request.
+    fn max_group(&self) -> usize {
         if self.legacy.is_some() {
-            self.settings.concurrency
+            1
         } else {
-            self.settings.concurrency.max(limits::WORKERS)
+            limits::GROUP_PATHS
         }
     }
 }

@@ -1,28 +1,70 @@
 //! Applies changes to the tree; each has an intent that is durable before the change is made.
 
+use std::collections::BTreeSet;
+
 use crate::clock;
 use crate::files::conflict::{copy_name, trash_name};
-use crate::files::plan::{BaseRow, DIR_MODE, Entry, Local};
+use crate::files::plan::{BaseRow, DIR_MODE, Entry, Local, Stamp, is_below};
 
 use super::path::in_sync;
-use super::recover::with_mode;
+use super::recover::{Finish, closing, with_mode};
 use super::send::CANDIDATES;
-use super::traits::{CompletedChange, ContentSource, Fault, Intent, Look, Moved, Write};
-use super::{
-    Engine, Interrupted, LOCAL_CHANGED, NO_FREE_NAME, PLAN_CHANGED, PathResult, PathState,
+use super::step::{PathWork, Results, Step};
+use super::traits::{
+    CompletedChange, ContentSource, Delivery, Fault, Intent, Look, Moved, StagedFile, Write,
 };
+use super::{Engine, Interrupted, LOCAL_CHANGED, NO_FREE_NAME, PLAN_CHANGED, PathState};
+
+/// The hub's version is to get its name.
+pub(super) struct Placement {
+    /// The entry to replace.
+    over: Option<Local>,
+    /// As it is to be here.
+    entry: Entry,
+    sources: Vec<ContentSource>,
+    /// Missing ancestors from the top down, each with its mode.
+    above: Vec<(String, u32)>,
+}
+
+/// A local file is to leave its name.
+pub(super) struct Departure {
+    what: Local,
+    /// The resulting base.
+    then: BaseRow,
+    to: Refuge,
+}
+
+/// Where a file goes that leaves its name.
+#[derive(Clone, PartialEq, Eq)]
+enum Refuge {
+    /// To this name, of a conflict copy.
+    Copy(String),
+    /// To the trash, because its conflict copy exists already.
+    Trash,
+    /// To the trash, because the hub has deleted it.
+    Deleted,
+}
+
+/// The mode and time of a local entry are to be set.
+pub(super) struct MetadataChange {
+    pub local: Local,
+    pub mode: u32,
+    pub mtime: i64,
+    /// The resulting base.
+    pub then: BaseRow,
+}
 
 impl Engine {
     // -- placing the hub's version ---------------------------------------------------------------
 
-    /// Puts the hub's version under its name: complete under a temporary name first, then by one rename.
+    /// Decides how the hub's version gets its name.
     pub(super) fn place(
         &self,
         path: &str,
         known: &PathState,
         over: Option<Local>,
         mode: u32,
-    ) -> PathResult {
+    ) -> Result<Step, Interrupted> {
         let Some(theirs) = known.remote().entry else {
             return Err(Interrupted::Again(PLAN_CHANGED));
         };
@@ -39,62 +81,155 @@ impl Engine {
         if known.node.is_none()
             && let Some(twin) = self.env.tree.twin(path)?
         {
-            return self.respell(known, &twin);
+            return self.respell(known, &twin).map(Step::Ended);
         }
-        let above = self.missing_above(path)?;
-        let entry = Entry { mode, ..theirs };
-        let sources = self.sources(path, &theirs)?;
-        // the hub no longer has it; the feed will report that
-        let Some(staged) =
-            self.env
-                .transfer
-                .stage(path, known.remote(), &entry, &sources, &above)?
-        else {
-            return Err(Interrupted::Again(
-                "the hub no longer has its content, and has not reported its new state",
-            ));
-        };
-        let intent = Intent::Place {
-            generation: known.generation,
-            row: known.remote().clone(),
-            mode,
+        if let Some(over) = over {
+            self.new_names_first(path, &over)?;
+        }
+        let above = self.missing_above(path)?.into_iter();
+        Ok(Step::Place(Placement {
             over,
-            staged: staged.clone(),
+            entry: Entry { mode, ..theirs },
+            sources: self.sources(path, &theirs)?,
+            above: above.map(|(dir, mode)| (dir.to_string(), mode)).collect(),
+        }))
+    }
+
+    /// Waits for new names that the hub has given to the content that is about to be replaced: until one of them is here,
+    /// this would be the only copy on this machine, and the hub may be set back.
+    fn new_names_first(&self, path: &str, over: &Local) -> Result<(), Interrupted> {
+        if over.entry.is_dir() {
+            return Ok(());
+        }
+        let comes = self.queue().comes(&over.entry.hash, CANDIDATES);
+        for new in comes
+            .iter()
+            .filter(|new| *new != path && !is_below(new, path))
+        {
+            // an existing name may wait for this one
+            if self.queue().is_under_way(new) && self.env.tree.stamp(new)?.is_none() {
+                return Err(Interrupted::Again(
+                    "its content was renamed on the hub; the new name is synced first",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the hub's versions under their names: complete under temporary names first, then by one rename each.
+    pub(super) fn place_all(&self, all: Vec<PathWork<Placement>>, results: &mut Results) {
+        if all.is_empty() {
+            return;
+        }
+        let staged = self.stage_all(&all);
+        let staged = results.keep(all, staged);
+        let all: Vec<PathWork<(Placement, StagedFile, Intent)>> = staged
+            .into_iter()
+            .map(|(work, staged)| {
+                let intent = Intent::Place {
+                    generation: work.known.generation,
+                    row: work.known.remote().clone(),
+                    mode: work.what.entry.mode,
+                    over: work.what.over,
+                    staged: staged.clone(),
+                };
+                work.with(|placement| (placement, staged, intent))
+            })
+            .collect();
+        let intend = |work: &PathWork<(_, _, Intent)>| {
+            vec![Write::Intent(work.path.clone(), Some(work.what.2.clone()))]
         };
-        let written = self.commit(
-            known.generation,
-            &[Write::Intent(path.to_string(), Some(intent.clone()))],
-        );
-        if let Err(stop) = written {
-            // the intent may be on the disk although its write failed; a missing temporary name
-            // would then say that the rename happened. After a fatal error only the next start can
-            // tell, and cleans up
-            let may_be_there = match stop {
-                Interrupted::Fault(Fault::Fatal(_)) => true,
-                _ => self.env.state.rows(path)?.intent.is_some(),
+        let mut committed = self.commit_each(&all, intend, Engine::commit);
+        for (work, result) in all.iter().zip(&mut committed) {
+            if let Err(stop) = result
+                && let Err(worse) = self.unstage(&work.path, &work.what.1, stop)
+            {
+                *result = Err(worse);
+            }
+        }
+        let all = results.keep(all, committed);
+        let asked: Vec<(&str, &StagedFile, Option<&Local>)> = all
+            .iter()
+            .map(|(work, ())| {
+                let (placement, staged, _) = &work.what;
+                (work.path.as_str(), staged, placement.over.as_ref())
+            })
+            .collect();
+        let placed = self.env.tree.place_all(&asked);
+        let mut finished = Vec::new();
+        for ((work, ()), placed) in all.into_iter().zip(placed) {
+            let (_, staged, intent) = &work.what;
+            let done = match placed {
+                Ok(Moved::Done) => self.resolve(&work.path, &work.known, intent),
+                Ok(Moved::Taken | Moved::Changed) => self
+                    .clear_away(&work.path, &work.known, &staged.temp)
+                    .and(Err(Interrupted::Again(LOCAL_CHANGED))),
+                // the path is not retried for a while, so nothing of this attempt may be left behind
+                Err(refused @ Fault::Refused(_)) => self
+                    .finish(&work.path, &work.known, intent)
+                    .and(Err(refused.into())),
+                Err(fault) => Err(fault.into()),
             };
-            if !may_be_there {
-                self.env.tree.discard(&staged.temp)?;
-            }
-            return Err(stop);
-        }
-        let placed = self.env.tree.place(path, &staged, over.as_ref());
-        if let Err(refused @ Fault::Refused(_)) = placed {
-            // the path is not retried for a while, so nothing of this attempt may be left behind
-            self.finish(path, known, &intent)?;
-            return Err(refused.into());
-        }
-        match placed? {
-            Moved::Done => {
-                let done = self.finish(path, known, &intent);
-                self.env.ambient.done(CompletedChange::Placed { path });
-                done
-            }
-            Moved::Taken | Moved::Changed => {
-                self.clear_away(path, known, &staged.temp)?;
-                Err(Interrupted::Again(LOCAL_CHANGED))
+            match done {
+                Ok(finish) => finished.push((work, finish)),
+                Err(stop) => results.set(&work, Err(stop)),
             }
         }
+        for (work, done) in self.conclude(finished) {
+            self.env
+                .ambient
+                .done(CompletedChange::Placed { path: &work.path });
+            results.set(&work, done);
+        }
+    }
+
+    fn stage_all(&self, all: &[PathWork<Placement>]) -> Vec<Result<StagedFile, Interrupted>> {
+        let above: Vec<Vec<(&str, u32)>> = all
+            .iter()
+            .map(|work| {
+                let above = work.what.above.iter();
+                above.map(|(dir, mode)| (dir.as_str(), *mode)).collect()
+            })
+            .collect();
+        let deliveries: Vec<Delivery<'_>> = all
+            .iter()
+            .zip(&above)
+            .map(|(work, above)| Delivery {
+                path: &work.path,
+                row: work.known.remote(),
+                entry: &work.what.entry,
+                sources: &work.what.sources,
+                above,
+            })
+            .collect();
+        let staged = self.env.transfer.stage(&deliveries).into_iter();
+        // the hub no longer has it; the feed will report that
+        let gone = || {
+            Interrupted::Again(
+                "the hub no longer has its content, and has not reported its new state",
+            )
+        };
+        staged.map(|staged| staged?.ok_or_else(gone)).collect()
+    }
+
+    /// Removes a staged file whose intent could not be committed.
+    fn unstage(
+        &self,
+        path: &str,
+        staged: &StagedFile,
+        stop: &Interrupted,
+    ) -> Result<(), Interrupted> {
+        // the intent may be on the disk although its write failed; a missing temporary name
+        // would then say that the rename happened. After a fatal error only the next start can
+        // tell, and cleans up
+        let may_be_there = match stop {
+            Interrupted::Fault(Fault::Fatal(_)) => true,
+            _ => self.env.state.rows(path)?.intent.is_some(),
+        };
+        if !may_be_there {
+            self.env.tree.discard(&staged.temp)?;
+        }
+        Ok(())
     }
 
     /// A rename travels without bytes, so look for the content on this machine first.
@@ -116,63 +251,50 @@ impl Engine {
 
     // -- removing the local version --------------------------------------------------------------
 
-    /// Renames the local file to its conflict name. The intent keeps its absence from looking like
+    /// Decides on a conflict name for the local file, which leaves its name. The intent keeps its absence from looking like
     /// a delete by the user.
     pub(super) fn aside(
         &self,
         path: &str,
-        known: &PathState,
         local: &Local,
         then: BaseRow,
-    ) -> PathResult {
+    ) -> Result<Step, Interrupted> {
+        let leave = |to| {
+            let what = *local;
+            Ok(Step::Leave(Departure { what, then, to }))
+        };
         for nth in 1.. {
             let copy = copy_name(path, &local.entry, nth);
             let taken = match self.env.tree.look(&copy, None)? {
                 Look::Absent if self.env.tree.twin(&copy)?.is_some() => None,
-                Look::Absent => return self.leave(path, known, local, then, copy, false),
+                Look::Absent => return leave(Refuge::Copy(copy)),
                 Look::Here(there) => Some(there),
                 Look::Unknown(_) => None,
             };
             if taken.is_some_and(|there| there.entry.same_body(&local.entry)) {
                 // the copy exists already, with the same bytes
-                return self.leave(
-                    path,
-                    known,
-                    local,
-                    then,
-                    self.trash_slot(path, local)?,
-                    true,
-                );
+                return leave(Refuge::Trash);
             }
         }
         Err(Interrupted::Again(NO_FREE_NAME))
     }
 
-    /// Moves to the trash what the hub has deleted.
-    pub(super) fn remove(&self, path: &str, known: &PathState, local: &Local) -> PathResult {
+    /// Decides how something goes that the hub has deleted.
+    pub(super) fn remove(
+        &self,
+        path: &str,
+        known: &PathState,
+        local: &Local,
+    ) -> Result<Step, Interrupted> {
         let then = in_sync(known, None);
         if local.entry.is_dir() {
             self.env.tree.remove_dir(path)?;
             self.prune(path, known)?;
-            self.commit(known.generation, &[Write::Base(path.to_string(), then)])?;
-            return Ok(true);
+            return Ok(Step::Record(then));
         }
         self.new_name_first(path, known)?;
-        self.pass_guard(path, known)?;
-        let slot = self.trash_slot(path, local)?;
-        let left = self.leave(path, known, local, then, slot.clone(), true)?;
-        // renamed on the hub, and by now here as well; the trash is only for content that would be
-        // gone otherwise
-        if self.goes_on_here(known, local)?
-            && self
-                .env
-                .tree
-                .stamp(&slot)?
-                .is_some_and(|s| s.same_but_for_ctime(&local.stamp))
-        {
-            self.env.tree.discard(&slot)?;
-        }
-        Ok(left)
+        let (what, to) = (*local, Refuge::Deleted);
+        Ok(Step::Leave(Departure { what, then, to }))
     }
 
     /// Whether the content of a path that the hub deleted is in sync here under the path's new
@@ -187,89 +309,176 @@ impl Engine {
         Ok(same && rows.base.seen.is_some() && self.env.tree.stamp(to)? == rows.base.seen)
     }
 
-    fn leave(
-        &self,
-        path: &str,
-        known: &PathState,
-        what: &Local,
-        then: BaseRow,
-        to: String,
-        trash: bool,
-    ) -> PathResult {
-        let intent = Intent::Leave {
-            generation: known.generation,
-            then,
-            what: *what,
-            to: to.clone(),
-            trash,
+    /// Moves files away from their names: to the trash, or to names of conflict copies.
+    pub(super) fn leave_all(&self, all: Vec<PathWork<Departure>>, results: &mut Results) {
+        if all.is_empty() {
+            return;
+        }
+        let is_delete = |departure: &Departure| departure.to == Refuge::Deleted;
+        let all = self.pass_guard_all(all, is_delete, results);
+        let mut slots = BTreeSet::new();
+        let targets: Vec<Result<String, Interrupted>> = all
+            .iter()
+            .map(|work| match &work.what.to {
+                Refuge::Copy(copy) => Ok(copy.clone()),
+                _ => self.trash_slot(&work.path, &work.what.what, &mut slots),
+            })
+            .collect();
+        let all: Vec<PathWork<(Departure, String, Intent)>> = results
+            .keep(all, targets)
+            .into_iter()
+            .map(|(work, to)| {
+                let generation = work.known.generation;
+                work.with(|departure| {
+                    let intent = Intent::Leave {
+                        generation,
+                        then: departure.then.clone(),
+                        what: departure.what,
+                        to: to.clone(),
+                        trash: !matches!(departure.to, Refuge::Copy(_)),
+                    };
+                    (departure, to, intent)
+                })
+            })
+            .collect();
+        let intend = |work: &PathWork<(_, _, Intent)>| {
+            vec![Write::Intent(work.path.clone(), Some(work.what.2.clone()))]
         };
-        self.commit(
-            known.generation,
-            &[Write::Intent(path.to_string(), Some(intent.clone()))],
-        )?;
-        match self.env.tree.shift(path, &to, Some(&what.stamp))? {
-            Moved::Done => {
-                let done = self.finish(path, known, &intent);
-                if trash {
-                    self.env.ambient.done(CompletedChange::Removed { path });
-                } else {
-                    self.offer(&to);
+        let committed = self.commit_each(&all, intend, Engine::commit);
+        let all = results.keep(all, committed);
+        let asked: Vec<(&str, &str, &Stamp)> = all
+            .iter()
+            .map(|(work, ())| {
+                let (departure, to, _) = &work.what;
+                (work.path.as_str(), to.as_str(), &departure.what.stamp)
+            })
+            .collect();
+        let moved = self.env.tree.shift_all(&asked);
+        let (mut finished, mut stayed) = (Vec::new(), Vec::new());
+        for ((work, ()), moved) in all.into_iter().zip(moved) {
+            match moved {
+                Ok(Moved::Done) => match self.resolve(&work.path, &work.known, &work.what.2) {
+                    Ok(finish) => finished.push((work, finish)),
+                    Err(stop) => results.set(&work, Err(stop)),
+                },
+                Ok(Moved::Taken | Moved::Changed) => stayed.push(work),
+                Err(fault) => results.set(&work, Err(fault.into())),
+            }
+        }
+        let close = |work: &PathWork<_>| vec![Write::Intent(work.path.clone(), None)];
+        let closed = self.commit_each(&stayed, close, Engine::commit);
+        for (work, ()) in results.keep(stayed, closed) {
+            results.set(&work, Err(Interrupted::Again(LOCAL_CHANGED)));
+        }
+        for (work, done) in self.conclude(finished) {
+            let (departure, to, _) = &work.what;
+            let done = match &departure.to {
+                Refuge::Copy(copy) => {
+                    self.offer(copy);
+                    self.env.ambient.done(CompletedChange::SetAside {
+                        path: &work.path,
+                        copy,
+                    });
+                    done
+                }
+                Refuge::Trash | Refuge::Deleted => {
                     self.env
                         .ambient
-                        .done(CompletedChange::SetAside { path, copy: &to });
+                        .done(CompletedChange::Removed { path: &work.path });
+                    done.and_then(|done| self.empty_slot(&work.known, departure, to).map(|()| done))
                 }
-                done
-            }
-            Moved::Taken | Moved::Changed => {
-                self.commit(known.generation, &[Write::Intent(path.to_string(), None)])?;
-                Err(Interrupted::Again(LOCAL_CHANGED))
-            }
+            };
+            results.set(&work, done);
         }
     }
 
-    /// Returns a free name in the trash.
-    fn trash_slot(&self, path: &str, what: &Local) -> Result<String, Interrupted> {
+    /// Removes from the trash what was renamed on the hub, and by now here as well: the trash is only for content that
+    /// would be gone otherwise.
+    fn empty_slot(
+        &self,
+        known: &PathState,
+        departure: &Departure,
+        slot: &str,
+    ) -> Result<(), Interrupted> {
+        let what = &departure.what;
+        if departure.to == Refuge::Deleted
+            && self.goes_on_here(known, what)?
+            && self
+                .env
+                .tree
+                .stamp(slot)?
+                .is_some_and(|s| s.same_but_for_ctime(&what.stamp))
+        {
+            self.env.tree.discard(slot)?;
+        }
+        Ok(())
+    }
+
+    /// Returns a free name in the trash, other than the slots taken so far.
+    fn trash_slot(
+        &self,
+        path: &str,
+        what: &Local,
+        taken: &mut BTreeSet<String>,
+    ) -> Result<String, Interrupted> {
         let now = clock::millis(self.env.ambient.now()) as i64 * 1_000_000;
         for nth in 1.. {
             let slot = trash_name(path, &what.entry, now, nth);
-            if self.env.tree.stamp(&slot)?.is_none() {
+            if self.env.tree.stamp(&slot)?.is_none() && taken.insert(slot.clone()) {
                 return Ok(slot);
             }
         }
         Err(Interrupted::Again(NO_FREE_NAME))
     }
 
-    /// Sets the mode and time of the local file, then the base. The intent tells a later change by
-    /// a user from the values that were there before.
-    pub(super) fn change_metadata(
+    /// Sets modes and times, then the bases. The intent tells a later change by a user from the values that were there
+    /// before.
+    pub(super) fn set_metadata_all(
         &self,
-        path: &str,
-        known: &PathState,
-        local: &Local,
-        (mode, mtime): (u32, i64),
-        then: BaseRow,
-    ) -> PathResult {
-        let intent = Intent::Metadata {
-            generation: known.generation,
-            was: local.stamp,
-            mode,
-            mtime,
-            then: then.clone(),
+        all: Vec<PathWork<MetadataChange>>,
+        results: &mut Results,
+    ) {
+        if all.is_empty() {
+            return;
+        }
+        let intend = |work: &PathWork<MetadataChange>| {
+            let change = &work.what;
+            let intent = Intent::Metadata {
+                generation: work.known.generation,
+                was: change.local.stamp,
+                mode: change.mode,
+                mtime: change.mtime,
+                then: change.then.clone(),
+            };
+            vec![Write::Intent(work.path.clone(), Some(intent))]
         };
-        self.commit(
-            known.generation,
-            &[Write::Intent(path.to_string(), Some(intent))],
-        )?;
-        let stamp = self
-            .env
-            .tree
-            .set_metadata(path, &local.stamp, mode, Some(mtime))?;
-        let base = stamp.map(|stamp| with_mode(&then, stamp, stamp.mode, mode));
-        self.finished(path, known, known.generation, base)?;
-        if stamp.is_some() {
-            Ok(true)
-        } else {
-            Err(Interrupted::Again(LOCAL_CHANGED))
+        let committed = self.commit_each(&all, intend, Engine::commit);
+        let all = results.keep(all, committed);
+        let asked: Vec<(&str, &Stamp, u32, i64)> = all
+            .iter()
+            .map(|(work, ())| {
+                let change = &work.what;
+                let path = work.path.as_str();
+                (path, &change.local.stamp, change.mode, change.mtime)
+            })
+            .collect();
+        let stamps = self.env.tree.set_metadata_all(&asked).into_iter();
+        let works = all.into_iter().map(|(work, ())| work).collect();
+        let stamps = stamps.map(|stamp| stamp.map_err(Into::into)).collect();
+        let mut finished = Vec::new();
+        for (work, stamp) in results.keep(works, stamps) {
+            let MetadataChange { mode, then, .. } = &work.what;
+            let base = stamp.map(|stamp| with_mode(then, stamp, stamp.mode, *mode));
+            let generation = work.known.generation;
+            let finish = Finish::of(closing(&work.path, generation, generation, base));
+            finished.push((work.with(|_| stamp), finish));
+        }
+        for (work, done) in self.conclude(finished) {
+            let done = match work.what {
+                Some(_) => done,
+                None => done.and(Err(Interrupted::Again(LOCAL_CHANGED))),
+            };
+            results.set(&work, done);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Decides which deletes the guard counts, and lets a delete through.
 
+use std::collections::BTreeSet;
+
 use crate::files::delete_guard::{self, Standing};
 use crate::files::plan::Entry;
 use crate::wire::files::Hash;
@@ -7,7 +9,7 @@ use crate::wire::files::Hash;
 use super::neighbours::MOVED_PERHAPS;
 use super::path::token;
 use super::traits::{Token, Write};
-use super::{Engine, Interrupted, PathState};
+use super::{Engine, Interrupted, PathState, SET_BACK};
 
 /// A delete as the guard sees it.
 pub(super) enum DeleteEffect {
@@ -17,6 +19,17 @@ pub(super) enum DeleteEffect {
     Counts(Hash),
     /// Counted for now: the hub announces a new name that it does not have yet.
     Renamed(Hash, String),
+}
+
+/// A planned delete for the guard; `None`: no delete, which passes.
+pub(super) type Weighed<'a> = Option<(&'a str, &'a PathState)>;
+
+/// The deletes of a group that the guard has let through.
+#[derive(Default)]
+struct DeleteCount {
+    /// What the guard knew before the first of them.
+    before: Option<Standing>,
+    passed: BTreeSet<String>,
 }
 
 impl Engine {
@@ -70,46 +83,83 @@ impl Engine {
         }
     }
 
-    /// Lets a delete through. It is counted durably before it is carried out.
-    pub(super) fn pass_guard(&self, path: &str, known: &PathState) -> Result<(), Interrupted> {
-        if self.options.allow_deletes {
-            return Ok(());
+    /// Lets deletes through, one after the other. Those that pass are counted in one commit, before they are carried out.
+    pub(super) fn pass_guard(&self, all: &[Weighed<'_>]) -> Vec<Result<(), Interrupted>> {
+        if self.options.allow_deletes || all.iter().all(Option::is_none) {
+            return all.iter().map(|_| Ok(())).collect();
         }
+        let _one_by_one = super::lock(&self.weighing);
+        let generation = self.generation();
+        let (mut count, mut results) = (DeleteCount::default(), Vec::with_capacity(all.len()));
+        for delete in all {
+            results.push(match delete {
+                None => Ok(()),
+                Some((_, known)) if known.generation != generation => {
+                    Err(Interrupted::Again(SET_BACK))
+                }
+                Some((path, known)) => self.weigh(path, known, &mut count),
+            });
+        }
+        if count.passed.is_empty() {
+            return results;
+        }
+        let minute = self.minute();
+        let forget = Write::ForgetDeletes {
+            before: delete_guard::forgotten_before(minute),
+        };
+        let deleted = count.passed.iter().map(|_| Write::Deleted { minute });
+        let writes: Vec<Write> = deleted.chain([forget]).collect();
+        // the key or the intent of the delete makes it durable, before the delete happens
+        if let Err(stop) = self.commit_soon(generation, &writes) {
+            for (delete, result) in all.iter().zip(&mut results) {
+                if delete.is_some_and(|(path, _)| count.passed.contains(path)) {
+                    *result = Err(stop.clone());
+                }
+            }
+        }
+        results
+    }
+
+    fn weigh(
+        &self,
+        path: &str,
+        known: &PathState,
+        count: &mut DeleteCount,
+    ) -> Result<(), Interrupted> {
         let hash = match self.going(path, known)? {
             DeleteEffect::Free => return Ok(()),
             DeleteEffect::Counts(hash) | DeleteEffect::Renamed(hash, _) => hash,
         };
         let token = token(path, known);
-        let _one_by_one = super::lock(&self.weighing);
         if self.is_approved(&token)? {
             return Ok(());
         }
         self.queue().counts(path, &token, hash);
-        let minute = self.minute();
-        let Standing { files, counted, .. } = self.standing()?;
+        let before = match count.before {
+            Some(before) => before,
+            None => *count.before.insert(self.standing()?),
+        };
+        // those that passed with this group are not committed yet
+        let passed = count.passed.len() as u64;
+        let files = before.files.saturating_sub(passed);
+        let counted = before.counted + passed;
         let room =
             delete_guard::limit(self.options.limits, files + counted).saturating_sub(counted + 1);
         let pending = self.queue().other_deletes(path, room) + 1;
-        if !delete_guard::passes(
-            self.options.limits,
-            Standing {
-                files,
-                counted,
-                pending,
-            },
-        ) {
+        let standing = Standing {
+            files,
+            counted,
+            pending,
+        };
+        if !delete_guard::passes(self.options.limits, standing) {
             return Err(if self.may_come_elsewhere(&hash) {
                 Interrupted::Again(MOVED_PERHAPS)
             } else {
                 Interrupted::Held
             });
         }
-        let forget = Write::ForgetDeletes {
-            before: delete_guard::forgotten_before(minute),
-        };
-        // the key or the intent of the delete makes it durable, before the delete happens
-        self.commit_soon(known.generation, &[Write::Deleted { minute }, forget])?;
         self.queue().let_through(path);
+        count.passed.insert(path.to_string());
         Ok(())
     }
 

@@ -29,6 +29,7 @@ mod remote_changes;
 mod report;
 mod respell;
 mod send;
+mod step;
 mod type_conflict;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
@@ -52,6 +53,7 @@ pub use report::{WorkOutcome, WorkReport};
 
 const LOCAL_CHANGED: &str = "the file here changed meanwhile";
 const PLAN_CHANGED: &str = "the plan no longer fits the file";
+const SET_BACK: &str = "the hub was set back; all files are being compared";
 const NO_FREE_NAME: &str = "no free name for a conflict copy";
 /// See [`queue::WorkQueue::ended`].
 const PARKED: &str = "the hub repeatedly confirms the change but does not have it";
@@ -106,10 +108,10 @@ pub struct Preview {
     pub entry: Option<plan::Entry>,
 }
 
-/// A work item that was taken from the queue.
+/// Work that was taken from the queue: the same task for each path.
 #[derive(Debug)]
-pub struct WorkItem {
-    path: String,
+pub struct WorkGroup {
+    paths: Vec<String>,
     task: Task,
 }
 
@@ -191,28 +193,42 @@ impl Engine {
         Rescanning(self)
     }
 
-    /// Takes the next work item in the given direction, or in any; the caller must carry it out. `None`: there is no work
-    /// now, or nothing was polled yet, because which hub this is must be known before its rows are used.
-    pub fn take(&self, way: Option<Direction>) -> Option<WorkItem> {
+    /// Takes the next work in the given direction, or in any, for so many paths at most; the caller must carry it out.
+    /// `None`: there is no work now, or nothing was polled yet, because which hub this is must be known before its rows
+    /// are used.
+    pub fn take(&self, way: Option<Direction>, most: usize) -> Option<WorkGroup> {
         if self.generation() == 0 {
             return None;
         }
         let may_delete = self.may_delete();
-        let (path, task) = self.queue().next(may_delete, way)?;
-        Some(WorkItem { path, task })
+        let (paths, task) = self.queue().next(may_delete, way, most)?;
+        Some(WorkGroup { paths, task })
     }
 
-    pub fn carry_out(&self, WorkItem { path, task }: WorkItem) -> WorkReport {
-        let done = match task {
-            Task::Examine => self.examine(&path),
-            Task::CarryOut => self.turn(&path).map(|progress| {
-                if progress {
-                    WorkEnd::Progress
-                } else {
-                    WorkEnd::Settled
-                }
-            }),
+    /// Carries out work; a report for each path.
+    pub fn carry_out(&self, WorkGroup { paths, task }: WorkGroup) -> Vec<WorkReport> {
+        let done: Vec<Result<WorkEnd, Interrupted>> = match task {
+            Task::Examine => paths.iter().map(|path| self.examine(path)).collect(),
+            Task::CarryOut => {
+                let end = |progress| {
+                    if progress {
+                        WorkEnd::Progress
+                    } else {
+                        WorkEnd::Settled
+                    }
+                };
+                let results = self.turn_all(&paths).into_iter();
+                results.map(|result| result.map(end)).collect()
+            }
         };
+        paths
+            .into_iter()
+            .zip(done)
+            .map(|(path, done)| self.ended(path, done))
+            .collect()
+    }
+
+    fn ended(&self, path: String, done: Result<WorkEnd, Interrupted>) -> WorkReport {
         let (end, outcome) = outcome(done);
         if matches!(&end, WorkEnd::Examined(found) if found.counted.is_some())
             && !self.queue().is_counted(&path)
@@ -224,14 +240,12 @@ impl Engine {
             self.arrivals.fetch_add(1, SeqCst);
         }
         let parked = self.queue().ended(&path, end);
-        WorkReport {
-            path,
-            outcome: if parked {
-                WorkOutcome::Waits(PARKED.into())
-            } else {
-                outcome
-            },
-        }
+        let outcome = if parked {
+            WorkOutcome::Waits(PARKED.into())
+        } else {
+            outcome
+        };
+        WorkReport { path, outcome }
     }
 
     /// Whether there may be work in this direction.
@@ -442,9 +456,7 @@ impl Engine {
             .read()
             .unwrap_or_else(PoisonError::into_inner);
         if *now != generation {
-            return Err(Interrupted::Again(
-                "the hub was set back; all files are being compared",
-            ));
+            return Err(Interrupted::Again(SET_BACK));
         }
         // a commit that fails may have taken effect
         self.heard(writes);

@@ -1,15 +1,17 @@
-//! Examines one path, and carries out one step for it.
+//! Examines one path, and decides on its next step.
 
 use crate::files::plan::{
     Action, BaseRow, Entry, Local, RemoteRow, Stamp, is_retimed, local_mode, parent, time_from,
 };
 
+use crate::wire::files::BATCH_FILE;
+
+use super::apply::MetadataChange;
 use super::queue::{Direction, Examined, Precedence, WorkEnd};
 use super::send::brings;
-use super::traits::{Intent, Token, Write};
-use super::{
-    DeleteEffect, Engine, Interrupted, LOCAL_CHANGED, PLAN_CHANGED, PathResult, PathState, is_file,
-};
+use super::step::Step;
+use super::traits::{Intent, Token};
+use super::{DeleteEffect, Engine, Interrupted, LOCAL_CHANGED, PLAN_CHANGED, PathState, is_file};
 
 impl Engine {
     /// Examines a path and returns the kind of work it needs. Changes nothing.
@@ -18,6 +20,7 @@ impl Engine {
             rank,
             way,
             fresh: None,
+            is_large: false,
             counted: None,
         };
         if self.is_ignored(path) {
@@ -66,6 +69,7 @@ impl Engine {
             Action::Upload => {
                 let fresh = known.local.and_then(|local| brings(&known, &local));
                 Examined {
+                    is_large: fresh.is_some() && is_large(known.local.map(|local| local.entry)),
                     fresh: fresh.map(|hash| (hash, Direction::Up)),
                     ..examined(Precedence::Change, way)
                 }
@@ -75,6 +79,7 @@ impl Engine {
                     !new.is_dir() && known.base().entry.is_none_or(|was| !was.same_body(new))
                 });
                 Examined {
+                    is_large: is_large(comes),
                     fresh: comes.map(|new| (new.hash, Direction::Down)),
                     ..examined(Precedence::Change, way)
                 }
@@ -88,69 +93,56 @@ impl Engine {
         self.env.tree.ignored(path)
     }
 
-    /// Carries out one step for a path.
-    pub(super) fn turn(&self, path: &str) -> PathResult {
+    /// Decides on the next step for a path, and resumes what was begun before.
+    pub(super) fn decide(&self, path: &str) -> Result<(PathState, Step), Interrupted> {
         let known = self.know(path)?;
+        let step = self.next_step(path, &known)?;
+        Ok((known, step))
+    }
+
+    fn next_step(&self, path: &str, known: &PathState) -> Result<Step, Interrupted> {
         if let Some(intent) = &known.rows.intent {
-            return self.recover(path, &known, intent);
+            return self.recover(path, known, intent).map(Step::Ended);
         }
         if let Some(key) = &known.rows.key {
-            return self.settle(path, &known, key);
+            return self.settle(path, known, key).map(Step::Ended);
         }
         if self.is_ignored(path) {
-            return self.leave_alone(path, &known);
+            return Ok(leave_alone(known));
         }
         if known.base().lost {
             return Err(Interrupted::Again(
                 "the hub was set back, and has not reported its file yet",
             ));
         }
-        if self.clash(path, &known)? {
-            Ok(true)
-        } else {
-            self.step(path, known)
+        match self.clash(path, known)? {
+            Some(step) => Ok(step),
+            None => self.planned_step(path, known),
         }
     }
 
-    /// Removes a newly ignored path from the base, so that its absence is not a delete. The hub's
-    /// row is kept.
-    fn leave_alone(&self, path: &str, known: &PathState) -> PathResult {
-        if *known.base() == BaseRow::default() {
-            return Ok(false);
-        }
-        self.commit(
-            known.generation,
-            &[Write::Base(path.to_string(), BaseRow::default())],
-        )?;
-        Ok(true)
-    }
-
-    fn step(&self, path: &str, known: PathState) -> PathResult {
-        let plan = self.plan(&known);
+    fn planned_step(&self, path: &str, known: &PathState) -> Result<Step, Interrupted> {
+        let plan = self.plan(known);
         if plan.action == Action::Nothing && known.plan().action != Action::Nothing {
             // differing versions stay different; the base must not record them as seen
-            return Ok(false);
+            return Ok(Step::Ended(false));
         }
         self.wait_for_those_above(path, plan.action)?;
         match (plan.action, known.local) {
-            (Action::Nothing, local) => self.refresh(path, &known, local),
+            (Action::Nothing, local) => Ok(refresh(known, local)),
             (Action::Forget, _) => {
                 if known.base().entry.is_some() {
-                    self.prune(path, &known)?;
+                    self.prune(path, known)?;
                 }
-                self.commit(
-                    known.generation,
-                    &[Write::Base(path.to_string(), in_sync(&known, None))],
-                )?;
-                Ok(true)
+                Ok(Step::Record(in_sync(known, None)))
             }
-            (Action::Upload, Some(local)) => self.upload(path, &known, &local, plan.mode),
-            (Action::Delete, _) => self.delete(path, &known),
-            (Action::Trash, Some(local)) => self.remove(path, &known, &local),
-            (Action::Adopt, Some(local)) => self.adopt(path, &known, &local, plan.mode),
+            (Action::Upload, Some(local)) => self.upload(path, known, &local, plan.mode),
+            (Action::Delete, _) => self.delete(path, known),
+            (Action::Trash, Some(local)) => self.remove(path, known, &local),
+            (Action::Adopt, Some(local)) => self.adopt(path, known, &local, plan.mode),
             // the hub's version is then an ordinary download
-            (Action::Conflict, Some(local)) => self.aside(path, &known, &local, BaseRow::default()),
-            (Action::Download, local) => self.place(path, &known, local, plan.mode),
+            (Action::Conflict, Some(local)) => self.aside(path, &local, BaseRow::default()),
+            (Action::Download, local) => self.place(path, known, local, plan.mode),
             // these actions are only planned for a path that exists here
             (Action::Upload | Action::Trash | Action::Adopt | Action::Conflict, None) => {
                 Err(Interrupted::Again(PLAN_CHANGED))
@@ -183,21 +175,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Records what `stat` shows for a path that is in sync: it may have changed without an edit
-    /// (touched, copied back).
-    fn refresh(&self, path: &str, known: &PathState, local: Option<Local>) -> PathResult {
-        if let (Some(local), Some(_)) = (local, known.base().entry)
-            && known.base().seen != Some(local.stamp)
-        {
-            let base = BaseRow {
-                seen: Some(local.stamp),
-                ..known.base().clone()
-            };
-            self.commit_soon(known.generation, &[Write::Base(path.to_string(), base)])?;
-        }
-        Ok(false)
-    }
-
     /// Adopts equal bytes on both sides: only the mode and the time may still have to be set.
     pub(super) fn adopt(
         &self,
@@ -205,16 +182,24 @@ impl Engine {
         known: &PathState,
         local: &Local,
         mode: u32,
-    ) -> PathResult {
+    ) -> Result<Step, Interrupted> {
         let ours = is_retimed(known.base(), local);
         let time = time_from(known.base(), local, known.remote(), self.options.mode);
         let mtime = time.unwrap_or(local.entry.mtime);
-        if ours && time.is_none() && self.merge_mode(path, known, local, mode)? {
+        if ours
+            && time.is_none()
+            && let Some(step) = self.merge_mode(known, local, mode)
+        {
             // the new time is still to be sent
-            return Ok(true);
+            return Ok(step);
         }
         if mode != local_mode(known.base(), local) || mtime != local.entry.mtime {
-            return self.change_metadata(path, known, local, (mode, mtime), in_sync(known, None));
+            return Ok(Step::SetMetadata(MetadataChange {
+                local: *local,
+                mode,
+                mtime,
+                then: in_sync(known, None),
+            }));
         }
         let same =
             |now: &Stamp| *now == local.stamp || local.entry.is_dir() && now.same_dir(&local.stamp);
@@ -225,9 +210,37 @@ impl Engine {
         if let (true, None, Some(theirs)) = (ours, time, known.remote().entry) {
             seen.mtime = theirs.mtime;
         }
-        let base = in_sync(known, Some(seen));
-        self.commit(known.generation, &[Write::Base(path.to_string(), base)])?;
-        Ok(true)
+        Ok(Step::Record(in_sync(known, Some(seen))))
+    }
+}
+
+/// Whether a content does not travel together with others.
+fn is_large(entry: Option<Entry>) -> bool {
+    entry.is_some_and(|entry| entry.size > BATCH_FILE)
+}
+
+/// Removes a newly ignored path from the base, so that its absence is not a delete. The hub's row
+/// is kept.
+fn leave_alone(known: &PathState) -> Step {
+    if *known.base() == BaseRow::default() {
+        Step::Ended(false)
+    } else {
+        Step::Record(BaseRow::default())
+    }
+}
+
+/// Records what `stat` shows for a path that is in sync: it may have changed without an edit
+/// (touched, copied back).
+fn refresh(known: &PathState, local: Option<Local>) -> Step {
+    if let (Some(local), Some(_)) = (local, known.base().entry)
+        && known.base().seen != Some(local.stamp)
+    {
+        Step::Refresh(BaseRow {
+            seen: Some(local.stamp),
+            ..known.base().clone()
+        })
+    } else {
+        Step::Ended(false)
     }
 }
 

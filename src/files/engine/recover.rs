@@ -8,6 +8,24 @@ use super::path::seen_with;
 use super::traits::{CompletedChange, Intent, Look, Moved, StagedFile, Write};
 use super::{Engine, Interrupted, PathResult, PathState};
 
+/// What became of an intent.
+#[derive(Default)]
+pub(super) struct Finish {
+    /// None: everything is written already.
+    pub writes: Vec<Write>,
+    /// A temporary name that is removed after them.
+    pub discard: Option<String>,
+}
+
+impl Finish {
+    pub(super) fn of(writes: Vec<Write>) -> Finish {
+        Finish {
+            writes,
+            discard: None,
+        }
+    }
+}
+
 impl Engine {
     /// Resumes an intent after a crash or an error.
     pub(super) fn recover(&self, path: &str, known: &PathState, intent: &Intent) -> PathResult {
@@ -24,7 +42,24 @@ impl Engine {
 
     /// Determines whether an intent was carried out, and writes the result.
     pub(super) fn finish(&self, path: &str, known: &PathState, intent: &Intent) -> PathResult {
-        match intent {
+        let finish = self.resolve(path, known, intent)?;
+        if !finish.writes.is_empty() {
+            // without it, the intent is resumed
+            self.commit_soon(known.generation, &finish.writes)?;
+        }
+        self.clean_up(&finish)?;
+        Ok(true)
+    }
+
+    /// Determines whether an intent was carried out.
+    pub(super) fn resolve(
+        &self,
+        path: &str,
+        known: &PathState,
+        intent: &Intent,
+    ) -> Result<Finish, Interrupted> {
+        let closing = |generation, base| closing(path, known.generation, generation, base);
+        Ok(match intent {
             Intent::Place {
                 generation,
                 row,
@@ -33,7 +68,9 @@ impl Engine {
                 staged,
             } => {
                 if !self.was_placed(path, row.entry.as_ref(), over.as_ref(), staged)? {
-                    return self.clear_away(path, known, &staged.temp);
+                    return self
+                        .clear_away(path, known, &staged.temp)
+                        .map(|_| Finish::default());
                 }
                 let seen = self
                     .env
@@ -46,27 +83,26 @@ impl Engine {
                     ..staged.stamp
                 });
                 let seen = Some(seen_with(*mode, row.entry.as_ref(), seen));
-                self.finished(
-                    path,
-                    known,
-                    *generation,
-                    Some(BaseRow {
-                        rev: row.rev,
-                        lost: false,
-                        entry: row.entry,
-                        seen,
-                    }),
-                )?;
-                self.env.tree.discard(&staged.temp)?;
-            }
-            Intent::Clear { temp } => return self.clear_away(path, known, temp),
-            Intent::Respell { there, wanted } => {
-                return if path == wanted {
-                    self.respelled(known, there, wanted)
-                } else {
-                    Err(Interrupted::WaitFor(wanted.clone()))
+                let base = BaseRow {
+                    rev: row.rev,
+                    lost: false,
+                    entry: row.entry,
+                    seen,
                 };
+                Finish {
+                    writes: closing(*generation, Some(base)),
+                    discard: Some(staged.temp.clone()),
+                }
             }
+            Intent::Clear { temp } => {
+                self.clear_away(path, known, temp)?;
+                Finish::default()
+            }
+            Intent::Respell { there, wanted } if path == wanted => {
+                self.respelled(known, there, wanted)?;
+                Finish::default()
+            }
+            Intent::Respell { wanted, .. } => return Err(Interrupted::WaitFor(wanted.clone())),
             Intent::Metadata {
                 generation,
                 was,
@@ -98,12 +134,8 @@ impl Engine {
                         }
                     }
                 });
-                self.finished(
-                    path,
-                    known,
-                    *generation,
-                    seen.map(|seen| with_mode(then, seen, *mode, *mode)),
-                )?;
+                let base = seen.map(|seen| with_mode(then, seen, *mode, *mode));
+                Finish::of(closing(*generation, base))
             }
             Intent::Leave {
                 generation,
@@ -117,10 +149,9 @@ impl Engine {
                 if left && *trash {
                     self.prune(path, known)?;
                 }
-                self.finished(path, known, *generation, left.then(|| then.clone()))?;
+                Finish::of(closing(*generation, left.then(|| then.clone())))
             }
-        }
-        Ok(true)
+        })
     }
 
     /// Removes a temporary name that was not used, and the directories made for it.
@@ -139,27 +170,6 @@ impl Engine {
         self.prune(path, known)?;
         self.commit(known.generation, &[Write::Intent(path.to_string(), None)])?;
         Ok(true)
-    }
-
-    /// Closes an intent, and writes the base if it was carried out.
-    pub(super) fn finished(
-        &self,
-        path: &str,
-        known: &PathState,
-        generation: u64,
-        base: Option<BaseRow>,
-    ) -> Result<(), Interrupted> {
-        // a decision from before all rows were forgotten says nothing about current revisions
-        let of_now = |base: &BaseRow| generation == known.generation || *base == BaseRow::default();
-        let base = base
-            .filter(of_now)
-            .map(|base| Write::Base(path.to_string(), base));
-        let writes: Vec<Write> = base
-            .into_iter()
-            .chain([Write::Intent(path.to_string(), None)])
-            .collect();
-        // without it, the intent is resumed
-        self.commit_soon(known.generation, &writes)
     }
 
     /// Whether the staged file took its name; if so, keeps the replaced file if it is not the
@@ -376,6 +386,18 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Closes an intent, and writes the base if it was carried out. `generation`: of the decision.
+pub(super) fn closing(path: &str, now: u64, generation: u64, base: Option<BaseRow>) -> Vec<Write> {
+    // a decision from before all rows were forgotten says nothing about current revisions
+    let of_now = |base: &BaseRow| generation == now || *base == BaseRow::default();
+    let base = base
+        .filter(of_now)
+        .map(|base| Write::Base(path.to_string(), base));
+    base.into_iter()
+        .chain([Write::Intent(path.to_string(), None)])
+        .collect()
 }
 
 /// The base after a change of metadata: if `seen` is still to be set, it is `stamp` with the mode

@@ -35,7 +35,7 @@ pub enum WorkOutcome {
 }
 
 /// Why work on a path ended before the path was in sync.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Interrupted {
     Fault(Fault),
     /// The path is not as it was planned for: plan again at the next wake-up, with the reason.

@@ -12,8 +12,11 @@ use crate::files::plan::{
 use crate::wire::files::Hash;
 use crate::wire::revision::Revision;
 
+use super::apply::MetadataChange;
+use super::step::{PathWork, Results, Step};
 use super::traits::{
-    ChangeOutcome, CompletedChange, ExpectedRow, Fault, HubChange, OldPath, OpenKey, Write,
+    Called, ChangeOutcome, CompletedChange, ExpectedRow, Fault, HubChange, OldPath, OpenKey,
+    Shipment, Write,
 };
 use super::{Engine, Interrupted, PathResult, PathState};
 
@@ -24,19 +27,28 @@ pub(super) const CANDIDATES: usize = 16;
 pub(super) const MAX_EQUAL_FILES: usize = 1000;
 
 /// A change to send, with what it needs besides the request.
-pub(super) struct OutgoingChange<'a> {
+pub(super) struct OutgoingChange {
     pub path: String,
     pub entry: Option<Entry>,
     pub condition: ExpectedRow,
     pub from: Option<OldPath>,
     /// The local file whose bytes are sent; `None`: the hub has everything it needs.
-    pub local: Option<&'a Local>,
+    pub local: Option<Local>,
     /// The change describes this tree.
     pub ours: bool,
+    /// A further name that was claimed in the queue for this change.
+    pub claimed: Option<String>,
+}
+
+/// A change with its key, and what its response brings.
+struct KeyedChange {
+    change: HubChange,
+    key: OpenKey,
+    local: Option<Local>,
 }
 
 /// Where the rows that a change made can be read again.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum RowSource {
     ByHub,
     /// A server cannot keep them.
@@ -44,8 +56,44 @@ enum RowSource {
 }
 
 impl Engine {
-    /// Sends a change and records the response. Without a response the key stays open.
-    pub(super) fn send(&self, generation: u64, outgoing: OutgoingChange) -> PathResult {
+    /// Sends changes and records the responses. Without a response a key stays open.
+    pub(super) fn send_all(&self, all: Vec<PathWork<OutgoingChange>>, results: &mut Results) {
+        let claimed: Vec<String> = all
+            .iter()
+            .filter_map(|work| work.what.claimed.clone())
+            .collect();
+        let is_guarded = |change: &OutgoingChange| change.entry.is_none();
+        let all = self.pass_guard_all(all, is_guarded, results);
+        let all: Vec<PathWork<KeyedChange>> = all
+            .into_iter()
+            .map(|work| work.with(|outgoing| self.keyed(outgoing)))
+            .collect();
+        let open = |work: &PathWork<KeyedChange>| vec![Write::OpenKey(work.what.key.clone())];
+        let opened = self.commit_each(&all, open, Engine::commit);
+        let opened = results.keep(all, opened);
+        let all: Vec<PathWork<KeyedChange>> = opened.into_iter().map(|(work, ())| work).collect();
+        let shipments: Vec<Shipment<'_>> = all
+            .iter()
+            .map(|work| Shipment {
+                change: &work.what.change,
+                local: work.what.local.as_ref(),
+            })
+            .collect();
+        let answers = if shipments.is_empty() {
+            Vec::new()
+        } else {
+            self.env.transfer.send(&shipments)
+        };
+        self.answered(all, answers, results);
+        let mut queue = self.queue();
+        for name in &claimed {
+            queue.release(name);
+            // a delete that waits for this change is pending again
+            queue.offer(name);
+        }
+    }
+
+    fn keyed(&self, outgoing: OutgoingChange) -> KeyedChange {
         let change = HubChange {
             path: outgoing.path,
             key: self.env.ambient.fresh(),
@@ -64,40 +112,80 @@ impl Engine {
             ours: outgoing.ours,
             seen: outgoing.local.map(|l| l.stamp),
         };
-        self.commit(generation, &[Write::OpenKey(key.clone())])?;
-        let answer = match outgoing.local {
-            Some(local) => self.env.transfer.upload(&change, local),
-            None => self.env.hub.change(&change),
-        };
-        if let Err(Fault::Refused(_)) = &answer {
-            // this is a response too: the change was not made
-            self.settled(generation, &key, None, &[], RowSource::ByHub)?;
+        KeyedChange {
+            change,
+            key,
+            local: outgoing.local,
         }
-        let answer = answer?;
-        match &answer {
-            ChangeOutcome::Noted(made) => self
-                .settled(generation, &key, Some(made), made, RowSource::HereOnly)
-                .map(|()| true),
-            ChangeOutcome::Made(made) => {
-                self.settled(generation, &key, Some(made), made, RowSource::ByHub)?;
-                let (path, from) = (
-                    change.path.as_str(),
-                    change.from.as_ref().map(|f| f.path.as_str()),
-                );
-                self.env.ambient.done(if change.entry.is_some() {
-                    CompletedChange::Sent { path, from }
-                } else {
-                    CompletedChange::Deleted { path }
-                });
+    }
+
+    /// Records the responses.
+    fn answered(
+        &self,
+        all: Vec<PathWork<KeyedChange>>,
+        answers: Vec<Called<ChangeOutcome>>,
+        results: &mut Results,
+    ) {
+        let (mut soon, mut now) = (Vec::new(), Vec::new());
+        for (work, answer) in all.into_iter().zip(answers) {
+            let (made, source): (&[(String, RemoteRow)], _) = match &answer {
+                Ok(ChangeOutcome::Made(rows)) => (rows, RowSource::ByHub),
+                Ok(ChangeOutcome::Noted(rows)) => (rows, RowSource::HereOnly),
+                // a refusal is a response too: the change was not made. The feed reports what the hub has
+                Ok(_) | Err(Fault::Refused(_)) => (&[], RowSource::ByHub),
+                Err(fault) => {
+                    results.set(&work, Err(fault.clone().into()));
+                    continue;
+                }
+            };
+            let made = (!made.is_empty()).then_some(made);
+            match self.settlement(&work.what.key, made, made.unwrap_or_default()) {
+                Err(stop) => results.set(&work, Err(stop)),
+                Ok(writes) => {
+                    let work = work.with(|keyed| (keyed, answer, writes));
+                    match source {
+                        RowSource::ByHub => soon.push(work),
+                        RowSource::HereOnly => now.push(work),
+                    }
+                }
+            }
+        }
+        let writes =
+            |work: &PathWork<(KeyedChange, Called<ChangeOutcome>, Vec<Write>)>| work.what.2.clone();
+        // without it, the hub is asked about the key again
+        let committed = self.commit_each(&soon, writes, Engine::commit_soon);
+        let mut ended = results.keep(soon, committed);
+        let committed = self.commit_each(&now, writes, Engine::commit);
+        ended.extend(results.keep(now, committed));
+        for (work, ()) in ended {
+            let (keyed, answer, _) = &work.what;
+            results.set(&work, self.made(keyed, answer));
+        }
+    }
+
+    /// Reports a change whose response is recorded.
+    fn made(&self, keyed: &KeyedChange, answer: &Called<ChangeOutcome>) -> PathResult {
+        let change = &keyed.change;
+        match answer {
+            Err(fault) => Err(fault.clone().into()),
+            Ok(ChangeOutcome::Noted(made) | ChangeOutcome::Made(made)) => {
+                self.offer_above_tombstones(&keyed.key, made)?;
+                if matches!(answer, Ok(ChangeOutcome::Made(_))) {
+                    let (path, from) = (
+                        change.path.as_str(),
+                        change.from.as_ref().map(|f| f.path.as_str()),
+                    );
+                    self.env.ambient.done(if change.entry.is_some() {
+                        CompletedChange::Sent { path, from }
+                    } else {
+                        CompletedChange::Deleted { path }
+                    });
+                }
                 Ok(true)
             }
-            ChangeOutcome::Differs(_) | ChangeOutcome::NotDone | ChangeOutcome::Moved => {
-                // the feed reports what the hub has
-                self.settled(generation, &key, None, &[], RowSource::ByHub)?;
-                Err(Interrupted::Again(
-                    "the file or the hub's version changed while it was sent",
-                ))
-            }
+            Ok(ChangeOutcome::Differs(_) | ChangeOutcome::NotDone | ChangeOutcome::Moved) => Err(
+                Interrupted::Again("the file or the hub's version changed while it was sent"),
+            ),
         }
     }
 
@@ -109,13 +197,9 @@ impl Engine {
         }
         let asked = self.env.hub.ask(key.key, self.newest())?;
         let made = asked.made.as_deref();
-        self.settled(
-            known.generation,
-            key,
-            made,
-            &asked.current,
-            RowSource::ByHub,
-        )?;
+        let writes = self.settlement(key, made, &asked.current)?;
+        self.commit_soon(known.generation, &writes)?;
+        self.offer_above_tombstones(key, made.unwrap_or_default())?;
         key.names
             .iter()
             .filter(|name| *name != path)
@@ -125,15 +209,13 @@ impl Engine {
         Ok(true)
     }
 
-    /// Writes what a change made and closes its key, in one transaction.
-    fn settled(
+    /// What a change made, and the end of its key: writes for one transaction.
+    fn settlement(
         &self,
-        generation: u64,
         key: &OpenKey,
         made: Option<&[(String, RemoteRow)]>,
         current: &[(String, RemoteRow)],
-        kept: RowSource,
-    ) -> Result<(), Interrupted> {
+    ) -> Result<Vec<Write>, Interrupted> {
         // ignore names that were not part of the change
         let ours = |rows: &[(String, RemoteRow)]| {
             rows.iter()
@@ -185,13 +267,17 @@ impl Engine {
             writes.push(Write::Points(points));
         }
         writes.push(Write::CloseKey(key.clone()));
-        match kept {
-            // without it, the hub is asked about the key again
-            RowSource::ByHub => self.commit_soon(generation, &writes)?,
-            RowSource::HereOnly => self.commit(generation, &writes)?,
-        }
+        Ok(writes)
+    }
+
+    /// Offers the directories that lost an entry by a change.
+    fn offer_above_tombstones(
+        &self,
+        key: &OpenKey,
+        made: &[(String, RemoteRow)],
+    ) -> Result<(), Interrupted> {
         made.iter()
-            .filter(|(_, row)| row.entry.is_none())
+            .filter(|(path, row)| row.entry.is_none() && key.names.contains(path))
             .try_for_each(|(path, _)| self.offer_above(path))
     }
 
@@ -202,9 +288,9 @@ impl Engine {
         known: &PathState,
         local: &Local,
         mode: u32,
-    ) -> PathResult {
-        if self.merge_mode(path, known, local, mode)? {
-            return Ok(true);
+    ) -> Result<Step, Interrupted> {
+        if let Some(step) = self.merge_mode(known, local, mode) {
+            return Ok(step);
         }
         let mtime = local_mtime(known.base(), local);
         let entry = Entry {
@@ -217,37 +303,23 @@ impl Engine {
             None => ExpectedRow::Nothing,
         };
         let from = self.claim_old_name(path, known, local)?;
-        let old = from.as_ref().map(|f| f.path.clone());
-        let outgoing = OutgoingChange {
+        Ok(Step::Send(OutgoingChange {
             path: path.to_string(),
             entry: Some(entry),
             condition,
+            claimed: from.as_ref().map(|f| f.path.clone()),
             from,
-            local: Some(local),
+            local: Some(*local),
             ours: true,
-        };
-        let sent = self.send(known.generation, outgoing);
-        if let Some(old) = &old {
-            let mut queue = self.queue();
-            queue.release(old);
-            // a delete that waits for this upload is pending again
-            queue.offer(old);
-        }
-        sent
+        }))
     }
 
     /// Adopts the hub's mode before an edit is sent, and stores it at once: a mode that a user sets
-    /// later is then a change from it. `true`: done; plan again.
-    pub(super) fn merge_mode(
-        &self,
-        path: &str,
-        known: &PathState,
-        local: &Local,
-        mode: u32,
-    ) -> PathResult {
+    /// later is then a change from it. `None`: there is nothing to adopt.
+    pub(super) fn merge_mode(&self, known: &PathState, local: &Local, mode: u32) -> Option<Step> {
         let (Some(entry), true) = (known.base().entry, mode != local_mode(known.base(), local))
         else {
-            return Ok(false);
+            return None;
         };
         // the content is as far out of sync as before
         let nothing = Stamp {
@@ -266,7 +338,12 @@ impl Engine {
             seen,
             ..known.base().clone()
         };
-        self.change_metadata(path, known, local, (mode, local.entry.mtime), then)
+        Some(Step::SetMetadata(MetadataChange {
+            local: *local,
+            mode,
+            mtime: local.entry.mtime,
+            then,
+        }))
     }
 
     /// Finds and claims the former name of this content, if it was renamed here, perhaps onto an
@@ -330,7 +407,7 @@ impl Engine {
     }
 
     /// Deletes a path on the hub that was deleted here.
-    pub(super) fn delete(&self, path: &str, known: &PathState) -> PathResult {
+    pub(super) fn delete(&self, path: &str, known: &PathState) -> Result<Step, Interrupted> {
         // this may be half of a rename; the other half then includes this delete
         if let Some(entry) = known
             .base()
@@ -359,17 +436,15 @@ impl Engine {
                 );
             }
         }
-        self.pass_guard(path, known)?;
-        let condition = ExpectedRow::Rev(known.remote().at());
-        let outgoing = OutgoingChange {
+        Ok(Step::Send(OutgoingChange {
             path: path.to_string(),
             entry: None,
-            condition,
+            condition: ExpectedRow::Rev(known.remote().at()),
             from: None,
             local: None,
             ours: true,
-        };
-        self.send(known.generation, outgoing)
+            claimed: None,
+        }))
     }
 
     /// Offers the directory that lost this entry, which may be an entry of its own now, or the

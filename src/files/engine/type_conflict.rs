@@ -10,8 +10,9 @@ use crate::files::conflict::copy_name;
 use crate::files::plan::{self, Action, BaseRow, Entry};
 
 use super::send::OutgoingChange;
+use super::step::Step;
 use super::traits::{ExpectedRow, OldPath};
-use super::{Engine, Interrupted, NO_FREE_NAME, PathResult, PathState, is_file, lock, takes_away};
+use super::{Engine, Interrupted, NO_FREE_NAME, PathState, is_file, lock, takes_away};
 
 /// What is known below a name.
 #[derive(Default)]
@@ -25,19 +26,19 @@ struct Below {
 }
 
 impl Engine {
-    /// `true`: something was done. `false`: there is no conflict. An error: the path waits.
-    pub(super) fn clash(&self, path: &str, known: &PathState) -> PathResult {
+    /// `None`: there is no conflict. An error: the path waits.
+    pub(super) fn clash(&self, path: &str, known: &PathState) -> Result<Option<Step>, Interrupted> {
         let here = is_file(known.node.map(|n| n.entry).as_ref());
         let there = is_file(known.remote().entry.as_ref());
         let dir = known.local.filter(|l| l.entry.is_dir());
         if !here && !there && dir.is_none() {
-            return Ok(false);
+            return Ok(None);
         }
         let plan = self.plan(known);
         let action = plan.action;
         // many directories have rows, so what is below one is read only where it matters
         if !here && !there && action != Action::Trash && !self.env.tree.is_empty(path)? {
-            return Ok(false);
+            return Ok(None);
         }
         let below = self.below(path, known)?;
         let goes_last =
@@ -49,7 +50,7 @@ impl Engine {
             ));
         }
         if takes_away(action) || !(here || there) {
-            return Ok(false);
+            return Ok(None);
         }
         if !(below.wanted || action == Action::Conflict && dir.is_some()) {
             return if action == Action::Upload && here && below.live {
@@ -57,7 +58,7 @@ impl Engine {
                     "its content on the hub is deleted first",
                 ))
             } else {
-                Ok(false)
+                Ok(None)
             };
         }
         if !*lock(&self.drained) {
@@ -82,7 +83,7 @@ impl Engine {
                 } else {
                     BaseRow::default()
                 };
-                self.aside(path, known, &local, then)
+                self.aside(path, &local, then).map(Some)
             }
             (_, Some(theirs)) if there => {
                 let mode = known
@@ -90,14 +91,20 @@ impl Engine {
                     .filter(|_| here)
                     .map_or(theirs.mode, |_| plan.mode);
                 self.rename_on_hub(path, known, Entry { mode, ..theirs })
+                    .map(Some)
             }
-            _ => Ok(false),
+            _ => Ok(None),
         }
     }
 
     /// Renames the hub's file to a name that is free on both sides. Never to the name of an equal
     /// file: a user may be editing that one, and the edit would replace the bytes.
-    fn rename_on_hub(&self, path: &str, known: &PathState, entry: Entry) -> PathResult {
+    fn rename_on_hub(
+        &self,
+        path: &str,
+        known: &PathState,
+        entry: Entry,
+    ) -> Result<Step, Interrupted> {
         for nth in 1.. {
             let copy = copy_name(path, &entry, nth);
             let rows = self.env.state.rows(&copy)?;
@@ -119,19 +126,15 @@ impl Engine {
                 path: path.to_string(),
                 rev: known.remote().at(),
             });
-            let outgoing = OutgoingChange {
+            return Ok(Step::Send(OutgoingChange {
                 path: copy.clone(),
                 entry: Some(entry),
                 condition: ExpectedRow::Nothing,
                 from,
                 local: None,
                 ours: false,
-            };
-            let sent = self.send(known.generation, outgoing);
-            let mut queue = self.queue();
-            queue.release(&copy);
-            queue.offer(&copy);
-            return sent;
+                claimed: Some(copy),
+            }));
         }
         Err(Interrupted::Again(NO_FREE_NAME))
     }

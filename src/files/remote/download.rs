@@ -1,31 +1,27 @@
 //! Downloads the hub's version to a temporary name: from a local file that has the bytes, short
 //! files several in one request, long files so that an interrupted download resumes.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::PoisonError;
 
 use crate::error::{Error, Kind};
 use crate::files::engine::traits::*;
 use crate::files::plan::{Entry, RemoteRow};
 use crate::files::tree::root::fault;
+use crate::files::tree::sync_set::SyncSet;
 use crate::transfer::{TransferStep, source_file};
-use crate::wire::files::{self, BATCH_FILE, FetchItem, Hash, SINGLE};
+use crate::wire::files::{
+    self, BATCH_BYTES, BATCH_FILE, BATCH_FILES, FetchHead, FetchItem, Hash, SINGLE,
+};
 
 use super::{Remote, moving, rows};
 
 /// Bytes that are read at a time.
 const COPY_BUFFER_BYTES: usize = 64 * 1024;
 
-/// A request for one short file.
-pub struct SmallDownload {
-    item: FetchItem,
-    /// Maximum size in bytes.
-    most: u64,
-}
-
 /// The result for one short file.
 #[derive(Debug, Clone)]
-pub enum SmallContent {
+enum SmallContent {
     Bytes(Vec<u8>),
     /// The hub no longer has that revision.
     Gone,
@@ -33,99 +29,130 @@ pub enum SmallContent {
     Alone,
 }
 
+/// A content that is downloaded together with others.
+struct SmallDownload<'a> {
+    /// The position in the group.
+    at: usize,
+    delivery: &'a Delivery<'a>,
+}
+
+/// What is done about one delivery before any content is downloaded.
+enum Begun {
+    Ended(Option<StagedFile>),
+    Small,
+}
+
 impl Remote {
-    pub(super) fn fetch(
-        &self,
-        path: &str,
-        row: &RemoteRow,
-        entry: &Entry,
-        sources: &[ContentSource],
-    ) -> Called<Option<StagedFile>> {
-        match entry.kind {
-            files::EntryKind::Dir => return self.tree.stage_dir(path, entry),
-            files::EntryKind::Symlink => {
-                let Some(target) = self.short(path, row, entry)? else {
-                    return Ok(None);
-                };
-                return self
-                    .tree
-                    .stage_link(path, &target, entry)?
-                    .map_or_else(|| Err(self.damaged(path)), |staged| Ok(Some(staged)));
+    pub(super) fn fetch_all(&self, all: &[Delivery<'_>]) -> Vec<Called<Option<StagedFile>>> {
+        let (mut results, mut small) = (Vec::with_capacity(all.len()), Vec::new());
+        let mut synced = SyncSet::default();
+        for (at, delivery) in all.iter().enumerate() {
+            let made = self.tree.make_directories(delivery.above);
+            results.push(
+                match made.and_then(|()| self.begin(delivery, &mut synced)) {
+                    Ok(Begun::Ended(staged)) => Ok(staged),
+                    Ok(Begun::Small) => {
+                        small.push(SmallDownload { at, delivery });
+                        Ok(None)
+                    }
+                    Err(fault) => Err(fault),
+                },
+            );
+        }
+        for some in take_batches(small) {
+            let contents = self.fetch_together(&some);
+            for (download, content) in some.into_iter().zip(contents) {
+                results[download.at] = self.stage_small(download.delivery, content, &mut synced);
             }
+        }
+        self.tree.sync_staged(results, synced)
+    }
+
+    /// Stages everything that needs no small download.
+    fn begin(&self, delivery: &Delivery<'_>, synced: &mut SyncSet) -> Called<Begun> {
+        let Delivery {
+            path,
+            row,
+            entry,
+            sources,
+            ..
+        } = *delivery;
+        match entry.kind {
+            files::EntryKind::Dir => return self.tree.stage_dir(path, entry).map(Begun::Ended),
+            files::EntryKind::Symlink => return Ok(Begun::Small),
             files::EntryKind::File => {}
         }
-        if let Some(staged) = self.tree.stage_copy(path, entry, sources)? {
-            return Ok(Some(staged));
+        if let Some(staged) = self.tree.stage_copy(path, entry, sources, synced)? {
+            return Ok(Begun::Ended(Some(staged)));
         }
         match entry.size {
-            _ if !sources.contains(&ContentSource::Hub) => Ok(None),
-            0..=BATCH_FILE => {
-                // checks that may fail come before the request
-                let Some(mut temporary) = self.tree.temporary(path, entry.size)? else {
-                    return Ok(None);
-                };
-                let bytes = match entry.size {
-                    0 => Some(Vec::new()),
-                    _ => self.short(path, row, entry)?,
-                };
-                let Some(bytes) = bytes else { return Ok(None) };
-                temporary
-                    .write_all(&bytes)
-                    .map_err(|e| fault("write beside", path, &e))?;
-                temporary
-                    .finish(entry)?
-                    .map_or_else(|| Err(self.damaged(path)), |staged| Ok(Some(staged)))
-            }
-            size => {
-                let _lane = self.down.enter();
-                if size <= SINGLE {
-                    self.medium(path, row, entry)
-                } else {
-                    self.long(path, row, entry)
-                }
-            }
+            _ if !sources.contains(&ContentSource::Hub) => Ok(Begun::Ended(None)),
+            // a check that may fail comes before the request
+            0..=BATCH_FILE => self.tree.room_for(entry.size).map(|()| Begun::Small),
+            size if size <= SINGLE => self.medium(path, row, entry).map(Begun::Ended),
+            _ => self.long(path, row, entry).map(Begun::Ended),
         }
     }
 
-    /// Returns the bytes of a short file.
-    fn short(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<Vec<u8>>> {
-        let item = FetchItem {
-            id: row.id,
-            rev: row.rev,
-            tag: row.tag,
-        };
-        match self.fetches.join(
-            SmallDownload {
-                item,
-                most: entry.size.min(BATCH_FILE),
-            },
-            &|all| self.fetch_together(&all),
-        )? {
-            SmallContent::Bytes(bytes) => Ok(Some(bytes)),
-            SmallContent::Gone => Ok(None),
+    fn stage_small(
+        &self,
+        delivery: &Delivery<'_>,
+        content: Called<SmallContent>,
+        synced: &mut SyncSet,
+    ) -> Called<Option<StagedFile>> {
+        let Delivery {
+            path, row, entry, ..
+        } = *delivery;
+        let bytes = match content? {
+            SmallContent::Bytes(bytes) => bytes,
+            SmallContent::Gone => return Ok(None),
             SmallContent::Alone => {
-                let mut bytes = Vec::new();
-                Ok(self
-                    .stream(path, row, entry.size.min(BATCH_FILE), &mut |piece| {
-                        bytes.extend_from_slice(piece);
-                        Ok(())
-                    })?
-                    .then_some(bytes))
+                let (mut bytes, most) = (Vec::new(), entry.size.min(BATCH_FILE));
+                let is_there = self.stream(path, row, most, &mut |piece| {
+                    bytes.extend_from_slice(piece);
+                    Ok(())
+                })?;
+                if !is_there {
+                    return Ok(None);
+                }
+                bytes
             }
+        };
+        if bytes.len() as u64 != entry.size || Hash::of(&bytes) != entry.hash {
+            return Err(self.damaged(path));
         }
-        .and_then(|bytes| match bytes {
-            Some(bytes) if bytes.len() as u64 != entry.size || Hash::of(&bytes) != entry.hash => {
-                Err(self.damaged(path))
-            }
-            other => Ok(other),
-        })
+        let staged = if entry.kind == files::EntryKind::Symlink {
+            self.tree.stage_link(path, &bytes, entry)?
+        } else {
+            let Some(mut temporary) = self.tree.temporary(path, entry.size)? else {
+                return Ok(None);
+            };
+            temporary
+                .write_all(&bytes)
+                .map_err(|e| fault("write beside", path, &e))?;
+            temporary.finish_with(entry, synced)?
+        };
+        staged.map_or_else(|| Err(self.damaged(path)), |staged| Ok(Some(staged)))
     }
 
-    fn fetch_together(&self, all: &[SmallDownload]) -> Vec<Called<SmallContent>> {
-        let items: Vec<FetchItem> = all.iter().map(|small| small.item).collect();
-        let mut found: Vec<Called<SmallContent>> = Vec::with_capacity(all.len());
-        let fetched = self.hub.fetch(&items, |head, body| {
-            let most = all[found.len()].most;
+    fn fetch_together(&self, all: &[SmallDownload<'_>]) -> Vec<Called<SmallContent>> {
+        // an empty file needs no request
+        let wanted: Vec<&Delivery<'_>> = all
+            .iter()
+            .map(|small| small.delivery)
+            .filter(|delivery| delivery.entry.size > 0)
+            .collect();
+        let items: Vec<FetchItem> = wanted
+            .iter()
+            .map(|delivery| FetchItem {
+                id: delivery.row.id,
+                rev: delivery.row.rev,
+                tag: delivery.row.tag,
+            })
+            .collect();
+        let mut found: Vec<Called<SmallContent>> = Vec::with_capacity(items.len());
+        let take = |head: FetchHead, body: &mut dyn Read| {
+            let most = wanted[found.len()].entry.size.min(BATCH_FILE);
             let mut bytes = Vec::new();
             found.push(Ok(match head.status {
                 200 if head.size <= most => {
@@ -139,11 +166,23 @@ impl Remote {
                 _ => SmallContent::Alone,
             }));
             Ok(())
-        });
-        if let Err(fault) = self.called(fetched) {
-            found.resize(all.len(), Err(fault));
+        };
+        let fetched = if items.is_empty() {
+            Ok(())
+        } else {
+            self.called(self.hub.fetch(&items, take))
+        };
+        if let Err(fault) = fetched {
+            found.resize(items.len(), Err(fault));
         }
-        found
+        let mut found = found.into_iter();
+        let empty = || Ok(SmallContent::Bytes(Vec::new()));
+        all.iter()
+            .map(|small| match small.delivery.entry.size {
+                0 => empty(),
+                _ => found.next().unwrap_or_else(empty),
+            })
+            .collect()
     }
 
     /// Passes the bytes of a revision to `take`, up to the announced size. `false`: the hub no
@@ -269,4 +308,20 @@ impl Remote {
                 .hint("\"mesync hub check\" says whether the hub's data are whole"),
         )
     }
+}
+
+/// Divides downloads into requests that the hub answers in one response.
+fn take_batches(all: Vec<SmallDownload<'_>>) -> Vec<Vec<SmallDownload<'_>>> {
+    let (mut batches, mut bytes) = (Vec::<Vec<SmallDownload<'_>>>::new(), 0);
+    for download in all {
+        bytes += download.delivery.entry.size;
+        match batches.last_mut() {
+            Some(last) if last.len() < BATCH_FILES && bytes <= BATCH_BYTES => last.push(download),
+            _ => {
+                bytes = download.delivery.entry.size;
+                batches.push(vec![download]);
+            }
+        }
+    }
+    batches
 }

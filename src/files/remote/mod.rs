@@ -10,7 +10,6 @@ pub mod s3em;
 pub mod traffic;
 
 mod download;
-mod lanes;
 mod upload;
 mod wanted;
 
@@ -22,15 +21,13 @@ use uuid::Uuid;
 use crate::client::{self, ChangeHeaders, Failure, HubClient, Stored, Told};
 use crate::error::{Error, Kind};
 use crate::transfer::{Transfer, TransferStep};
-use crate::wire::files::{BATCH_FILES, Chunk, Commit, Extra, Hash, Name, PAGE, Record, SINGLE};
+use crate::wire::files::{self, Chunk, Commit, Extra, Hash, Name, PAGE, Record, SINGLE};
 use crate::wire::revision::{Condition, Revision};
 
-use super::batcher::Batcher;
 use super::engine::traits::*;
-use super::plan::{Entry, Local, RemoteRow};
+use super::plan::{Entry, RemoteRow};
 use super::state::DiskState;
 use super::tree::DiskTree;
-use lanes::Lanes;
 use link::Link;
 use rows::RemoteNames;
 use traffic::Traffic;
@@ -43,10 +40,6 @@ pub struct Remote {
     names: RemoteNames,
     link: Arc<Link>,
     traffic: Arc<Traffic>,
-    sends: Batcher<upload::SmallUpload, Called<ChangeOutcome>>,
-    fetches: Batcher<download::SmallDownload, Called<download::SmallContent>>,
-    up: Lanes,
-    down: Lanes,
     /// Contents of long files that are being downloaded: two downloads of one content would write
     /// the same file.
     coming: Mutex<HashSet<Hash>>,
@@ -64,9 +57,7 @@ impl Remote {
         tree: Arc<DiskTree>,
         link: Arc<Link>,
         traffic: Arc<Traffic>,
-        concurrency: usize,
     ) -> Remote {
-        let (sends, fetches) = (Batcher::new(upload::TOGETHER), Batcher::new(BATCH_FILES));
         Remote {
             hub,
             state,
@@ -74,10 +65,6 @@ impl Remote {
             names,
             link,
             traffic,
-            sends,
-            fetches,
-            up: Lanes::new(concurrency),
-            down: Lanes::new(concurrency),
             coming: Mutex::default(),
             wanted: Mutex::default(),
             lacking: Mutex::default(),
@@ -183,16 +170,6 @@ impl Remote {
         chunks: Vec<Chunk>,
     ) -> Called<client::Called<Stored>> {
         let name = self.name(&change.path)?;
-        let from = change.from.as_ref().map(|from| {
-            let Revision { rev, tag } = from.rev;
-            self.name(&from.path)
-                .map(|name| crate::wire::files::OldName {
-                    path: name.path,
-                    name: name.name,
-                    if_match: rev,
-                    tag,
-                })
-        });
         let commit = Commit {
             path: name.path,
             name: name.name,
@@ -204,9 +181,22 @@ impl Remote {
             size: entry.size,
             checksum_sha256: entry.hash,
             chunks,
-            from: from.transpose()?,
+            from: self.old_name(change)?,
         };
         Ok(self.hub.commit(&commit, request(change)))
+    }
+
+    fn old_name(&self, change: &HubChange) -> Called<Option<files::OldName>> {
+        let from = change.from.as_ref().map(|from| {
+            let Revision { rev, tag } = from.rev;
+            self.name(&from.path).map(|name| files::OldName {
+                path: name.path,
+                name: name.name,
+                if_match: rev,
+                tag,
+            })
+        });
+        from.transpose()
     }
 
     /// The chunks of a content that the hub has under a known name; `None`: there is no such name.
@@ -297,25 +287,6 @@ impl HubCalls for Remote {
         }
     }
 
-    fn change(&self, change: &HubChange) -> Called<ChangeOutcome> {
-        let _lane = self.up.enter();
-        let Some(entry) = &change.entry else {
-            let id = self.state.rows(&change.path)?.remote.id;
-            return match self.hub.remove(id, request(change)) {
-                Ok(Some(record)) => self.made(change, record, None),
-                // the change was made; the feed reports the rest
-                Ok(None) => Ok(ChangeOutcome::NotDone),
-                Err(failure) => self.unmet(failure),
-            };
-        };
-        match self.known_chunks(change, entry)? {
-            Some(chunks) => self
-                .commit(change, entry, chunks)
-                .and_then(|called| self.answer(change, called)),
-            None => Ok(ChangeOutcome::NotDone),
-        }
-    }
-
     fn ask(&self, key: Uuid, newest: Revision) -> Called<KeyRows> {
         let answer = match self.hub.ask_key(key, newest) {
             Err(failure) if failure.status == 410 => {
@@ -338,24 +309,18 @@ impl HubCalls for Remote {
 }
 
 impl ContentTransfer for Remote {
-    fn upload(&self, change: &HubChange, local: &Local) -> Called<ChangeOutcome> {
-        let sent = self.send(change, local);
-        if sent == Ok(ChangeOutcome::Moved) {
-            self.tree.contradicted(&local.stamp);
+    fn send(&self, all: &[Shipment<'_>]) -> Vec<Called<ChangeOutcome>> {
+        let sent = self.send_all(all);
+        for (shipment, answer) in all.iter().zip(&sent) {
+            if let (Ok(ChangeOutcome::Moved), Some(local)) = (answer, shipment.local) {
+                self.tree.contradicted(&local.stamp);
+            }
         }
         sent
     }
 
-    fn stage(
-        &self,
-        path: &str,
-        row: &RemoteRow,
-        entry: &Entry,
-        sources: &[ContentSource],
-        above: &[(&str, u32)],
-    ) -> Called<Option<StagedFile>> {
-        self.tree.make_directories(above)?;
-        self.fetch(path, row, entry, sources)
+    fn stage(&self, all: &[Delivery<'_>]) -> Vec<Called<Option<StagedFile>>> {
+        self.fetch_all(all)
     }
 }
 

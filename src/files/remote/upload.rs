@@ -1,5 +1,5 @@
-//! Sends the local version to the hub: without bytes if the hub has them, short files several in
-//! one request, long files chunk by chunk.
+//! Sends changes to the hub: several in one request where the hub has the content or it is short, long files chunk by
+//! chunk.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,162 +10,216 @@ use crate::files::engine::traits::*;
 use crate::files::plan::{Entry, Local};
 use crate::files::tree::root::fault;
 use crate::logger::one_line;
-use crate::transfer::source_file;
-use crate::wire::files::{self, BATCH_FILE, BatchItem, BatchResult, Chunk, Hash, SINGLE};
+use crate::transfer::{TransferStep, source_file};
+use crate::wire::files::{
+    self, BATCH_BYTES, BATCH_FILE, BATCH_FILES, BatchItem, BatchResult, Chunk, Hash, SINGLE,
+};
 use crate::wire::revision::Tag;
 
 use super::{Remote, moving, request, rows, set_back};
 
-/// Short files in one request, at most; their bytes are in memory meanwhile.
-pub const TOGETHER: usize = 64;
+/// Bytes of content in one request, at most; the rest of what the hub takes is for lines.
+const MAX_BATCH_CONTENT: u64 = BATCH_BYTES / 2;
+/// Chunks of a line, at most: the hub takes lines of 16 KiB.
+const MAX_LINE_CHUNKS: usize = 64;
 
-/// A short file with its bytes, to be sent in a request with others.
-pub struct SmallUpload {
-    change: HubChange,
-    item: BatchItem,
-    bytes: Vec<u8>,
+/// How one change is sent.
+enum Prepared {
+    /// As a line of a batch, with the bytes of its content.
+    Line(Box<BatchItem>, Vec<u8>),
+    /// In requests of its own.
+    Alone,
+    /// Not at all.
+    Ended(Called<ChangeOutcome>),
 }
 
 impl Remote {
-    pub(super) fn send(&self, change: &HubChange, local: &Local) -> Called<ChangeOutcome> {
-        let Some(entry) = &change.entry else {
-            return Ok(ChangeOutcome::NotDone);
+    pub(super) fn send_all(&self, all: &[Shipment<'_>]) -> Vec<Called<ChangeOutcome>> {
+        let batches = match self.hub.batches_changes() {
+            Ok(batches) => batches,
+            Err(failure) => {
+                let fault = self.link.failed(failure);
+                return vec![Err(fault); all.len()];
+            }
         };
-        if entry.is_dir() {
-            let _lane = self.up.enter();
-            return self
-                .commit(change, entry, Vec::new())
-                .and_then(|called| self.answer(change, called));
-        }
-        if let Some(chunks) = self.known_chunks(change, entry)? {
-            let _lane = self.up.enter();
-            if self.tree.stamp(&change.path)? != Some(local.stamp) {
-                return Ok(ChangeOutcome::Moved);
-            }
-            match self.commit(change, entry, chunks)? {
-                // the hub may have forgotten a chunk since
-                Err(failure)
-                    if failure.status == 409 && matches!(failure.told, Told::Missing(_)) => {}
-                called => return self.answer(change, called),
-            }
-        }
-        if entry.kind == files::EntryKind::Symlink {
-            return match self.tree.read_link(&change.path) {
-                Ok(target) if std::str::from_utf8(&target).is_err() => {
-                    let shown = crate::disk::show(std::os::unix::ffi::OsStrExt::from_bytes(
-                        target.as_slice(),
-                    ));
-                    let error = Error::new(
-                        Kind::Refused,
-                        format!(
-                            "cannot send the link {}: its target {shown} is not UTF-8",
-                            change.path
-                        ),
-                    );
-                    Err(Fault::Refused(
-                        error.hint("let it lead to a name in UTF-8, or ignore it"),
-                    ))
+        let (mut answers, mut lines) = (Vec::with_capacity(all.len()), Vec::new());
+        for (at, shipment) in all.iter().enumerate() {
+            let prepared = match self.prepare(shipment, batches) {
+                Ok(prepared) => prepared,
+                Err(fault) => Prepared::Ended(Err(fault)),
+            };
+            answers.push(match prepared {
+                Prepared::Ended(answer) => answer,
+                Prepared::Alone => self.send_one(shipment),
+                Prepared::Line(item, bytes) => {
+                    lines.push((at, *item, bytes));
+                    Ok(ChangeOutcome::NotDone)
                 }
-                Ok(target) => self.send_small(change, entry, target),
-                Err(_) => Ok(ChangeOutcome::Moved),
+            });
+        }
+        for (at, answer) in self.send_lines(all, &lines) {
+            answers[at] = answer;
+        }
+        answers
+    }
+
+    /// Decides how a change is sent, and reads a short content. `batches`: whether batches take changes without bytes.
+    fn prepare(&self, shipment: &Shipment<'_>, batches: bool) -> Called<Prepared> {
+        let Shipment { change, local } = *shipment;
+        let line = |item: BatchItem, bytes| Ok(Prepared::Line(Box::new(item), bytes));
+        let name = self.name(&change.path)?;
+        let (if_match, tag) = match change.condition {
+            ExpectedRow::Rev(at) => (Some(at.rev), at.tag),
+            ExpectedRow::Nothing => (None, Tag::default()),
+        };
+        let item = BatchItem {
+            path: name.path,
+            name: name.name,
+            if_match,
+            tag,
+            if_none_match: change.condition == ExpectedRow::Nothing,
+            key: Some(change.key),
+            ..BatchItem::default()
+        };
+        let Some(entry) = &change.entry else {
+            let delete = Some(self.state.rows(&change.path)?.remote.id);
+            return if batches {
+                line(BatchItem { delete, ..item }, Vec::new())
+            } else {
+                Ok(Prepared::Alone)
+            };
+        };
+        let item = BatchItem {
+            kind: entry.kind,
+            mode: Some(rows::st_mode(entry)),
+            mtime: Some(rows::mtime(entry)),
+            size: entry.size,
+            checksum_sha256: Some(entry.hash),
+            ..item
+        };
+        match self.known_chunks(change, entry)? {
+            Some(_) if !batches => return Ok(Prepared::Alone),
+            Some(chunks) if chunks.len() > MAX_LINE_CHUNKS => return Ok(Prepared::Alone),
+            Some(chunks) => {
+                if let Some(local) = local
+                    && !entry.is_dir()
+                    && self.tree.stamp(&change.path)? != Some(local.stamp)
+                {
+                    return Ok(Prepared::Ended(Ok(ChangeOutcome::Moved)));
+                }
+                let item = BatchItem {
+                    chunks: Some(chunks),
+                    from: self.old_name(change)?,
+                    ..item
+                };
+                return line(item, Vec::new());
+            }
+            None if local.is_none() => return Ok(Prepared::Ended(Ok(ChangeOutcome::NotDone))),
+            None if entry.size > BATCH_FILE || change.from.is_some() => return Ok(Prepared::Alone),
+            None => {}
+        }
+        match self.short_content(change, entry, local)? {
+            Some(bytes) => line(item, bytes),
+            None => Ok(Prepared::Ended(Ok(ChangeOutcome::Moved))),
+        }
+    }
+
+    /// The content of a link or a short file; `None`: it is no longer what it was.
+    fn short_content(
+        &self,
+        change: &HubChange,
+        entry: &Entry,
+        local: Option<&Local>,
+    ) -> Called<Option<Vec<u8>>> {
+        let is_whole =
+            |bytes: &Vec<u8>| bytes.len() as u64 == entry.size && Hash::of(bytes) == entry.hash;
+        if entry.kind == files::EntryKind::Symlink {
+            let target = self.tree.read_link(&change.path).ok().filter(is_whole);
+            return match target {
+                Some(target) if std::str::from_utf8(&target).is_err() => {
+                    Err(not_utf8(&change.path, &target))
+                }
+                target => Ok(target),
             };
         }
         let failed = |e: io::Error| fault("read", &change.path, &e);
-        let Some(reading) = self
-            .tree
-            .read(&change.path, Some(&local.stamp))
-            .map_err(failed)?
-        else {
-            return Ok(ChangeOutcome::Moved);
+        let stamp = local.map(|local| &local.stamp);
+        let Some(reading) = self.tree.read(&change.path, stamp).map_err(failed)? else {
+            return Ok(None);
         };
-        if entry.size > BATCH_FILE || change.from.is_some() {
-            let _lane = self.up.enter();
-            return self.send_alone(change, entry, reading.file);
-        }
         let mut bytes = Vec::with_capacity(entry.size as usize);
         (&reading.file)
             .take(entry.size + 1)
             .read_to_end(&mut bytes)
             .map_err(failed)?;
-        if reading.unchanged().map_err(failed)? {
-            self.send_small(change, entry, bytes)
-        } else {
-            Ok(ChangeOutcome::Moved)
-        }
+        let unchanged = reading.unchanged().map_err(failed)?;
+        Ok(Some(bytes).filter(|bytes| unchanged && is_whole(bytes)))
     }
 
-    fn send_small(
+    /// Sends lines, in batches that the hub takes.
+    fn send_lines(
         &self,
-        change: &HubChange,
-        entry: &Entry,
-        bytes: Vec<u8>,
-    ) -> Called<ChangeOutcome> {
-        if bytes.len() as u64 != entry.size || Hash::of(&bytes) != entry.hash {
-            return Ok(ChangeOutcome::Moved);
+        all: &[Shipment<'_>],
+        lines: &[(usize, BatchItem, Vec<u8>)],
+    ) -> Vec<(usize, Called<ChangeOutcome>)> {
+        let (mut answers, mut rest) = (Vec::with_capacity(lines.len()), lines);
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = rest.iter().take(BATCH_FILES).take_while(|(.., content)| {
+                bytes += content.len() as u64;
+                bytes <= MAX_BATCH_CONTENT
+            });
+            let (some, others) = rest.split_at(fits.count().max(1));
+            answers.extend(self.send_batch(all, some));
+            rest = others;
         }
-        let name = self.name(&change.path)?;
-        let item = BatchItem {
-            path: name.path,
-            name: name.name,
-            kind: entry.kind,
-            mode: Some(rows::st_mode(entry)),
-            mtime: Some(rows::mtime(entry)),
-            size: entry.size,
-            checksum_sha256: entry.hash,
-            if_match: if let ExpectedRow::Rev(at) = change.condition {
-                Some(at.rev)
-            } else {
-                None
-            },
-            tag: if let ExpectedRow::Rev(at) = change.condition {
-                at.tag
-            } else {
-                Tag::default()
-            },
-            if_none_match: change.condition == ExpectedRow::Nothing,
-            key: Some(change.key),
-        };
-        self.sends.join(
-            SmallUpload {
-                change: change.clone(),
-                item,
-                bytes,
-            },
-            &|all| self.send_together(&all),
-        )
+        answers
     }
 
-    fn send_together(&self, all: &[SmallUpload]) -> Vec<Called<ChangeOutcome>> {
-        let files: Vec<(BatchItem, &[u8])> = all
+    fn send_batch(
+        &self,
+        all: &[Shipment<'_>],
+        lines: &[(usize, BatchItem, Vec<u8>)],
+    ) -> Vec<(usize, Called<ChangeOutcome>)> {
+        let passed = |bytes| self.traffic.up(TransferStep::Passed(bytes));
+        let newest = lines.iter().map(|(at, ..)| all[*at].change.newest).max();
+        let items: Vec<(&BatchItem, &[u8])> = lines
             .iter()
-            .map(|small| (small.item.clone(), small.bytes.as_slice()))
+            .map(|(_, item, bytes)| (item, bytes.as_slice()))
             .collect();
-        let passed = |bytes| {
-            self.traffic
-                .up(crate::transfer::TransferStep::Passed(bytes))
-        };
-        let newest = all
-            .iter()
-            .map(|small| small.change.newest)
-            .max()
-            .unwrap_or_default();
-        match self.called(self.hub.batch(&files, newest, &passed)) {
-            Err(fault) => vec![Err(fault); all.len()],
-            Ok(results) => all
-                .iter()
-                .zip(results)
-                .map(|(small, result)| self.result(&small.change, result))
-                .collect(),
+        let sent = self.hub.batch(&items, newest.unwrap_or_default(), &passed);
+        let each = lines.iter().map(|(at, ..)| *at);
+        match sent {
+            Ok(results) => {
+                self.link.reached();
+                each.zip(results)
+                    .map(|(at, result)| (at, self.result(&all[at], result)))
+                    .collect()
+            }
+            Err(failure) => {
+                if failure.status == 400 {
+                    self.hub.forget_features();
+                }
+                let fault = match self.link.failed(failure) {
+                    // the batch is refused, which says nothing about one of its changes
+                    Fault::Refused(error) if lines.len() > 1 => Fault::Later(error),
+                    fault => fault,
+                };
+                each.map(|at| (at, Err(fault.clone()))).collect()
+            }
         }
     }
 
-    fn result(&self, change: &HubChange, result: BatchResult) -> Called<ChangeOutcome> {
+    fn result(&self, shipment: &Shipment<'_>, result: BatchResult) -> Called<ChangeOutcome> {
+        let change = shipment.change;
         match (result.status, result.record) {
-            (200 | 201 | 204, Some(record)) => self.made(change, record, None),
+            (200 | 201 | 204, Some(record)) => self.made(change, record, result.renamed_from),
             (412, record) => Ok(ChangeOutcome::Differs(
                 record.and_then(|record| self.names.row(&record)),
             )),
-            (409, _) => Ok(ChangeOutcome::NotDone),
+            // the hub has forgotten a chunk since
+            (409, _) if !result.missing.is_empty() => self.send_one(shipment),
+            (404 | 409, _) => Ok(ChangeOutcome::NotDone),
             (410, _) => Err(set_back()),
             (status, _) => {
                 let words = result
@@ -193,9 +247,64 @@ impl Remote {
         }
     }
 
+    /// Sends one change in requests of its own.
+    fn send_one(&self, shipment: &Shipment<'_>) -> Called<ChangeOutcome> {
+        let Shipment { change, local } = *shipment;
+        let Some(entry) = &change.entry else {
+            let id = self.state.rows(&change.path)?.remote.id;
+            return match self.hub.remove(id, request(change)) {
+                Ok(Some(record)) => self.made(change, record, None),
+                // the change was made; the feed reports the rest
+                Ok(None) => Ok(ChangeOutcome::NotDone),
+                Err(failure) => self.unmet(failure),
+            };
+        };
+        if let Some(chunks) = self.known_chunks(change, entry)? {
+            if let Some(local) = local
+                && !entry.is_dir()
+                && self.tree.stamp(&change.path)? != Some(local.stamp)
+            {
+                return Ok(ChangeOutcome::Moved);
+            }
+            match self.commit(change, entry, chunks)? {
+                // the hub may have forgotten a chunk since
+                Err(failure)
+                    if local.is_some()
+                        && failure.status == 409
+                        && matches!(failure.told, Told::Missing(_)) => {}
+                called => return self.answer(change, called),
+            }
+        }
+        let Some(local) = local else {
+            return Ok(ChangeOutcome::NotDone);
+        };
+        if entry.kind == files::EntryKind::Symlink {
+            let Some(target) = self.short_content(change, entry, Some(local))? else {
+                return Ok(ChangeOutcome::Moved);
+            };
+            let put = self
+                .hub
+                .put_chunk(entry.hash, ByteSource::Bytes(&target), &|_| {});
+            self.called(put)?;
+            let chunk = Chunk {
+                sha256: entry.hash,
+                size: entry.size,
+            };
+            return self
+                .commit(change, entry, vec![chunk])
+                .and_then(|called| self.answer(change, called));
+        }
+        let failed = |e: io::Error| fault("read", &change.path, &e);
+        let reading = self.tree.read(&change.path, Some(&local.stamp));
+        match reading.map_err(failed)? {
+            Some(reading) => self.send_alone(change, entry, reading.file),
+            None => Ok(ChangeOutcome::Moved),
+        }
+    }
+
     /// Sends one file in requests of its own.
     fn send_alone(&self, change: &HubChange, entry: &Entry, file: File) -> Called<ChangeOutcome> {
-        let step = |step: crate::transfer::TransferStep<'_>| self.traffic.up(step);
+        let step = |step: TransferStep<'_>| self.traffic.up(step);
         if entry.size > SINGLE {
             let local =
                 source_file::SourceFile::of(file, change.path.clone()).map_err(Fault::Later)?;
@@ -223,7 +332,7 @@ impl Remote {
                 called => return self.answer(change, called),
             }
         }
-        let passed = |bytes| step(crate::transfer::TransferStep::Passed(bytes));
+        let passed = |bytes| step(TransferStep::Passed(bytes));
         let source = ByteSource::Part {
             file: &file,
             at: 0,
@@ -256,4 +365,11 @@ impl Remote {
                 .and_then(|called| self.answer(change, called)),
         }
     }
+}
+
+fn not_utf8(path: &str, target: &[u8]) -> Fault {
+    let shown = crate::disk::show(std::os::unix::ffi::OsStrExt::from_bytes(target));
+    let what = format!("cannot send the link {path}: its target {shown} is not UTF-8");
+    let error = Error::new(Kind::Refused, what);
+    Fault::Refused(error.hint("let it lead to a name in UTF-8, or ignore it"))
 }

@@ -13,6 +13,7 @@ pub mod partial;
 pub mod root;
 pub mod scan;
 pub mod stage;
+pub mod sync_set;
 
 mod make;
 mod moves;
@@ -41,6 +42,7 @@ use crate::relpath;
 pub use listings::Folds;
 use root::{InodeType, Root, fault};
 use scan::ScanItem;
+use sync_set::SyncSet;
 
 /// See the module documentation.
 #[derive(Debug)]
@@ -304,6 +306,28 @@ impl DiskTree {
         checked.map_err(|why| Fault::Fatal(marker::held(self.root.path(), &why)))
     }
 
+    /// Changes several paths, and makes the changes durable together.
+    fn together<I, T: Clone>(
+        &self,
+        all: &[I],
+        change: impl Fn(&I, &mut SyncSet) -> Called<T>,
+    ) -> Vec<Called<T>> {
+        let mut synced = SyncSet::default();
+        let done = all.iter().map(|one| change(one, &mut synced)).collect();
+        self.synced(done, synced)
+    }
+
+    /// The results of changes once they are synced; if that fails, all of those that were made have failed.
+    pub(super) fn synced<T>(&self, done: Vec<Called<T>>, set: SyncSet) -> Vec<Called<T>> {
+        match set.finish(&self.root) {
+            Ok(()) => done,
+            Err(e) => done
+                .into_iter()
+                .map(|done| done.and(Err(fault("sync", "the directory", &e))))
+                .collect(),
+        }
+    }
+
     /// Passes every name in a directory with its type to `visit`, in the order of the directory,
     /// until it returns `false`.
     pub(super) fn entries(
@@ -402,11 +426,28 @@ impl Tree for DiskTree {
     }
 
     fn place(&self, path: &str, staged: &StagedFile, over: Option<&Local>) -> Called<Moved> {
-        self.put(path, staged, over)
+        self.together(&[(path, staged, over)], |(path, staged, over), synced| {
+            self.put(path, staged, *over, synced)
+        })
+        .remove(0)
+    }
+
+    fn place_all(&self, all: &[(&str, &StagedFile, Option<&Local>)]) -> Vec<Called<Moved>> {
+        self.together(all, |(path, staged, over), synced| {
+            self.put(path, staged, *over, synced)
+        })
     }
 
     fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<Moved> {
-        self.rename(from, to, expected)
+        self.rename_all(&[(from, to, expected)]).remove(0)
+    }
+
+    fn shift_all(&self, all: &[(&str, &str, &Stamp)]) -> Vec<Called<Moved>> {
+        let all: Vec<_> = all
+            .iter()
+            .map(|(from, to, e)| (*from, *to, Some(*e)))
+            .collect();
+        self.rename_all(&all)
     }
 
     fn holds(&self, path: &str, what: &Local) -> Called<bool> {
@@ -432,7 +473,16 @@ impl Tree for DiskTree {
         mode: u32,
         mtime: Option<i64>,
     ) -> Called<Option<Stamp>> {
-        self.change_metadata(path, expected, mode, mtime)
+        self.together(&[path], |path, synced| {
+            self.change_metadata(path, expected, mode, mtime, synced)
+        })
+        .remove(0)
+    }
+
+    fn set_metadata_all(&self, all: &[(&str, &Stamp, u32, i64)]) -> Vec<Called<Option<Stamp>>> {
+        self.together(all, |(path, expected, mode, mtime), synced| {
+            self.change_metadata(path, expected, *mode, Some(*mtime), synced)
+        })
     }
 
     fn sync(&self, path: &str) -> Called<()> {

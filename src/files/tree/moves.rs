@@ -16,6 +16,7 @@ use super::names::show_of;
 use super::opened::KeepOpen;
 use super::root::{self, InodeType, Root, Shown, fault, same, show, split};
 use super::stage::{times, tolerate};
+use super::sync_set::SyncSet;
 use crate::disk::{self, Renamed};
 use crate::files::conflict::{self, TRASH};
 use crate::files::engine::traits::{Called, Moved, StagedFile};
@@ -44,11 +45,13 @@ impl OpenName<'_> {
 }
 
 impl DiskTree {
+    /// `synced`: gets the directory that is to be synced.
     pub(super) fn put(
         &self,
         path: &str,
         staged: &StagedFile,
         over: Option<&Local>,
+        synced: &mut SyncSet,
     ) -> Called<Moved> {
         let failed = |e: io::Error| fault("put in place", path, &e);
         let Some(at) = self.place_of(path)? else {
@@ -77,7 +80,7 @@ impl DiskTree {
         }
         drop(alone);
         if moved == Moved::Done {
-            self.sync_open(&at.parent).map_err(failed)?;
+            synced.add_directory(&at.parent).map_err(failed)?;
         }
         Ok(moved)
     }
@@ -104,6 +107,31 @@ impl DiskTree {
     }
 
     pub(super) fn rename(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<Moved> {
+        self.rename_all(&[(from, to, expected)]).remove(0)
+    }
+
+    /// Renames names, and syncs the directories of the new names first: after a power loss both names may exist, but
+    /// never neither.
+    pub(super) fn rename_all(&self, all: &[(&str, &str, Option<&Stamp>)]) -> Vec<Called<Moved>> {
+        let (mut targets, mut sources) = (SyncSet::default(), SyncSet::default());
+        let done = all
+            .iter()
+            .map(|(from, to, expected)| {
+                self.rename_unsynced(from, to, *expected, &mut targets, &mut sources)
+            })
+            .collect();
+        let done = self.synced(done, targets);
+        self.synced(done, sources)
+    }
+
+    fn rename_unsynced(
+        &self,
+        from: &str,
+        to: &str,
+        expected: Option<&Stamp>,
+        targets: &mut SyncSet,
+        sources: &mut SyncSet,
+    ) -> Called<Moved> {
         let failed = |e: io::Error| fault("move", from, &e);
         let Some(source) = self.place_of(from)? else {
             return Ok(Moved::Changed);
@@ -132,10 +160,9 @@ impl DiskTree {
             self.trashed.put(&hash);
         }
         if moved == Moved::Done {
-            // the new name first: after a power loss both names may exist, but never neither
-            self.sync_open(&target.parent).map_err(failed)?;
+            targets.add_directory(&target.parent).map_err(failed)?;
             if split(to).0 != split(from).0 {
-                self.sync_open(&source.parent).map_err(failed)?;
+                sources.add_directory(&source.parent).map_err(failed)?;
             }
         }
         Ok(moved)
@@ -257,6 +284,7 @@ impl DiskTree {
         expected: &Stamp,
         mode: u32,
         mtime: Option<i64>,
+        synced: &mut SyncSet,
     ) -> Called<Option<Stamp>> {
         let failed = |e: io::Error| fault("change the mode or time of", path, &e);
         let Some(at) = self.seen_at(path)? else {
@@ -305,7 +333,7 @@ impl DiskTree {
         let mode = Mode::from_raw_mode(mode & 0o777 | keep);
         // a descriptor opened with O_PATH is reached by a name that leads nowhere else
         let name = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let apply = || {
+        let apply = || -> io::Result<()> {
             if let Some(mtime) = mtime {
                 tolerate(rustix::fs::utimensat(
                     rustix::fs::CWD,
@@ -317,14 +345,15 @@ impl DiskTree {
             if shown.stamp.mode != mode.bits() & MODE {
                 tolerate(rustix::fs::chmod(name.as_str(), mode))?;
             }
-            if readable {
-                Ok(rustix::fs::fsync(&file)?)
-            } else {
-                Ok(rustix::fs::syncfs(self.root.fd())?)
-            }
+            Ok(())
         };
         apply().map_err(failed)?;
         let now = root::show_open(&file).map_err(failed)?.stamp;
+        if readable {
+            synced.add(file).map_err(failed)?;
+        } else {
+            synced.add_all();
+        }
         // written to since it was examined: a stamp that equals nothing, so that it is examined
         // again
         let written = now.size != expected.size || mtime.is_none() && now.mtime != expected.mtime;

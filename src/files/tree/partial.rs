@@ -80,7 +80,7 @@ impl PartialFile {
             }
         }
         debug_assert!(relpath::is_own(name));
-        let moded = complete(&self.file, entry).and_then(|_| tree.sync_open(parent));
+        let moded = complete(&self.file, entry).and_then(|()| tree.sync_open(parent));
         if moded.is_err() {
             let _ = rustix::fs::unlinkat(parent, name, AtFlags::empty());
         }

@@ -15,6 +15,8 @@ use sha2::{Digest, Sha256};
 use super::DiskTree;
 use super::beside::{Beside, Spot};
 use super::root::{self, fault, show, split};
+use super::sync_set::SyncSet;
+use crate::disk::{self, Renamed};
 use crate::error::{Error, Kind};
 use crate::files::conflict::{self, TRASH};
 use crate::files::engine::traits::{Called, ContentSource, Fault, StagedFile};
@@ -27,6 +29,8 @@ const FREE_SPACE_RESERVE_BYTES: u64 = 64 * 1024 * 1024;
 /// This many consecutive zero bytes become a hole: a disk image stays as small as it was.
 const HOLE_BLOCK_BYTES: usize = 64 * 1024;
 const COPY_BUFFER_BYTES: usize = 128 * 1024;
+/// StagedFile names whose directories are kept open; the next start removes files left behind beyond that.
+const MAX_STAGED: usize = 64;
 
 /// A file that is being written for the tree.
 pub struct Temporary {
@@ -143,12 +147,13 @@ impl DiskTree {
     }
 
     /// Stages a copy of a local file that has the bytes: the first source that does, except the hub. `None`: no source
-    /// has them.
+    /// has them. `synced`: gets the copy, which is not synced yet.
     pub fn stage_copy(
         &self,
         path: &str,
         entry: &Entry,
         sources: &[ContentSource],
+        synced: &mut SyncSet,
     ) -> Called<Option<StagedFile>> {
         for source in sources {
             let from = match source {
@@ -157,14 +162,39 @@ impl DiskTree {
                 ContentSource::Hub => None,
             };
             let Some(from) = from else { continue };
-            if let Some(staged) = self.copy_from(path, entry, &from)? {
+            if let Some(staged) = self.copy_from(path, entry, &from, synced)? {
                 return Ok(Some(staged));
             }
         }
         Ok(None)
     }
 
-    fn copy_from(&self, path: &str, entry: &Entry, from: &str) -> Called<Option<StagedFile>> {
+    /// Syncs staged names that are not synced yet. If that fails, they have failed, and are removed.
+    pub fn sync_staged(
+        &self,
+        mut staged: Vec<Called<Option<StagedFile>>>,
+        synced: SyncSet,
+    ) -> Vec<Called<Option<StagedFile>>> {
+        let Err(e) = synced.finish(&self.root) else {
+            return staged;
+        };
+        for result in &mut staged {
+            if let Ok(Some(StagedFile { temp, .. })) = result {
+                // left for the next start if it fails
+                let _ = self.throw_away(temp);
+                *result = Err(fault("write", temp, &e));
+            }
+        }
+        staged
+    }
+
+    fn copy_from(
+        &self,
+        path: &str,
+        entry: &Entry,
+        from: &str,
+        synced: &mut SyncSet,
+    ) -> Called<Option<StagedFile>> {
         // if this source fails for any reason, the next one is tried
         let Ok(Some(mut source)) = self.read(from, None) else {
             return Ok(None);
@@ -191,7 +221,7 @@ impl DiskTree {
             }
         }
         let stamp = source.shown.stamp;
-        let staged = temporary.finish(entry)?;
+        let staged = temporary.finish_with(entry, synced)?;
         if staged.is_none() {
             self.contradicted(&stamp);
         }
@@ -259,7 +289,107 @@ impl DiskTree {
         }))
     }
 
-    pub(super) fn room_for(&self, size: u64) -> Called<()> {
+    /// Opens a directory below the root, and creates it if it is missing. `None`: a component is not
+    /// a directory.
+    pub(super) fn directory(&self, dir: &str) -> Called<Option<OwnedFd>> {
+        self.directory_with(
+            dir,
+            if dir.starts_with(relpath::OWN_DIR) {
+                0o700
+            } else {
+                DIR_MODE
+            },
+        )
+    }
+
+    /// Creates directories, each with its mode.
+    pub fn make_directories(&self, all: &[(&str, u32)]) -> Called<()> {
+        all.iter()
+            .try_for_each(|(dir, mode)| self.directory_with(dir, *mode).map(drop))
+    }
+
+    /// The same; missing directories get this mode, regardless of the umask.
+    fn directory_with(&self, dir: &str, mode: u32) -> Called<Option<OwnedFd>> {
+        let failed = |e: io::Error| fault("make the directory", dir, &e);
+        match self.root.through(dir) {
+            Ok(found) => return Ok(Some(found)),
+            Err(e) if root::blocked(&e) => return Ok(None),
+            Err(e) if root::absent(&e) => {}
+            Err(e) => return Err(failed(e)),
+        }
+        if dir
+            .split('/')
+            .any(|component| ["", ".", ".."].contains(&component))
+        {
+            return Ok(None);
+        }
+        // not in a directory that only looks empty because its disk is not mounted
+        self.check()?;
+        let mut above = String::new();
+        for component in dir.split('/') {
+            let parent = match self.root.through(&above) {
+                Err(e) if root::blocked(&e) => return Ok(None),
+                other => other.map_err(failed)?,
+            };
+            let here = if above.is_empty() {
+                component.to_string()
+            } else {
+                format!("{above}/{component}")
+            };
+            let _open = self.open_to_owner(&above, &parent).map_err(failed)?;
+            if show(&parent, component).map_err(failed)?.is_none()
+                && self.make_in(&parent, component, mode).map_err(failed)?
+                && !self.root.lists(&above, component, true).map_err(failed)?
+            {
+                // the disk gave it another name, which would be synced as an empty directory
+                rustix::fs::unlinkat(&parent, component, AtFlags::REMOVEDIR)
+                    .map_err(|e| failed(e.into()))?;
+                return Err(self.refuse(dir));
+            }
+            above = here;
+        }
+        match self.root.through(dir) {
+            Err(e) if root::blocked(&e) => Ok(None),
+            other => other.map(Some).map_err(failed),
+        }
+    }
+
+    /// Creates a directory that has its mode before it has its name: so a crash leaves none that seems to have a mode of its
+    /// own. `false`: the name exists already.
+    fn make_in(&self, parent: &OwnedFd, name: &str, mode: u32) -> io::Result<bool> {
+        let temp = relpath::temporary(uuid::Uuid::new_v4().as_u64_pair().0);
+        rustix::fs::mkdirat(parent, temp.as_str(), Mode::RWXU)?;
+        let moded = tolerate(rustix::fs::chmodat(
+            parent,
+            temp.as_str(),
+            Mode::from_raw_mode(mode | DIR_READABLE),
+            AtFlags::empty(),
+        ));
+        // on filesystems where a rename replaces, it replaces empty directories only
+        let made =
+            moded.and_then(
+                |()| match disk::rename_noreplace_at(parent, &temp, parent, name)? {
+                    Renamed::Done => self.sync_open(parent),
+                    Renamed::Unsupported => {
+                        disk::rename_at(parent, &temp, name).and_then(|()| self.sync_open(parent))
+                    }
+                    Renamed::Refused => Err(io::ErrorKind::AlreadyExists.into()),
+                },
+            );
+        match made {
+            Ok(()) => Ok(true),
+            Err(e) => {
+                let _ = rustix::fs::unlinkat(parent, temp.as_str(), AtFlags::REMOVEDIR);
+                if e.kind() == io::ErrorKind::AlreadyExists {
+                    Ok(false)
+                } else {
+                    Err(e)
+                }
+            }
+        }
+    }
+
+    pub fn room_for(&self, size: u64) -> Called<()> {
         let space = rustix::fs::fstatvfs(self.root.fd())
             .map_err(|e| fault("ask for the free space of", "the directory", &e.into()))?;
         let (free, all) = (
@@ -299,7 +429,20 @@ impl DiskTree {
 
 impl Temporary {
     /// Verifies what was written, sets mode and time from `entry`, and syncs it. `None`: the bytes differ, and were removed.
-    pub fn finish(mut self, entry: &Entry) -> Called<Option<StagedFile>> {
+    pub fn finish(self, entry: &Entry) -> Called<Option<StagedFile>> {
+        self.finish_by(entry, |file| file.sync_all())
+    }
+
+    /// [`Temporary::finish`], except that the file is added to those that are still to be synced.
+    pub fn finish_with(self, entry: &Entry, synced: &mut SyncSet) -> Called<Option<StagedFile>> {
+        self.finish_by(entry, |file| synced.add(file.try_clone()?.into()))
+    }
+
+    fn finish_by(
+        mut self,
+        entry: &Entry,
+        sync: impl FnOnce(&File) -> io::Result<()>,
+    ) -> Called<Option<StagedFile>> {
         let hash = Hash(self.hash.clone().finalize().into());
         if entry.kind != EntryKind::File || self.size != entry.size || hash != entry.hash {
             return Ok(None);
@@ -310,8 +453,11 @@ impl Temporary {
             Ok(())
         };
         let stamp = grown
-            .and_then(|()| complete(&self.file, entry))
-            .map_err(|e| fault("write", &self.spot.temp, &e))?;
+            .and_then(|()| set_metadata(&self.file, entry))
+            .and_then(|()| sync(&self.file))
+            .and_then(|()| root::show_open(&self.file))
+            .map_err(|e| fault("write", &self.spot.temp, &e))?
+            .stamp;
         self.finished = true;
         self.beside.put(&self.spot.temp, &self.spot.parent);
         Ok(Some(StagedFile {
@@ -321,12 +467,16 @@ impl Temporary {
     }
 }
 
-/// Sets mode and time of a complete file and syncs it; returns its stamp.
-pub(super) fn complete(file: &File, entry: &Entry) -> io::Result<Stamp> {
+/// Sets mode and time of a complete file.
+fn set_metadata(file: &File, entry: &Entry) -> io::Result<()> {
     tolerate(rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode)))?;
-    tolerate(rustix::fs::futimens(file, &times(entry.mtime)))?;
-    file.sync_all()?;
-    Ok(root::show_open(file)?.stamp)
+    tolerate(rustix::fs::futimens(file, &times(entry.mtime)))
+}
+
+/// Sets mode and time of a complete file and syncs it.
+pub(super) fn complete(file: &File, entry: &Entry) -> io::Result<()> {
+    set_metadata(file, entry)?;
+    file.sync_all()
 }
 
 impl Write for Temporary {

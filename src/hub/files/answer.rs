@@ -2,6 +2,7 @@
 //!
 //! Pure. Every answer about one record has its revision as `ETag`; a false condition is answered with the current record.
 
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::hub::http::Reply;
@@ -138,26 +139,49 @@ pub fn batch(fixed: Vec<Option<BatchResult>>, outcome: Outcome) -> Reply {
     Reply::json(200, &BatchAnswer { results })
 }
 
+/// The result of a change that was refused before the store, with the words of this reply.
+pub fn refused_line(reply: &Reply) -> BatchResult {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Refusal {
+        error: Option<String>,
+        missing: Vec<Hash>,
+    }
+    let Refusal { error, missing } = serde_json::from_slice(&reply.body).unwrap_or_default();
+    BatchResult {
+        status: reply.status,
+        record: None,
+        renamed_from: None,
+        missing,
+        error,
+    }
+}
+
 fn result(changed: Changed) -> BatchResult {
-    let good = |status, record: Box<Record>| BatchResult {
+    let good = |status, record: Box<Record>, renamed: Option<Box<Record>>| BatchResult {
         status,
         record: Some(*record),
+        renamed_from: renamed.map(|old| *old),
+        missing: Vec::new(),
         error: None,
     };
     match changed {
-        Changed::Created { record, .. } => good(201, record),
-        Changed::Updated { record, .. } => good(200, record),
-        Changed::Unchanged(record) => good(204, record),
+        Changed::Created { record, renamed } => good(201, record, renamed),
+        Changed::Updated { record, renamed } => good(200, record, renamed),
+        Changed::Deleted(record) => good(200, record, None),
+        Changed::Unchanged(record) => good(204, record, None),
         other => {
             let (status, words) = words(&other);
-            let record = if let Changed::Precondition(now) = other {
-                now.map(|now| *now)
-            } else {
-                None
+            let (record, missing) = match other {
+                Changed::Precondition(now) => (now.map(|now| *now), Vec::new()),
+                Changed::Missing(missing) => (None, missing),
+                _ => (None, Vec::new()),
             };
             BatchResult {
                 status,
                 record,
+                renamed_from: None,
+                missing,
                 error: Some(words.into()),
             }
         }

@@ -1,4 +1,4 @@
-//! `POST /api/files/batch` and `POST /api/files/fetch`: many short files in one request, in one commit.
+//! `POST /api/files/batch` and `POST /api/files/fetch`: many changes, or many short contents, in one request.
 
 use std::io::{Cursor, Read};
 
@@ -8,15 +8,15 @@ use super::answer::unwritten;
 use super::head::trimmed;
 use super::lines::{InvalidLine, Lines};
 use super::upload::unread;
-use super::{BATCH_SIZES, Files, HeldMemory, answer, commit, head, may_write};
+use super::{BATCH_SIZES, Files, HeldMemory, answer, check_name, commit, head};
 use crate::hub::http::{Job, Reply, Request};
 use crate::hub::messages::SendReply;
 use crate::hub::server::Lease;
 use crate::hub::store::ops::Outcome;
-use crate::hub::store::ops::files::{Author, FileOp, Put};
+use crate::hub::store::ops::files::{Author, FileChange, FileOp, Put};
 use crate::wire::files::{
-    BATCH_BYTES, BATCH_FILE, BATCH_FILES, BatchItem, BatchResult, Chunk, EntryKind, Extra, Fetch,
-    FetchHead, FetchItem, Hash, Name,
+    BATCH_BYTES, BATCH_FILE, BATCH_FILES, BatchItem, BatchResult, Chunk, Commit, EntryKind, Extra,
+    Fetch, FetchHead, FetchItem, Hash, Name,
 };
 use crate::wire::revision::{Condition, Revision};
 
@@ -32,12 +32,12 @@ impl Read for Held {
     }
 }
 
-/// The files of a batch that have been read so far.
+/// The changes of a batch that have been read so far.
 #[derive(Default)]
 struct FileBatch {
-    /// One for each file; `None`: the store decides.
+    /// One for each change; `None`: the store decides.
     results: Vec<Option<BatchResult>>,
-    puts: Vec<Put>,
+    changes: Vec<FileChange>,
 }
 
 impl Files {
@@ -50,12 +50,12 @@ impl Files {
             request,
             answer,
             move |this, request, body, answer| match this.take_batch(request, body) {
-                Ok(FileBatch { results, puts }) if puts.is_empty() => {
+                Ok(FileBatch { results, changes }) if changes.is_empty() => {
                     answer(answer::batch(results, Outcome::Changed(Vec::new())))
                 }
-                Ok(FileBatch { results, puts }) => {
+                Ok(FileBatch { results, changes }) => {
                     this.change(
-                        FileOp::Put(puts),
+                        FileOp::Change(changes),
                         HeldMemory::Long(lease),
                         request,
                         answer,
@@ -81,46 +81,85 @@ impl Files {
         let (mut lines, mut batch) = (Lines::new(body), FileBatch::default());
         loop {
             match lines.next_file() {
-                Ok(Some((item, bytes))) => match self.take_item(item, &bytes, &author, request)? {
-                    Ok(put) => {
-                        batch.puts.push(put);
-                        batch.results.push(None);
+                Ok(Some((item, bytes))) => {
+                    match self.take_item(item, &bytes, &author, request) {
+                        Ok(change) => {
+                            batch.changes.push(change);
+                            batch.results.push(None);
+                        }
+                        // not because of this change
+                        Err(reply) if reply.status >= 500 => return Err(reply),
+                        Err(reply) => batch.results.push(Some(answer::refused_line(&reply))),
                     }
-                    Err((status, why)) => batch.results.push(Some(BatchResult {
-                        status,
-                        record: None,
-                        error: Some(why),
-                    })),
-                },
+                }
                 Ok(None) => break,
                 Err(InvalidLine::Malformed(why)) => return Err(Reply::error(400, why)),
                 Err(InvalidLine::TooMuch(why)) => return Err(Reply::error(413, why)),
                 Err(InvalidLine::Unread(e)) => return Err(unread(&e)),
             }
         }
-        let bytes = batch.puts.iter().flat_map(|put| &put.chunks);
+        let bytes = batch.changes.iter().flat_map(FileChange::chunks);
         self.store
             .sync(bytes.map(|(_, bytes)| bytes))
             .map_err(|e| unwritten(&e))?;
         Ok(batch)
     }
 
-    /// Receives one file. The outer error is for the whole batch, the inner one for this file. Its chunks are not yet durable.
+    /// Receives one change. A content is not yet durable.
     fn take_item(
         &self,
         item: BatchItem,
         bytes: &[u8],
         author: &Author,
         request: &Request,
-    ) -> Result<Result<Put, (u16, String)>, Reply> {
-        let checked = check(&item, bytes).and_then(|name| match may_write(request, &name) {
-            Ok(()) => Ok(name),
-            Err(why) => Err((403, why)),
-        });
-        let name = match checked {
-            Ok(name) => name,
-            Err(refused) => return Ok(Err(refused)),
+    ) -> Result<FileChange, Reply> {
+        let author = Author {
+            key: item.key,
+            ..author.clone()
         };
+        let condition = match (item.if_match, item.if_none_match) {
+            (Some(_), true) => {
+                let why = "\"if_match\" and \"if_none_match\" together are never met";
+                return Err(Reply::error(400, why));
+            }
+            (Some(rev), false) => Condition::Match(Revision { rev, tag: item.tag }),
+            (None, true) => Condition::Absent,
+            (None, false) => Condition::None,
+        };
+        if let Some(id) = item.delete {
+            return Ok(FileChange::Delete {
+                id: self.check_id(id, request)?,
+                condition,
+                author,
+            });
+        }
+        let Some(checksum_sha256) = item.checksum_sha256 else {
+            let why = "the line needs \"checksum_sha256\", or \"delete\"";
+            return Err(Reply::error(400, why));
+        };
+        if let Some(chunks) = item.chunks {
+            let commit = Commit {
+                path: item.path,
+                name: item.name,
+                kind: item.kind,
+                mode: item.mode,
+                mtime: item.mtime,
+                extra: Extra::default(),
+                content_type: None,
+                size: item.size,
+                checksum_sha256,
+                chunks,
+                from: item.from,
+            };
+            let put = self.checked(commit, condition, author, request)?;
+            return Ok(FileChange::Put(Box::new(put)));
+        }
+        if item.from.is_some() {
+            let why = "a change with \"from\" needs \"chunks\": send the content first";
+            return Err(Reply::error(400, why));
+        }
+        let name = check(&item, checksum_sha256, bytes)?;
+        check_name(request, &name)?;
         let mut intake = self
             .store
             .intake_unsynced()
@@ -129,11 +168,11 @@ impl Files {
             .write(bytes)
             .and_then(|()| intake.finish())
             .map_err(|e| unwritten(&e))?;
-        Ok(Ok(Put {
+        Ok(FileChange::Put(Box::new(Put {
             name,
             kind: item.kind,
             size: item.size,
-            sha256: item.checksum_sha256,
+            sha256: checksum_sha256,
             chunks: body
                 .content
                 .chunks
@@ -144,18 +183,11 @@ impl Files {
             mtime: item.mtime,
             content_type: None,
             extra: Extra::default(),
-            condition: match (item.if_match, item.if_none_match) {
-                (Some(rev), _) => Condition::Match(Revision { rev, tag: item.tag }),
-                (None, true) => Condition::Absent,
-                (None, false) => Condition::None,
-            },
+            condition,
             from: None,
-            author: Author {
-                key: item.key,
-                ..author.clone()
-            },
+            author,
             fresh: Uuid::new_v4(),
-        }))
+        })))
     }
 
     pub(super) fn fetch(&self, request: Request, answer: SendReply) {
@@ -262,23 +294,20 @@ impl Files {
     }
 }
 
-/// Checks a file against its line: returns its name, or status and words.
-fn check(item: &BatchItem, bytes: &[u8]) -> Result<Name, (u16, String)> {
-    let name = Name::new(trimmed(&item.path), &item.name).map_err(|why| (422, why))?;
-    let bad = |why: String| Err((400, why));
-    if let Err(why) = commit::check_times(item.mtime.as_deref(), &Extra::default()) {
-        return bad(why);
-    }
-    if item.if_match.is_some() && item.if_none_match {
-        return bad("\"if_match\" and \"if_none_match\" together are never met".into());
-    }
+/// Checks a content against its line; returns its name.
+fn check(item: &BatchItem, wanted: Hash, bytes: &[u8]) -> Result<Name, Reply> {
+    let name = Name::new(trimmed(&item.path), &item.name).map_err(|why| Reply::error(422, why))?;
+    let bad = |why: String| Reply::error(400, why);
+    commit::check_times(item.mtime.as_deref(), &Extra::default()).map_err(bad)?;
     match item.kind {
-        EntryKind::Dir if !bytes.is_empty() => return bad("a directory has no content".into()),
-        EntryKind::Symlink => commit::is_target(bytes).map_err(|why| (400, why))?,
+        EntryKind::Dir if !bytes.is_empty() => {
+            return Err(bad("a directory has no content".into()));
+        }
+        EntryKind::Symlink => commit::is_target(bytes).map_err(bad)?,
         _ => {}
     }
     match Hash::of(bytes) {
-        hash if hash == item.checksum_sha256 => Ok(name),
-        hash => bad(format!("\"checksum_sha256\" must be {hash}")),
+        hash if hash == wanted => Ok(name),
+        hash => Err(bad(format!("\"checksum_sha256\" must be {hash}"))),
     }
 }

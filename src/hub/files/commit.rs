@@ -18,10 +18,11 @@ use crate::chunking::MAX_CHUNK_BYTES;
 use crate::hub::http::{Reply, Request};
 use crate::hub::messages::SendReply;
 use crate::hub::server::Lease;
-use crate::hub::store::ops::files::{Bytes, FileOp, Put};
+use crate::hub::store::ops::files::{Author, Bytes, FileOp, Put};
 use crate::wire::files::{
     AskedChunks, Chunk, Commit, EntryKind, Extra, Hash, MOST_CHUNKS, MissingChunks, Name, SINGLE,
 };
+use crate::wire::revision::Condition;
 
 /// Bytes of a commit without its chunks at most.
 const MAX_FIELDS_BYTES: usize = 32 * 1024;
@@ -41,7 +42,7 @@ impl Files {
             answer,
             move |this, request, body, answer| match this.take_commit(request, body) {
                 Ok(put) => this.change(
-                    FileOp::Put(vec![put]),
+                    FileOp::put([put]),
                     HeldMemory::Long(lease),
                     request,
                     answer,
@@ -96,7 +97,17 @@ impl Files {
 
     fn take_commit(&self, request: &Request, body: &mut dyn Read) -> Result<Put, Reply> {
         let (condition, author) = (head::condition(request)?, head::author(request)?);
-        let commit = read(body)?;
+        self.checked(read(body)?, condition, author, request)
+    }
+
+    /// Checks a commit, and finds its chunks.
+    pub(super) fn checked(
+        &self,
+        commit: Commit,
+        condition: Condition,
+        author: Author,
+        request: &Request,
+    ) -> Result<Put, Reply> {
         let name =
             Name::new(trimmed(&commit.path), &commit.name).map_err(|why| Reply::error(422, why))?;
         check_name(request, &name)?;

@@ -1,4 +1,4 @@
-//! Many short files in one body: for each a line of JSON, then its bytes.
+//! Many changes in one body: for each a line of JSON, then the bytes of a content.
 //!
 //! Pure except for reading. It bounds its input; whether a name is allowed is decided elsewhere.
 
@@ -62,18 +62,18 @@ impl<R: Read> Lines<R> {
                 "a batch has at most {BATCH_FILES} files"
             )));
         }
-        if item.size > BATCH_FILE {
+        let size = item.body_bytes();
+        if size > BATCH_FILE {
             return Err(InvalidLine::TooMuch(format!(
-                "file {of} has {} bytes; one of a batch has at most {BATCH_FILE}",
-                item.size
+                "file {of} has {size} bytes; one of a batch has at most {BATCH_FILE}"
             )));
         }
-        let mut bytes = Vec::with_capacity(item.size as usize);
+        let mut bytes = Vec::with_capacity(size as usize);
         (&mut self.reader)
-            .take(item.size)
+            .take(size)
             .read_to_end(&mut bytes)
             .map_err(InvalidLine::Unread)?;
-        if (bytes.len() as u64) < item.size {
+        if (bytes.len() as u64) < size {
             return Err(InvalidLine::Malformed(format!(
                 "the body ends in the bytes of file {of}"
             )));
@@ -130,7 +130,7 @@ mod tests {
             &(file("a", 3, "abc") + "{\"name\""),
             "ends in the line of file 2",
         );
-        check("{}\n", "line of file 1 is invalid");
+        check("{\"name\":3}\n", "line of file 1 is invalid");
         check(&file("a", 65_537, ""), "at most 65536");
         check(&file("x", 0, "").repeat(1001), "at most 1000 files");
         check(&format!("{:20000}\n", "{"), "longer than 16384");

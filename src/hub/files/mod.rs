@@ -180,11 +180,7 @@ impl Files {
         };
         match read() {
             Ok((id, condition, author)) => self.change(
-                FileOp::Delete {
-                    id,
-                    condition,
-                    author,
-                },
+                FileOp::delete(id, condition, author),
                 HeldMemory::Nothing,
                 request,
                 answer,
@@ -313,15 +309,12 @@ fn later(work: impl FnOnce(&mut dyn Read, SendReply) + Send + 'static) -> Reply 
 
 /// Whether the caller may write a file of this name.
 fn check_name(request: &Request, name: &Name) -> Result<(), Reply> {
-    may_write(request, name).map_err(|why| Reply::lacks("directory", why))
-}
-
-/// The same, with a text for one line of a batch as the error.
-fn may_write(request: &Request, name: &Name) -> Result<(), String> {
-    request
-        .caller
-        .limits()
-        .map_or(Ok(()), |(rights, holder)| rights.check_name(name, holder))
+    match request.caller.limits() {
+        Some((rights, holder)) => rights
+            .check_name(name, holder)
+            .map_err(|why| Reply::lacks("directory", why)),
+        None => Ok(()),
+    }
 }
 
 fn last_part(request: &Request) -> &str {

@@ -64,7 +64,7 @@ impl Files {
             answer,
             move |this, request, body, answer| match this.take_form(request, body) {
                 Ok(put) => this.change(
-                    FileOp::Put(vec![put]),
+                    FileOp::put([put]),
                     HeldMemory::Short(permit),
                     request,
                     answer,

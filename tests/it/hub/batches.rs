@@ -118,6 +118,72 @@ fn a_batch_is_many_answers_to_one_request() {
 }
 
 #[test]
+fn a_batch_takes_deletes_renames_and_known_contents() {
+    let hub = Hub::start();
+    let put = |name: &str, content: &str| hub.upload("", name, content, "").is(201, "").json();
+    let (gone, old, same) = (put("gone", "1"), put("old", "22"), put("same", "333"));
+    let line = |line: Value| format!("{line}\n").into_bytes();
+    let known = |name: &str, content: &[u8], more: Value| {
+        let hash = Hash::of(content).to_string();
+        let chunks = json!([{"sha256": hash, "size": content.len()}]);
+        let fields =
+            json!({"name": name, "size": content.len(), "checksum_sha256": hash, "chunks": chunks});
+        line(with(fields, more))
+    };
+    let body = [
+        line(json!({"delete": gone["id"], "if_match": gone["rev"]})),
+        known(
+            "new",
+            b"22",
+            json!({"from": {"name": "old", "if_match": old["rev"]}, "if_none_match": true}),
+        ),
+        known(
+            "same",
+            b"333",
+            json!({"mode": 0o100600, "if_match": same["rev"]}),
+        ),
+        // what is refused does not prevent the others
+        line(json!({"delete": same["id"], "if_match": 999})),
+        line(json!({"delete": "5b1d3a62-0cf4-4d3e-9a0f-2f6a4c1b8e77"})),
+        known("lost", b"never sent", json!({})),
+        known(
+            "moved",
+            b"333",
+            json!({"from": {"name": "..", "if_match": 1}}),
+        ),
+        line(json!({"name": "what"})),
+        file(
+            json!({"name": "both", "from": {"name": "same", "if_match": 1}}),
+            b"x",
+        ),
+        file(json!({"name": "last"}), b"text"),
+    ]
+    .concat();
+    let answer = hub.ask("POST", "/api/files/batch", "", &body).is(200, "");
+    let results = serde_json::from_slice::<BatchAnswer>(&answer.body)
+        .unwrap()
+        .results;
+    let statuses: Vec<u16> = results.iter().map(|r| r.status).collect();
+    assert_eq!(statuses, [200, 201, 200, 412, 404, 409, 422, 400, 400, 201]);
+    let record = |i: usize| results[i].record.as_ref().unwrap();
+    assert!(record(0).deleted_at.is_some());
+    let renamed = results[1].renamed_from.as_ref().unwrap();
+    assert_eq!(
+        (
+            record(1).name.as_str(),
+            renamed.name.as_str(),
+            renamed.deleted_at.is_some()
+        ),
+        ("new", "old", true)
+    );
+    assert_eq!(record(2).mode, Some(0o100600));
+    assert_eq!(results[5].missing, [Hash::of(b"never sent")]);
+    // one transaction
+    let revs: Vec<u64> = [0, 1, 2, 9].map(|i| record(i).rev).into();
+    assert!(revs.windows(2).all(|pair| pair[0] < pair[1]), "{revs:?}");
+}
+
+#[test]
 fn batches_that_are_none_are_refused_whole() {
     let hub = Hub::start();
     let good = file(json!({"name": "a"}), b"text");

@@ -9,7 +9,7 @@ use mesync::internals::credentials::Access;
 use mesync::internals::wire::files::{
     BatchItem, Chunk, Commit, EntryKind, Extra, FetchItem, Hash, Metadata, OldName, Record, Restore,
 };
-use mesync::internals::wire::revision::{Condition, Tag};
+use mesync::internals::wire::revision::Condition;
 use uuid::Uuid;
 
 use crate::support::world::World;
@@ -43,17 +43,17 @@ fn item(name: &str, bytes: &[u8], if_match: Option<u64>) -> BatchItem {
         mode: Some(0o100_644),
         mtime: Some("2026-11-21T10:30:00.000000001Z".into()),
         size: bytes.len() as u64,
-        checksum_sha256: Hash::of(bytes),
+        checksum_sha256: Some(Hash::of(bytes)),
         if_match,
-        tag: Tag::default(),
         if_none_match: if_match.is_none(),
         key: Some(Uuid::now_v7()),
+        ..BatchItem::default()
     }
 }
 
 fn commit(name: &str, bytes: &[u8]) -> Commit {
     let item = item(name, bytes, None);
-    let (sha256, size) = (item.checksum_sha256, item.size);
+    let (sha256, size) = (Hash::of(bytes), item.size);
     let BatchItem {
         path,
         name,
@@ -104,7 +104,7 @@ fn changes_have_conditions_keys_and_chunks() {
     assert!(hub.is_ours().unwrap());
 
     let (a, b) = (item("a", b"one", None), item("b", b"", None));
-    let files = [(a.clone(), &b"one"[..]), (b, b"")];
+    let files = [(&a, &b"one"[..]), (&b, b"")];
     let made = hub.batch(&files, 0.into(), &nobody).unwrap();
     assert_eq!(
         made.iter().map(|r| r.status).collect::<Vec<_>>(),
@@ -118,7 +118,7 @@ fn changes_have_conditions_keys_and_chunks() {
         (Some("machine-2"), "d/a")
     );
     let late = hub
-        .batch(&[(item("a", b"two", None), b"two")], 0.into(), &nobody)
+        .batch(&[(&item("a", b"two", None), b"two")], 0.into(), &nobody)
         .unwrap();
     assert_eq!(
         (late[0].status, late[0].record.as_ref().map(|r| r.rev)),

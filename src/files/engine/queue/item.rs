@@ -41,6 +41,8 @@ pub(super) struct Due {
     /// The hash of content that is new at this name, and where: the possible other half of a rename, or of a move between
     /// two directories.
     pub(super) fresh: Option<(Hash, Direction)>,
+    /// Its content is long: it is carried out alone.
+    pub(super) is_large: bool,
     /// Consecutive steps that changed something.
     pub(super) turns: u32,
 }
@@ -59,6 +61,8 @@ pub struct Examined {
     pub way: Direction,
     /// See [`Due`].
     pub fresh: Option<(Hash, Direction)>,
+    /// See [`Due`].
+    pub is_large: bool,
     /// The guard counts this delete.
     pub counted: Option<(Token, Hash)>,
 }

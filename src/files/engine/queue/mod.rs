@@ -75,6 +75,7 @@ impl WorkQueue {
                 stage: Stage::New,
                 again: false,
                 fresh: None,
+                is_large: false,
                 turns,
             },
         );
@@ -140,17 +141,22 @@ impl WorkQueue {
         same.take(most).map(|(_, path)| path.to_string()).collect()
     }
 
-    /// Returns the next work item. `deletes`: whether deletes may be carried out now. `way`: only work in this direction, and
-    /// examinations.
-    pub fn next(&mut self, deletes: bool, way: Option<Direction>) -> Option<(String, Task)> {
-        if let Some(path) = self
-            .unexamined
-            .values()
-            .find(|p| !self.busy.contains(p.as_ref()))
-            .map(|p| p.to_string())
-        {
-            self.busy.insert(path.clone());
-            return Some((path, Task::Examine));
+    /// Returns the next work, the same for so many paths at most. `deletes`: whether deletes may be carried out now. `way`: only
+    /// work in this direction, and examinations.
+    pub fn next(
+        &mut self,
+        deletes: bool,
+        way: Option<Direction>,
+        most: usize,
+    ) -> Option<(Vec<String>, Task)> {
+        let unexamined = self.unexamined.values().map(|p| p.to_string());
+        let examine: Vec<String> = unexamined
+            .filter(|p| !self.busy.contains(p))
+            .take(most)
+            .collect();
+        if !examine.is_empty() {
+            self.busy.extend(examine.iter().cloned());
+            return Some((examine, Task::Examine));
         }
         // a path that is being examined is still in this list
         let first = self.unexamined.keys().next().copied().unwrap_or(u64::MAX);
@@ -159,35 +165,37 @@ impl WorkQueue {
             .iter()
             .filter(|((_, to), _)| way.is_none_or(|way| way == *to))
         {
-            let may = |p: &&Arc<str>| {
-                let before = self.due.get(p.as_ref()).is_some_and(|d| d.seq < first);
-                (*rank != Precedence::Delete || before) && !self.is_blocked(p)
-            };
             if *rank == Precedence::Delete && !deletes {
                 return None;
             }
-            if let Some(path) = paths.iter().find(may).map(|p| p.to_string()) {
-                self.busy.insert(path.clone());
-                return Some((path, Task::CarryOut));
+            let mut group: Vec<String> = Vec::new();
+            for path in paths {
+                let due = self.due.get(path.as_ref());
+                let before = due.is_some_and(|d| d.seq < first);
+                let is_alone = due.is_some_and(|d| d.is_large);
+                if *rank == Precedence::Delete && !before
+                    || is_alone && !group.is_empty()
+                    || is_blocked(&self.busy, path)
+                {
+                    continue;
+                }
+                self.busy.insert(path.to_string());
+                group.push(path.to_string());
+                if is_alone || group.len() == most {
+                    break;
+                }
+            }
+            if !group.is_empty() {
+                return Some((group, Task::CarryOut));
             }
         }
         None
     }
 
-    fn is_blocked(&self, path: &str) -> bool {
-        let above = std::iter::successors(Some(path), |p| parent(p)).any(|p| self.busy.contains(p));
-        above
-            || self
-                .busy
-                .range(format!("{path}/")..)
-                .next()
-                .is_some_and(|p| is_below(p, path))
-    }
-
     /// Claims a further path for work that is running; the caller returns it with
     /// [`WorkQueue::release`].
     pub fn claim(&mut self, path: &str) -> bool {
-        let free = !self.is_blocked(path);
+        let free = !is_blocked(&self.busy, path);
         if free {
             self.busy.insert(path.to_string());
         }
@@ -252,7 +260,7 @@ impl WorkQueue {
         // everything offered until now is handled before this delete
         let seq = self.seq();
         if let Some(due) = self.due.get_mut(path) {
-            (due.fresh, due.seq) = (found.fresh, seq);
+            (due.fresh, due.seq, due.is_large) = (found.fresh, seq, found.is_large);
         }
     }
 
@@ -389,6 +397,15 @@ impl WorkQueue {
             .any(|p| !is_below(p, path) && !is_below(path, p))
     }
 
+    /// Returns some of the paths at which these bytes of the hub are new.
+    pub fn comes(&self, hash: &Hash, most: usize) -> Vec<String> {
+        let same = self
+            .fresh
+            .range((*hash, Direction::Down, Arc::from(""))..)
+            .take_while(|(h, way, _)| (h, *way) == (hash, Direction::Down));
+        same.take(most).map(|(.., p)| p.to_string()).collect()
+    }
+
     /// Whether pending work brings these bytes, in either direction.
     pub fn brings(&self, hash: &Hash) -> bool {
         self.fresh
@@ -462,6 +479,16 @@ impl WorkQueue {
     pub fn take_overflow(&mut self) -> bool {
         std::mem::take(&mut self.overflow)
     }
+}
+
+/// Whether a path, or one above or below it, is being worked on.
+fn is_blocked(busy: &BTreeSet<String>, path: &str) -> bool {
+    let above = std::iter::successors(Some(path), |p| parent(p)).any(|p| busy.contains(p));
+    above
+        || busy
+            .range(format!("{path}/")..)
+            .next()
+            .is_some_and(|p| is_below(p, path))
 }
 
 #[cfg(test)]

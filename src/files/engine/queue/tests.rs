@@ -17,17 +17,22 @@ fn examined(rank: Precedence, fresh: Option<Hash>, path: Option<&str>) -> WorkEn
         rank,
         way: Direction::Up,
         fresh: fresh.map(|hash| (hash, Direction::Up)),
+        is_large: false,
         counted,
     })
 }
 
 /// The next item, as `e path` (examine) or `c path` (carry out).
 fn next(queue: &mut WorkQueue) -> String {
-    match queue.next(true, None) {
-        Some((path, Task::Examine)) => format!("e {path}"),
-        Some((path, Task::CarryOut)) => format!("c {path}"),
+    match next_group(queue, 1) {
+        Some((paths, Task::Examine)) => format!("e {}", paths.join(" ")),
+        Some((paths, Task::CarryOut)) => format!("c {}", paths.join(" ")),
         None => "-".into(),
     }
+}
+
+fn next_group(queue: &mut WorkQueue, most: usize) -> Option<(Vec<String>, Task)> {
+    queue.next(true, None, most)
 }
 
 fn queue(paths: &[(&str, Precedence)]) -> WorkQueue {
@@ -91,7 +96,10 @@ fn deletes_wait_until_all_that_was_offered_before_is_examined() {
     d.offer("z");
     assert_eq!((next(&mut d), next(&mut d)), ("e z".into(), "c a".into()));
     assert_eq!(
-        (d.next(false, None), d.next(true, Some(Direction::Down))),
+        (
+            d.next(false, None, 9),
+            d.next(true, Some(Direction::Down), 9)
+        ),
         (None, None)
     );
     assert_eq!((d.deletes().count(), d.other_deletes("a", 0)), (2, 1));
@@ -128,10 +136,10 @@ fn a_path_that_never_comes_into_sync_waits_between_attempts() {
     let mut d = WorkQueue::default();
     d.offer("a");
     let mut turns = 0;
-    while let Some((path, task)) = d.next(true, None) {
+    while let Some((paths, task)) = next_group(&mut d, 9) {
         turns += u32::from(task == Task::CarryOut);
         d.ended(
-            &path,
+            &paths[0],
             if task == Task::Examine {
                 examined(Precedence::Change, None, None)
             } else {
@@ -160,4 +168,43 @@ fn a_path_offered_during_work_is_examined_after_it() {
         (next(&mut d), next(&mut d), next(&mut d)),
         ("e d/x".into(), "e d".into(), "-".into())
     );
+}
+
+#[test]
+fn a_group_has_one_task_and_no_name_above_another() {
+    let examined = |is_large, rank| {
+        WorkEnd::Examined(Examined {
+            rank,
+            way: Direction::Up,
+            fresh: None,
+            is_large,
+            counted: None,
+        })
+    };
+    let mut d = WorkQueue::default();
+    for path in ["a", "d", "d-", "d/x", "e", "f", "g"] {
+        d.offer(path);
+    }
+    assert_eq!(next_group(&mut d, 2).unwrap().0, ["a", "d"]);
+    d.ended("a", examined(false, Precedence::Change));
+    // what can be examined comes first, in the order of offers
+    assert_eq!(next_group(&mut d, 9).unwrap().0.len(), 5);
+    for (path, is_large, rank) in [
+        ("d", false, Precedence::Change),
+        ("d-", true, Precedence::Change),
+        ("d/x", false, Precedence::Change),
+        ("e", false, Precedence::Delete),
+        ("f", false, Precedence::Change),
+        ("g", true, Precedence::Change),
+    ] {
+        d.ended(path, examined(is_large, rank));
+    }
+    let mut groups = Vec::new();
+    while let Some((group, Task::CarryOut)) = next_group(&mut d, 9) {
+        groups.push(group.join(" "));
+    }
+    // long files go alone; "d/x" waits for "d"
+    assert_eq!(groups, ["a d f", "d-", "g", "e"]);
+    d.ended("d", WorkEnd::Settled);
+    assert_eq!(next(&mut d), "c d/x");
 }

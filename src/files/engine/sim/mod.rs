@@ -123,9 +123,9 @@ fn brief_page(page: &ChangesResult) -> String {
 }
 
 impl Engine {
-    /// Takes the next work item in any direction, and carries it out.
-    fn work(&self) -> Option<WorkReport> {
-        self.take(None).map(|piece| self.carry_out(piece))
+    /// Takes the next work in any direction for so many paths at most, and carries it out.
+    fn work(&self, most: usize) -> Option<Vec<WorkReport>> {
+        self.take(None, most).map(|group| self.carry_out(group))
     }
 }
 
@@ -279,10 +279,15 @@ impl SimRun {
             engine.wake(true);
         }
         for n in 0..pieces {
-            match engine.work() {
-                None => return n,
-                Some(report) if matches!(report.outcome, WorkOutcome::Fatal(_)) => return n,
-                Some(report) => self.shared.lock().clients[i].reported(&report),
+            let most = self.shared.lock().group();
+            let Some(reports) = engine.work(most) else {
+                return n;
+            };
+            for report in &reports {
+                if matches!(report.outcome, WorkOutcome::Fatal(_)) {
+                    return n;
+                }
+                self.shared.lock().clients[i].reported(report);
             }
         }
         pieces

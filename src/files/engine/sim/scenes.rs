@@ -347,7 +347,7 @@ fn a_response_while_a_path_is_ignored_leaves_no_old_base() {
     offer(&engine, &["a".to_string()]);
     engine.wake(false);
     while s.world().clients[0].rows("a").key.is_some() {
-        assert!(engine.work().is_some());
+        assert!(engine.work(1).is_some());
     }
     s.world().clients[0].ignored.clear();
     s.sync(0);
@@ -453,7 +453,7 @@ fn threads_do_not_get_in_each_others_way() {
         engine.wake(true);
         std::thread::scope(|threads| {
             for _ in 0..4 {
-                threads.spawn(|| while engine.work().is_some() {});
+                threads.spawn(|| while engine.work(1).is_some() {});
             }
             threads.spawn(|| while engine.poll().is_ok_and(|p| p == Polled::More) {});
         });

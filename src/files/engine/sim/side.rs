@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Kind};
 use crate::files::engine::traits::*;
-use crate::files::plan::{DIR_MODE, Entry, Local, RemoteRow, Stamp, parent};
+use crate::files::plan::{DIR_MODE, Local, Stamp, parent};
 use crate::relpath;
 use crate::wire::files;
 use crate::wire::revision::Revision;
@@ -100,12 +100,12 @@ impl Side {
             return Ok(w);
         };
         w.depth += 1;
-        let poll = w.random(3) == 0;
+        let (poll, most) = (w.random(3) == 0, w.group());
         drop(w);
         if poll {
             drop(engine.poll())
         } else {
-            drop(engine.work())
+            drop(engine.work(most))
         }
         let mut w = self.world.lock();
         w.depth -= 1;
@@ -214,10 +214,6 @@ impl crate::files::engine::traits::HubCalls for Side {
         self.leave(w, common)
     }
 
-    fn change(&self, change: &HubChange) -> Called<ChangeOutcome> {
-        self.request(change, None)
-    }
-
     fn ask(&self, key: Uuid, newest: Revision) -> Called<KeyRows> {
         let mut w = self.enter(Point::Effect)?;
         if w.fault(0.1) || !w.hub.has_history(newest) {
@@ -239,18 +235,28 @@ impl crate::files::engine::traits::HubCalls for Side {
 }
 
 impl ContentTransfer for Side {
-    fn upload(&self, change: &HubChange, local: &Local) -> Called<ChangeOutcome> {
-        self.request(change, Some(local))
+    fn send(&self, all: &[Shipment<'_>]) -> Vec<Called<ChangeOutcome>> {
+        all.iter()
+            .map(|s| self.request(s.change, s.local))
+            .collect()
     }
 
-    fn stage(
-        &self,
-        path: &str,
-        _: &RemoteRow,
-        entry: &Entry,
-        sources: &[ContentSource],
-        above: &[(&str, u32)],
-    ) -> Called<Option<StagedFile>> {
+    fn stage(&self, all: &[Delivery<'_>]) -> Vec<Called<Option<StagedFile>>> {
+        all.iter()
+            .map(|delivery| self.stage_one(delivery))
+            .collect()
+    }
+}
+
+impl Side {
+    fn stage_one(&self, delivery: &Delivery<'_>) -> Called<Option<StagedFile>> {
+        let Delivery {
+            path,
+            entry,
+            sources,
+            above,
+            ..
+        } = *delivery;
         let mut w = self.enter(Point::Effect)?;
         let hub = w.hub.blobs.clone();
         let c = &w.clients[self.i];

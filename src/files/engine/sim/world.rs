@@ -287,6 +287,11 @@ impl World {
         (self.next() % below.max(1) as u64) as usize
     }
 
+    /// How many paths a worker takes at a time.
+    pub fn group(&mut self) -> usize {
+        [1, 1, 2, 3, 20][self.random(5)]
+    }
+
     /// A number from 0 to 1.
     pub fn chance(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64

@@ -11,6 +11,7 @@ use crate::files::engine::traits::*;
 use crate::files::plan::{Entry, Local, RemoteRow};
 use crate::files::remote::rows;
 use crate::files::tree::root::fault;
+use crate::files::tree::sync_set::SyncSet;
 use crate::transfer::TransferStep;
 use crate::wire::files::{self, Hash, SINGLE};
 
@@ -19,7 +20,7 @@ const COPY_BUFFER_BYTES: usize = 64 * 1024;
 
 impl S3em {
     /// Sends a file, and removes its old name.
-    fn send(
+    fn put(
         &self,
         change: &HubChange,
         entry: &Entry,
@@ -182,7 +183,7 @@ impl S3em {
             self.ledger.want();
             return Ok(ChangeOutcome::NotDone);
         }
-        self.send(change, entry, ByteSource::Bytes(&bytes))
+        self.put(change, entry, ByteSource::Bytes(&bytes))
     }
 
     /// Handles entries that are not regular files; `None`: it is a regular file.
@@ -209,7 +210,22 @@ impl S3em {
     }
 }
 
+/// Such a server takes one file a request.
 impl ContentTransfer for S3em {
+    fn send(&self, all: &[Shipment<'_>]) -> Vec<Called<ChangeOutcome>> {
+        let one = |shipment: &Shipment<'_>| match shipment.local {
+            Some(local) => self.upload(shipment.change, local),
+            None => self.change(shipment.change),
+        };
+        all.iter().map(one).collect()
+    }
+
+    fn stage(&self, all: &[Delivery<'_>]) -> Vec<Called<Option<StagedFile>>> {
+        all.iter().map(|delivery| self.fetch(delivery)).collect()
+    }
+}
+
+impl S3em {
     fn upload(&self, change: &HubChange, local: &Local) -> Called<ChangeOutcome> {
         let Some(entry) = &change.entry else {
             return Ok(ChangeOutcome::NotDone);
@@ -226,7 +242,7 @@ impl ContentTransfer for S3em {
         else {
             return Ok(ChangeOutcome::Moved);
         };
-        let sent = self.send(
+        let sent = self.put(
             change,
             entry,
             ByteSource::Part {
@@ -242,22 +258,26 @@ impl ContentTransfer for S3em {
         sent
     }
 
-    fn stage(
-        &self,
-        path: &str,
-        row: &RemoteRow,
-        entry: &Entry,
-        sources: &[ContentSource],
-        above: &[(&str, u32)],
-    ) -> Called<Option<StagedFile>> {
+    fn fetch(&self, delivery: &Delivery<'_>) -> Called<Option<StagedFile>> {
+        let Delivery {
+            path,
+            row,
+            entry,
+            sources,
+            above,
+        } = *delivery;
         self.tree.make_directories(above)?;
         match entry.kind {
             files::EntryKind::Dir => return self.tree.stage_dir(path, entry),
             files::EntryKind::Symlink => return Ok(None),
             files::EntryKind::File => {}
         }
-        if let Some(staged) = self.tree.stage_copy(path, entry, sources)? {
-            return Ok(Some(staged));
+        let mut synced = SyncSet::default();
+        if let Some(staged) = self.tree.stage_copy(path, entry, sources, &mut synced)? {
+            return self
+                .tree
+                .sync_staged(vec![Ok(Some(staged))], synced)
+                .remove(0);
         }
         if !sources.contains(&ContentSource::Hub) {
             return Ok(None);

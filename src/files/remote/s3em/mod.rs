@@ -184,6 +184,30 @@ pub(super) fn is_dir(row: &RemoteRow) -> bool {
     row.entry.is_some_and(|entry| entry.is_dir())
 }
 
+impl S3em {
+    /// A change that needs no bytes from this machine.
+    pub(super) fn change(&self, change: &HubChange) -> Called<ChangeOutcome> {
+        let _changing = self.ledger.changing(S3em::names_of(change));
+        if let Some(entry) = &change.entry {
+            return self
+                .special(&change.path, entry)?
+                .map_or_else(|| self.copy(change, entry), Ok);
+        }
+        match self.stands(&change.path, change.condition)? {
+            RemoteVersion::Met(records) if records.is_empty() => Ok(ChangeOutcome::Noted(vec![(
+                change.path.clone(),
+                rows::gone(self.ledger.next(), Uuid::nil()),
+            )])),
+            RemoteVersion::Met(records) => Ok(ChangeOutcome::Made(vec![(
+                change.path.clone(),
+                self.remove(&records)?,
+            )])),
+            RemoteVersion::Otherwise(None) => Ok(ChangeOutcome::NotDone),
+            RemoteVersion::Otherwise(row) => Ok(ChangeOutcome::Differs(row)),
+        }
+    }
+}
+
 impl HubCalls for S3em {
     fn changes(&self, after: u64, _newest: Revision, _began: Option<u64>) -> Called<ChangesResult> {
         if self.state.feed()?.epoch != self.epoch {
@@ -205,27 +229,6 @@ impl HubCalls for S3em {
     /// Such a server has no history.
     fn common(&self, _epoch: Uuid, _points: &[Revision]) -> Called<u64> {
         Ok(0)
-    }
-
-    fn change(&self, change: &HubChange) -> Called<ChangeOutcome> {
-        let _changing = self.ledger.changing(S3em::names_of(change));
-        if let Some(entry) = &change.entry {
-            return self
-                .special(&change.path, entry)?
-                .map_or_else(|| self.copy(change, entry), Ok);
-        }
-        match self.stands(&change.path, change.condition)? {
-            RemoteVersion::Met(records) if records.is_empty() => Ok(ChangeOutcome::Noted(vec![(
-                change.path.clone(),
-                rows::gone(self.ledger.next(), Uuid::nil()),
-            )])),
-            RemoteVersion::Met(records) => Ok(ChangeOutcome::Made(vec![(
-                change.path.clone(),
-                self.remove(&records)?,
-            )])),
-            RemoteVersion::Otherwise(None) => Ok(ChangeOutcome::NotDone),
-            RemoteVersion::Otherwise(row) => Ok(ChangeOutcome::Differs(row)),
-        }
     }
 
     /// Such a server has no memory of keys: only its current files are known.

@@ -269,6 +269,7 @@ fn files_are_moved_to_the_trash_and_back_and_found_there() {
                 ContentSource::Trash,
                 ContentSource::Hub,
             ],
+            &mut SyncSet::default(),
         )
         .unwrap()
         .unwrap();
@@ -277,7 +278,8 @@ fn files_are_moved_to_the_trash_and_back_and_found_there() {
         w.tree.stage_copy(
             "copy",
             &entry("else"),
-            &[ContentSource::Tree("d".into()), ContentSource::Trash]
+            &[ContentSource::Tree("d".into()), ContentSource::Trash],
+            &mut SyncSet::default(),
         ),
         Ok(None)
     );

@@ -13,7 +13,7 @@ use super::rows::{KeyOutcome, Row};
 use super::tables::FileTables;
 use crate::clock;
 use crate::hub::store::meta::Tried;
-use crate::hub::store::ops::files::{Author, Bytes, Changed, FileOp, KeyLookup, Put};
+use crate::hub::store::ops::files::{Author, Bytes, Changed, FileChange, FileOp, KeyLookup, Put};
 use crate::wire::files::{Chunk, Hash, Name, OldName};
 use crate::wire::revision::{Condition, Revision, Tag};
 
@@ -28,22 +28,21 @@ const DELETED: u8 = 2;
 /// Applies one operation. After an error the tables are half changed: the transaction must be dropped.
 pub fn apply(t: &mut FileTables<'_>, group: &Group, op: &FileOp) -> Tried<Outcome> {
     match op {
-        FileOp::Put(puts) => {
-            let changed = puts
+        FileOp::Change(changes) => {
+            let changed = changes
                 .iter()
-                .map(|p| once(t, group, &p.author, |t| put(t, group, p)))
+                .map(|change| match change {
+                    FileChange::Put(new) => once(t, group, &new.author, |t| put(t, group, new)),
+                    FileChange::Delete {
+                        id,
+                        condition,
+                        author,
+                    } => once(t, group, author, |t| {
+                        delete(t, group, *id, *condition, author)
+                    }),
+                })
                 .collect::<Tried<_>>()?;
             Ok(Outcome::Changed(changed))
-        }
-        FileOp::Delete {
-            id,
-            condition,
-            author,
-        } => {
-            let changed = once(t, group, author, |t| {
-                delete(t, group, *id, *condition, author)
-            })?;
-            Ok(Outcome::Changed(vec![changed]))
         }
         FileOp::Restore {
             id,

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use super::Store;
 use super::meta::Tried;
-use super::ops::files::{Bytes, FileOp};
+use super::ops::files::{Bytes, FileChange, FileOp};
 use super::ops::{Group, Op, Outcome};
 use crate::error::{Error, Result};
 use crate::wire::files::{Chunk, Hash, SINGLE};
@@ -169,12 +169,12 @@ pub(super) fn sweeps(group: &Group) -> bool {
 
 /// The chunks that an operation names, with their bytes.
 pub(super) fn brought(op: &Op) -> impl Iterator<Item = &(Chunk, Bytes)> {
-    let (puts, mended): (&[_], &[_]) = match op {
-        Op::File(FileOp::Put(puts)) => (puts, &[]),
+    let (changes, mended): (&[FileChange], &[_]) = match op {
+        Op::File(FileOp::Change(changes)) => (changes, &[]),
         Op::File(FileOp::Mend(chunks)) => (&[], chunks),
         _ => (&[], &[]),
     };
-    puts.iter().flat_map(|put| &put.chunks).chain(mended)
+    changes.iter().flat_map(FileChange::chunks).chain(mended)
 }
 
 /// Whether the operation has bytes in files of the staging directory.

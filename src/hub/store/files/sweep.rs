@@ -80,7 +80,7 @@ pub fn sweep(t: &mut FileTables<'_>, group: &Group) -> Tried<bool> {
 /// Changes that an operation makes at most.
 fn changes(op: &Op) -> usize {
     match op {
-        Op::File(FileOp::Put(puts)) => puts.len(),
+        Op::File(FileOp::Change(changes)) => changes.len(),
         Op::File(_) => 1,
         _ => 0,
     }

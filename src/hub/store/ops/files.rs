@@ -62,15 +62,31 @@ pub struct Put {
     pub fresh: Uuid,
 }
 
+/// One change of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FileOp {
-    /// The files of one request, in order; each succeeds or fails alone.
-    Put(Vec<Put>),
+pub enum FileChange {
+    Put(Box<Put>),
     Delete {
         id: Uuid,
         condition: Condition,
         author: Author,
     },
+}
+
+impl FileChange {
+    /// The chunks of the new content, with their bytes.
+    pub fn chunks(&self) -> &[(Chunk, Bytes)] {
+        match self {
+            FileChange::Put(put) => &put.chunks,
+            FileChange::Delete { .. } => &[],
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileOp {
+    /// The changes of one request, in order; each succeeds or fails alone.
+    Change(Vec<FileChange>),
     /// Makes a replaced revision current again, as a new one. `None`: the one that was replaced last.
     Restore {
         id: Uuid,
@@ -88,6 +104,24 @@ pub enum FileOp {
     Want(Vec<Hash>),
     /// Supplies bytes for lost chunks.
     Mend(Vec<(Chunk, Bytes)>),
+}
+
+impl FileOp {
+    pub fn put(all: impl IntoIterator<Item = Put>) -> FileOp {
+        FileOp::Change(
+            all.into_iter()
+                .map(|put| FileChange::Put(Box::new(put)))
+                .collect(),
+        )
+    }
+
+    pub fn delete(id: Uuid, condition: Condition, author: Author) -> FileOp {
+        FileOp::Change(vec![FileChange::Delete {
+            id,
+            condition,
+            author,
+        }])
+    }
 }
 
 /// The outcome for one file.

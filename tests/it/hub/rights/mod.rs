@@ -403,21 +403,22 @@ fn a_key_that_writes_one_directory_changes_and_copies_nothing_of_another() {
             "checksum_sha256": Hash::of(bytes).to_string()});
         [item.to_string().as_bytes(), b"\n", bytes].concat()
     };
-    let got = ask(
-        "POST",
-        "/api/files/batch",
-        "",
-        &[item("b"), item("a")].concat(),
-    )
-    .is(200, "")
-    .json();
+    let mut stolen = commit("a", "stolen", &[SECRET.as_bytes()]);
+    let known = format!("{stolen}\n").into_bytes();
+    stolen["from"] = json!({"path": "b", "name": NAMED, "if_match": s.rev});
+    let from = format!("{stolen}\n").into_bytes();
+    let delete = format!("{}\n", json!({"delete": s.id, "if_match": s.rev})).into_bytes();
+    let lines = [item("b"), item("a"), known, from, delete];
+    let got = ask("POST", "/api/files/batch", "", &lines.concat())
+        .is(200, "")
+        .json();
     let statuses: Vec<u64> = got["results"]
         .as_array()
         .unwrap()
         .iter()
         .map(|r| r["status"].as_u64().unwrap())
         .collect();
-    assert_eq!(statuses, [403, 201], "{got}");
+    assert_eq!(statuses, [403, 201, 409, 403, 404], "{got}");
     // nothing of the other directory has changed
     let secret = s.hub.ask(
         "GET",

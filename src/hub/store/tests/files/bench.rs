@@ -56,9 +56,7 @@ fn bench_a_hundred_thousand_files() {
     let groups = (0..100u64).map(|g| {
         at(
             1000 + g,
-            vec![Op::File(FileOp::Put(
-                (g * 1000..(g + 1) * 1000).map(file).collect(),
-            ))],
+            vec![Op::File(FileOp::put((g * 1000..(g + 1) * 1000).map(file)))],
         )
     });
     let groups: Vec<Group> = groups.collect();

@@ -6,7 +6,7 @@ use super::*;
 fn uploads_that_cannot_be_placed_fail_alone_and_work_when_they_can() {
     let hub = TestStore::new();
     let bytes = noise(1, 20_000);
-    let upload = || Op::File(FileOp::Put(vec![put(&hub, "big", &bytes, 1)]));
+    let upload = || Op::File(FileOp::put([put(&hub, "big", &bytes, 1)]));
     // a file has the name of that chunk's directory
     let dir = hub
         .dir

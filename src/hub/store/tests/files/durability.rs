@@ -160,11 +160,7 @@ fn a_small_file_takes_one_sync_and_a_large_one_three() {
         chunks: body.content.chunks.into_iter().zip(body.bytes).collect(),
         ..template.clone()
     });
-    assert!(
-        hub.file_op(FileOp::Put(puts.collect()))
-            .iter()
-            .all(|c| c.is_change())
-    );
+    assert!(hub.file_op(FileOp::put(puts)).iter().all(|c| c.is_change()));
     let took = hub.store.written()[0] - before;
     assert!(
         took <= 3 || !crate::disk::syncfs_reports_errors(),
@@ -182,7 +178,7 @@ fn a_failed_sync_is_final_for_chunks_too() {
     assert_eq!(intake.finish().unwrap_err().raw_os_error(), Some(5));
     let e = hub
         .store
-        .apply(&at(hub.now, vec![Op::File(FileOp::Put(vec![first]))]))
+        .apply(&at(hub.now, vec![Op::File(FileOp::put([first]))]))
         .unwrap_err();
     assert_eq!(e.kind, Kind::Io);
     let hub = hub.reopen();
@@ -234,11 +230,11 @@ fn a_key_does_its_work_once_and_a_burnt_one_never() {
     assert_eq!(word(&hub.put(refused)), "precondition 0");
     assert_eq!(word(&keyed("g", "1", 3)), "created 3");
     let delete = || {
-        hub.file_op(FileOp::Delete {
-            id: id_of("g"),
-            condition: Condition::None,
-            author: by("a", Some(4)),
-        })
+        hub.file_op(FileOp::delete(
+            id_of("g"),
+            Condition::None,
+            by("a", Some(4)),
+        ))
     };
     assert_eq!(
         (word(&delete()[0]), word(&delete()[0])),
@@ -255,7 +251,7 @@ fn a_key_does_its_work_once_and_a_burnt_one_never() {
             ..put(&hub, &format!("h{n}"), b"1", 1)
         })
         .collect();
-    let changed = hub.file_op(FileOp::Put(twice));
+    let changed = hub.file_op(FileOp::put(twice));
     assert!(changed[0] == changed[1] && word(&changed[0]) == "created 5");
     let hub = hub.reopen();
     assert_eq!(

@@ -126,7 +126,7 @@ fn pages_of_a_full_listing_fit_together_while_files_change() {
             fresh: id_of(&format!("{n}")),
             ..template.clone()
         };
-        hub.file_op(FileOp::Put((from..to).map(file).collect()));
+        hub.file_op(FileOp::put((from..to).map(file)));
     };
     let check = |total: u64| {
         let pages: Vec<String> = (0..=total as usize / 700)

@@ -14,7 +14,7 @@ use std::io::Read;
 use super::*;
 use crate::chunking::tests::noise;
 use crate::hub::store::files::{Intake, Listing};
-use crate::hub::store::ops::files::{Author, Bytes, Changed, FileOp, KeyLookup, Put};
+use crate::hub::store::ops::files::{Author, Bytes, Changed, FileChange, FileOp, KeyLookup, Put};
 use crate::wire::files::{Chunk, EntryKind, Extra, FileEvent, Hash, Name, OldName, Record};
 use crate::wire::revision::Condition;
 
@@ -76,7 +76,7 @@ impl TestStore {
     }
 
     fn put(&self, put: Put) -> Changed {
-        self.file_op(FileOp::Put(vec![put])).remove(0)
+        self.file_op(FileOp::put([put])).remove(0)
     }
 
     fn put_bytes(&self, full: &str, bytes: &[u8], at: u64) -> Record {
@@ -84,12 +84,8 @@ impl TestStore {
     }
 
     fn delete(&self, id: Uuid, condition: Condition) -> Changed {
-        self.file_op(FileOp::Delete {
-            id,
-            condition,
-            author: by("a", None),
-        })
-        .remove(0)
+        self.file_op(FileOp::delete(id, condition, by("a", None)))
+            .remove(0)
     }
 
     fn restore(&self, id: Uuid, rev: Option<u64>) -> Changed {
@@ -354,13 +350,7 @@ fn an_older_upload_changes_nothing_unless_its_host_wrote_the_current_version() {
     check("b", "new", 2, "unchanged 3");
     let id = id_of("f");
     assert_eq!(
-        word(
-            &hub.file_op(FileOp::Delete {
-                id,
-                condition: Condition::None,
-                author: by("b", None)
-            })[0]
-        ),
+        word(&hub.file_op(FileOp::delete(id, Condition::None, by("b", None)))[0]),
         "deleted 4"
     );
     check("a", "old", 3, "unchanged 4");

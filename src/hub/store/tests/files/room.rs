@@ -15,7 +15,7 @@ fn below_its_reserve_the_hub_takes_no_files_and_deletes_make_room() {
         };
         hub.store.apply(&group).unwrap().remove(0)
     };
-    let put_op = FileOp::Put(vec![
+    let put_op = FileOp::put(vec![
         put(&hub, "g", &noise(2, 20_000), 1),
         put(&hub, "f", b"2", 2),
     ]);
@@ -59,11 +59,7 @@ fn below_its_reserve_the_hub_takes_no_files_and_deletes_make_room() {
     hub.now += 60_000;
     full(&hub, Op::Sweep);
     assert_eq!(hub.on_disk().0, 0, "and their chunks soon");
-    let delete = FileOp::Delete {
-        id,
-        condition: Condition::None,
-        author: by("a", None),
-    };
+    let delete = FileOp::delete(id, Condition::None, by("a", None));
     assert!(matches!(full(&hub, Op::File(delete)), Outcome::Changed(c) if c[0].is_change()));
 }
 
@@ -112,15 +108,13 @@ fn a_disk_that_fills_up_refuses_bodies_and_loses_nothing() {
     let held = put(&hub, "held", &noise(5000, 12_000), 1);
     let mut rest = std::fs::File::create(disk.path().join("rest")).unwrap();
     while std::io::Write::write_all(&mut rest, &[0; 4096]).is_ok() {}
-    let many = (0..200)
-        .map(|n| Put {
-            name: name(&format!("h{n}")),
-            fresh: id_of(&format!("h{n}")),
-            ..unique(&held, n)
-        })
-        .collect();
+    let many = (0..200).map(|n| Put {
+        name: name(&format!("h{n}")),
+        fresh: id_of(&format!("h{n}")),
+        ..unique(&held, n)
+    });
     assert!(
-        hub.file_op(FileOp::Put(many))
+        hub.file_op(FileOp::put(many))
             .iter()
             .all(|c| *c == Changed::DiskFull)
     );

@@ -56,11 +56,7 @@ fn a_group_that_sweeps_keeps_its_own_chunks() {
             .collect(),
         ..put(&hub, "h", &large, 1)
     };
-    let ops = vec![
-        Op::Sweep,
-        Op::File(FileOp::Put(vec![again, known])),
-        Op::Sweep,
-    ];
+    let ops = vec![Op::Sweep, Op::File(FileOp::put([again, known])), Op::Sweep];
     let outcomes = hub.store.apply(&at(hub.now, ops)).unwrap();
     let Outcome::Changed(changed) = &outcomes[1] else {
         panic!()
@@ -73,10 +69,8 @@ fn a_group_that_sweeps_keeps_its_own_chunks() {
 #[test]
 fn versions_are_bounded_by_number() {
     let hub = TestStore::new();
-    let puts = (0..105)
-        .map(|n| put(&hub, "f", format!("{n}").as_bytes(), n))
-        .collect();
-    hub.file_op(FileOp::Put(puts));
+    let puts = (0..105).map(|n| put(&hub, "f", format!("{n}").as_bytes(), n));
+    hub.file_op(FileOp::put(puts));
     let versions = hub.store.versions(id_of("f")).unwrap();
     assert_eq!(
         (versions.len(), versions[0].rev, versions[99].rev),

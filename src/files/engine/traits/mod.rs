@@ -10,16 +10,18 @@
 //! method returns (an implementation may let several callers share one sync). After an error the
 //! change may or may not have happened: the engine's intents cover both.
 
-use std::collections::BTreeMap;
+mod state;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
 use crate::error::Error;
-use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp};
-use crate::wire::files::Hash;
+use crate::files::plan::{Entry, Local, RemoteRow, Stamp};
 use crate::wire::revision::{Revision, Tag};
+
+pub use state::*;
 
 /// Why a call failed, by what happens next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,8 +126,7 @@ pub enum ChangeOutcome {
     Differs(Option<(String, RemoteRow)>),
     /// 409 for a void key, 404 for a delete of nothing: not done, and it never will be.
     NotDone,
-    /// Only from [`ContentTransfer::upload`]: the local file is no longer what was to be sent; nothing was
-    /// changed on the hub.
+    /// The local file is no longer what was to be sent; nothing was changed on the hub.
     Moved,
 }
 
@@ -150,8 +151,6 @@ pub trait HubCalls: Send + Sync {
     /// The last of these points of that epoch that is part of the hub's history; 0: none, or the
     /// hub cannot tell.
     fn common(&self, epoch: Uuid, points: &[Revision]) -> Called<u64>;
-    /// Changes that need no bytes from this machine: deletes, and commits of known content.
-    fn change(&self, change: &HubChange) -> Called<ChangeOutcome>;
     /// `newest`: see [`HubChange`].
     fn ask(&self, key: Uuid, newest: Revision) -> Called<KeyRows>;
 }
@@ -177,26 +176,38 @@ pub struct StagedFile {
     pub stamp: Stamp,
 }
 
-/// Transfers bytes; the only part that sees them.
+/// A change to send.
+#[derive(Debug, Clone, Copy)]
+pub struct Shipment<'a> {
+    pub change: &'a HubChange,
+    /// The file, link or empty directory whose bytes are sent. `None`: the change needs no bytes from this machine: a
+    /// delete, or a commit of known content.
+    pub local: Option<&'a Local>,
+}
+
+/// A version of the hub to create under a temporary name.
+#[derive(Debug, Clone, Copy)]
+pub struct Delivery<'a> {
+    pub path: &'a str,
+    pub row: &'a RemoteRow,
+    /// Kind, mode and mtime as they are to be set.
+    pub entry: &'a Entry,
+    pub sources: &'a [ContentSource],
+    /// Missing ancestors from the top down, each with its mode.
+    pub above: &'a [(&'a str, u32)],
+}
+
+/// Transfers bytes; the only part that sees them. Each call returns one result for each item, in their order; the items
+/// may share requests and syncs.
 pub trait ContentTransfer: Send + Sync {
-    /// Sends the file, link or empty directory `change.path` to the hub. Hashes what it reads; if
-    /// that is not the hash of `change.entry`, or `stat` no longer shows `local.stamp` afterwards:
-    /// [`ChangeOutcome::Moved`], and nothing is committed. With `change.from`, and when only the mode
-    /// changed, the hub has the chunks and no bytes are sent.
-    fn upload(&self, change: &HubChange, local: &Local) -> Called<ChangeOutcome>;
-    /// Creates a temporary name beside `path` that holds `entry` (kind, mode and mtime set, synced)
-    /// with the bytes of `row`, from the first source that has them; verifies the hash and creates
-    /// missing ancestors. `None`: no source has the bytes (any more), or an ancestor is not a
-    /// directory. Leaves no temporary name behind unless it returns it. `above`: missing ancestors
-    /// from the top down, each with its mode.
-    fn stage(
-        &self,
-        path: &str,
-        row: &RemoteRow,
-        entry: &Entry,
-        sources: &[ContentSource],
-        above: &[(&str, u32)],
-    ) -> Called<Option<StagedFile>>;
+    /// Sends changes to the hub. Hashes what it reads; if that is not the hash of `change.entry`, or `stat` no longer
+    /// shows `local.stamp` afterwards: [`ChangeOutcome::Moved`], and nothing is committed. With `change.from`, and when only
+    /// the mode changed, the hub has the chunks and no bytes are sent.
+    fn send(&self, all: &[Shipment<'_>]) -> Vec<Called<ChangeOutcome>>;
+    /// Creates temporary names beside the paths, synced, with the bytes of the rows from the first source that has them;
+    /// verifies the hashes and creates missing ancestors. `None`: no source has the bytes (any more), or an ancestor is
+    /// not a directory. Leaves no temporary name behind unless it returns it.
+    fn stage(&self, all: &[Delivery<'_>]) -> Vec<Called<Option<StagedFile>>>;
 }
 
 // -- the tree -----------------------------------------------------------------------------------------------------------------
@@ -252,9 +263,21 @@ pub trait Tree: Send + Sync {
     /// empty. If the filesystem cannot exchange: reads the file again, then replaces it. `stage`
     /// has created the ancestors; they are created again if they are gone.
     fn place(&self, path: &str, staged: &StagedFile, over: Option<&Local>) -> Called<Moved>;
+    /// [`Tree::place`] for several paths, which may share syncs.
+    fn place_all(&self, all: &[(&str, &StagedFile, Option<&Local>)]) -> Vec<Called<Moved>> {
+        all.iter()
+            .map(|(path, staged, over)| self.place(path, staged, *over))
+            .collect()
+    }
     /// Renames with RENAME_NOREPLACE. `expected`: checks first that `from` shows this stamp. The
     /// parent of a name below the trash is created as needed, no other.
     fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<Moved>;
+    /// [`Tree::shift`] for several paths, which may share syncs.
+    fn shift_all(&self, all: &[(&str, &str, &Stamp)]) -> Vec<Called<Moved>> {
+        all.iter()
+            .map(|(from, to, expected)| self.shift(from, to, Some(expected)))
+            .collect()
+    }
     /// Whether a name has the bytes of `what`, given that its stamp is the same except for ctime.
     /// Reads the file where the stamp is not enough.
     fn holds(&self, path: &str, what: &Local) -> Called<bool>;
@@ -275,6 +298,14 @@ pub trait Tree: Send + Sync {
         mode: u32,
         mtime: Option<i64>,
     ) -> Called<Option<Stamp>>;
+    /// [`Tree::set_metadata`] for several paths (path, expected stamp, mode, time), which may share syncs.
+    fn set_metadata_all(&self, all: &[(&str, &Stamp, u32, i64)]) -> Vec<Called<Option<Stamp>>> {
+        all.iter()
+            .map(|(path, expected, mode, mtime)| {
+                self.set_metadata(path, expected, *mode, Some(*mtime))
+            })
+            .collect()
+    }
     /// Makes durable what an earlier call that failed, or a process that was killed, may have
     /// changed: the entry of this name in its directory, and the mode of the entry. A missing name
     /// is no error.
@@ -285,178 +316,6 @@ pub trait Tree: Send + Sync {
     fn remove_dir(&self, path: &str) -> Called<bool>;
     /// Whether the ignore rules exclude this path, by itself or through an ancestor.
     fn ignored(&self, path: &str) -> bool;
-}
-
-// -- the durable state --------------------------------------------------------------------------------------------------------
-
-/// A planned change of the tree that may have happened. Written before the change, removed with its
-/// result.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Intent {
-    /// `staged` is to take the path. It did if its name is gone, or another inode has it.
-    Place {
-        /// [`Feed::generation`] of the decision: its revisions mean nothing in a later one.
-        generation: u64,
-        row: RemoteRow,
-        /// The mode of `staged`, if it differs from that of the row.
-        mode: u32,
-        /// The entry to replace.
-        over: Option<Local>,
-        staged: StagedFile,
-    },
-    /// The path is to get this mode and, if it is a file, this time. If one of them is not as it
-    /// was, the change happened, or a user has changed it since.
-    Metadata {
-        generation: u64,
-        was: Stamp,
-        mode: u32,
-        /// The same as in `was`: it stays.
-        mtime: i64,
-        /// The resulting base of the path. `seen` `None`: the stamp that `stat` shows then.
-        then: BaseRow,
-    },
-    /// Nothing took the path: the temporary name and the directories created for it are to be
-    /// removed.
-    Clear { temp: String },
-    /// The path is to be moved to `to`: into the trash, or to the name of a conflict copy. If `to`
-    /// exists, it was.
-    Leave {
-        generation: u64,
-        /// The resulting base of the path.
-        then: BaseRow,
-        what: Local,
-        to: String,
-        /// Moved into the trash: it must be exactly `what`, or it is moved back.
-        trash: bool,
-    },
-    /// `there`, with everything below it, is to be renamed to its other spelling `wanted`; both
-    /// names have this row. If `there` is no longer listed, it was renamed.
-    Respell { there: String, wanted: String },
-}
-
-/// A change that was sent or is about to be sent, and whose response is unknown.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpenKey {
-    pub key: Uuid,
-    /// The path of the change and, for a rename, the old one: all have this row.
-    pub names: Vec<String>,
-    /// The change describes this tree, so its result becomes the base.
-    pub ours: bool,
-    /// What `stat` showed for the entry that was sent.
-    pub seen: Option<Stamp>,
-}
-
-/// Everything known about a path except its entry in the tree.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rows {
-    pub base: BaseRow,
-    pub remote: RemoteRow,
-    pub intent: Option<Intent>,
-    pub key: Option<OpenKey>,
-}
-
-impl Rows {
-    /// Whether work is left for the path, regardless of the tree.
-    pub fn is_pending(&self) -> bool {
-        self.intent.is_some() || self.key.is_some() || !self.base.is_at(&self.remote)
-    }
-}
-
-/// Up to where the hub's changes are stored.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Feed {
-    /// Nil: never connected.
-    pub epoch: Uuid,
-    /// Incremented whenever all rows are forgotten.
-    pub generation: u64,
-    /// Rows up to this rev are stored.
-    pub cursor: u64,
-    /// A full listing is in progress.
-    pub listing: bool,
-    /// The hub's `rev` at the first page of the listing.
-    pub began: Option<u64>,
-}
-
-/// An approved delete: of one path, while base and hub are at these revisions.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Token {
-    pub path: String,
-    pub base: u64,
-    pub remote: u64,
-}
-
-/// One change of the state. All writes of one [`State::commit`] happen together or not at all, in
-/// order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Write {
-    /// A default row may be removed from the table.
-    Base(String, BaseRow),
-    /// By [`hear`](super::rows::hear): never replaces a row by an older one. `listed`: also records
-    /// that the full listing named this path.
-    Remote {
-        path: String,
-        row: RemoteRow,
-        listed: bool,
-    },
-    /// By [`hear_of_none`](super::rows::hear_of_none): the hub at `through` had no record of this path.
-    Unlisted {
-        path: String,
-        through: u64,
-    },
-    Intent(String, Option<Intent>),
-    /// The same row for every name of the change.
-    OpenKey(OpenKey),
-    /// Removes the key from the names that (still) have it.
-    CloseKey(OpenKey),
-    Feed(Feed),
-    /// Forget which paths the listing named.
-    NothingListed,
-    /// Another hub: removes all base rows, remote rows, approvals, points and listed paths; keeps
-    /// intents and open keys.
-    ForgetAll,
-    /// The hub was set back to this revision: changes each row by
-    /// [`set_back`](super::rows::set_back); removes approvals, later points and listed paths; keeps
-    /// intents and open keys.
-    SetBack {
-        through: u64,
-    },
-    /// Known revisions, in order: they later tell up to where the hub has this history. If there
-    /// are more than [`crate::wire::revision::POINTS`], some of the older ones are dropped.
-    Points(Vec<Revision>),
-    /// For the guard: one more delete in this minute since 1970.
-    Deleted {
-        minute: u64,
-    },
-    /// Minutes before this one are no longer needed.
-    ForgetDeletes {
-        before: u64,
-    },
-    /// Replaces all approvals.
-    Approve(Vec<Token>),
-}
-
-/// The durable state of one synced directory.
-pub trait State: Send + Sync {
-    fn rows(&self, path: &str) -> Called<Rows>;
-    /// Paths with any row strictly below a directory ("" is the root), in order, after `after` (a
-    /// whole path, or ""), up to the limit.
-    fn below(&self, dir: &str, after: &str, most: usize) -> Called<Vec<(String, Rows)>>;
-    /// Paths whose base is a file or link with this hash (an index), up to the limit.
-    fn with_hash(&self, hash: &Hash, most: usize) -> Called<Vec<String>>;
-    /// Paths with a base or remote row that the listing has not named, in order, after `after`, up
-    /// to the limit.
-    fn not_listed(&self, after: &str, most: usize) -> Called<Vec<String>>;
-    fn feed(&self) -> Called<Feed>;
-    /// The points of [`Write::Points`].
-    fn points(&self) -> Called<Vec<Revision>>;
-    /// Base rows that are files or links; the guard's share is a part of these.
-    fn files(&self) -> Called<u64>;
-    /// Deletes by minute since 1970.
-    fn deletes(&self) -> Called<BTreeMap<u64, u32>>;
-    fn approved(&self, token: &Token) -> Called<bool>;
-    fn commit(&self, writes: &[Write]) -> Called<()>;
-    /// Syncs with the next commit, or a little later; for writes that an open key or an intent leads to after their loss.
-    fn commit_soon(&self, writes: &[Write]) -> Called<()>;
 }
 
 /// A completed change, for the log, the status and the hooks. Nothing depends on it: after a crash

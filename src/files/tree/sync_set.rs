@@ -1,0 +1,75 @@
+//! Makes the changes of a group durable together: one by one while they are few, with the whole filesystem if they are
+//! many.
+//!
+//! A failed sync is a failure of the whole group: nobody can tell which change it was about.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::root::Root;
+use crate::config::limits::SYNCFS_FROM;
+use crate::disk;
+
+/// Files and directories below a root that have changed; they are on one filesystem.
+#[derive(Debug, Default)]
+pub struct SyncSet {
+    /// By inode.
+    open: BTreeMap<u64, OwnedFd>,
+    /// The whole filesystem is synced.
+    whole: bool,
+}
+
+impl SyncSet {
+    /// Adds a file or directory that is open for reading or writing. A kernel whose syncfs(2) hides errors gets the syncs
+    /// of a large group early.
+    pub fn add(&mut self, file: OwnedFd) -> io::Result<()> {
+        if self.whole {
+            return Ok(());
+        }
+        self.open
+            .insert(rustix::fs::fstat(&file)?.st_ino as u64, file);
+        if self.open.len() < SYNCFS_FROM {
+            return Ok(());
+        }
+        let open = std::mem::take(&mut self.open);
+        self.whole = disk::syncfs_reports_errors();
+        if self.whole { Ok(()) } else { sync_each(open) }
+    }
+
+    /// Adds an open directory whose entries have changed, whatever its own name is now.
+    pub(super) fn add_directory(&mut self, dir: &OwnedFd) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match rustix::fs::openat(dir, ".", flags, Mode::empty()) {
+            Ok(dir) => self.add(dir),
+            // the directory may be searched and written to, but not read, and fsync needs a descriptor
+            // opened for reading
+            Err(Errno::ACCESS) => {
+                self.add_all();
+                Ok(())
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Adds everything: for a change of something that cannot be opened for a sync.
+    pub(super) fn add_all(&mut self) {
+        self.whole = true;
+    }
+
+    /// Syncs everything that was added.
+    pub fn finish(self, root: &Root) -> io::Result<()> {
+        if self.whole {
+            rustix::fs::syncfs(root.fd())?;
+        }
+        sync_each(self.open)
+    }
+}
+
+fn sync_each(open: BTreeMap<u64, OwnedFd>) -> io::Result<()> {
+    open.values()
+        .try_for_each(|file| Ok(rustix::fs::fsync(file)?))
+}
