@@ -6,53 +6,15 @@ use crate::clock;
 use crate::files::conflict::{copy_name, trash_name};
 use crate::files::plan::{BaseRow, DIR_MODE, Entry, Local, Stamp, is_below};
 
-use super::path::in_sync;
-use super::recover::{Finish, closing, with_mode};
+use super::base_rows::{closing, in_sync, with_mode};
 use super::send::CANDIDATES;
-use super::step::{PathWork, Results, Step};
+use super::step::{
+    Departure, Finish, MetadataChange, NextStep, PathWork, Placement, Refuge, Results,
+};
 use super::traits::{
     CompletedChange, ContentSource, Delivery, Fault, Intent, Look, Moved, StagedFile, Write,
 };
 use super::{Engine, Interrupted, LOCAL_CHANGED, NO_FREE_NAME, PLAN_CHANGED, PathState};
-
-/// The hub's version is to get its name.
-pub(super) struct Placement {
-    /// The entry to replace.
-    over: Option<Local>,
-    /// As it is to be here.
-    entry: Entry,
-    sources: Vec<ContentSource>,
-    /// Missing ancestors from the top down, each with its mode.
-    above: Vec<(String, u32)>,
-}
-
-/// A local file is to leave its name.
-pub(super) struct Departure {
-    what: Local,
-    /// The resulting base.
-    then: BaseRow,
-    to: Refuge,
-}
-
-/// Where a file goes that leaves its name.
-#[derive(Clone, PartialEq, Eq)]
-enum Refuge {
-    /// To this name, of a conflict copy.
-    Copy(String),
-    /// To the trash, because its conflict copy exists already.
-    Trash,
-    /// To the trash, because the hub has deleted it.
-    Deleted,
-}
-
-/// The mode and time of a local entry are to be set.
-pub(super) struct MetadataChange {
-    pub local: Local,
-    pub mode: u32,
-    pub mtime: i64,
-    /// The resulting base.
-    pub then: BaseRow,
-}
 
 impl Engine {
     // -- placing the hub's version ---------------------------------------------------------------
@@ -64,7 +26,7 @@ impl Engine {
         known: &PathState,
         over: Option<Local>,
         mode: u32,
-    ) -> Result<Step, Interrupted> {
+    ) -> Result<NextStep, Interrupted> {
         let Some(theirs) = known.remote().entry else {
             return Err(Interrupted::Again(PLAN_CHANGED));
         };
@@ -81,13 +43,13 @@ impl Engine {
         if known.node.is_none()
             && let Some(twin) = self.env.tree.twin(path)?
         {
-            return self.respell(known, &twin).map(Step::Ended);
+            return self.respell(known, &twin).map(NextStep::Ended);
         }
         if let Some(over) = over {
             self.new_names_first(path, &over)?;
         }
         let above = self.missing_above(path)?.into_iter();
-        Ok(Step::Place(Placement {
+        Ok(NextStep::Place(Placement {
             over,
             entry: Entry { mode, ..theirs },
             sources: self.sources(path, &theirs)?,
@@ -258,10 +220,10 @@ impl Engine {
         path: &str,
         local: &Local,
         then: BaseRow,
-    ) -> Result<Step, Interrupted> {
+    ) -> Result<NextStep, Interrupted> {
         let leave = |to| {
             let what = *local;
-            Ok(Step::Leave(Departure { what, then, to }))
+            Ok(NextStep::Leave(Departure { what, then, to }))
         };
         for nth in 1.. {
             let copy = copy_name(path, &local.entry, nth);
@@ -279,22 +241,22 @@ impl Engine {
         Err(Interrupted::Again(NO_FREE_NAME))
     }
 
-    /// Decides how something goes that the hub has deleted.
+    /// Decides how something is removed that the hub has deleted.
     pub(super) fn remove(
         &self,
         path: &str,
         known: &PathState,
         local: &Local,
-    ) -> Result<Step, Interrupted> {
+    ) -> Result<NextStep, Interrupted> {
         let then = in_sync(known, None);
         if local.entry.is_dir() {
             self.env.tree.remove_dir(path)?;
             self.prune(path, known)?;
-            return Ok(Step::Record(then));
+            return Ok(NextStep::Record(then));
         }
         self.new_name_first(path, known)?;
         let (what, to) = (*local, Refuge::Deleted);
-        Ok(Step::Leave(Departure { what, then, to }))
+        Ok(NextStep::Leave(Departure { what, then, to }))
     }
 
     /// Whether the content of a path that the hub deleted is in sync here under the path's new

@@ -18,9 +18,11 @@ pub mod rows;
 pub mod traits;
 
 mod apply;
+mod base_rows;
 mod deletes;
 mod directories;
 mod gather;
+mod group;
 mod neighbours;
 mod path;
 mod queue;
@@ -41,8 +43,8 @@ use crate::clock;
 use crate::config::watch::SyncMode;
 use crate::wire::revision::Revision;
 use deletes::DeleteEffect;
-use queue::{Task, WorkEnd, WorkQueue};
-use report::{Interrupted, PathResult, outcome};
+use queue::{Task, WorkQueue};
+use report::{Interrupted, PathResult};
 use traits::{Called, Env, Feed, Look, Rows, State, Token, Write};
 
 pub use gather::Quiet;
@@ -191,61 +193,6 @@ impl Engine {
     pub fn look_around(&self) -> Rescanning<'_> {
         self.looking.fetch_add(1, SeqCst);
         Rescanning(self)
-    }
-
-    /// Takes the next work in the given direction, or in any, for so many paths at most; the caller must carry it out.
-    /// `None`: there is no work now, or nothing was polled yet, because which hub this is must be known before its rows
-    /// are used.
-    pub fn take(&self, way: Option<Direction>, most: usize) -> Option<WorkGroup> {
-        if self.generation() == 0 {
-            return None;
-        }
-        let may_delete = self.may_delete();
-        let (paths, task) = self.queue().next(may_delete, way, most)?;
-        Some(WorkGroup { paths, task })
-    }
-
-    /// Carries out work; a report for each path.
-    pub fn carry_out(&self, WorkGroup { paths, task }: WorkGroup) -> Vec<WorkReport> {
-        let done: Vec<Result<WorkEnd, Interrupted>> = match task {
-            Task::Examine => paths.iter().map(|path| self.examine(path)).collect(),
-            Task::CarryOut => {
-                let end = |progress| {
-                    if progress {
-                        WorkEnd::Progress
-                    } else {
-                        WorkEnd::Settled
-                    }
-                };
-                let results = self.turn_all(&paths).into_iter();
-                results.map(|result| result.map(end)).collect()
-            }
-        };
-        paths
-            .into_iter()
-            .zip(done)
-            .map(|(path, done)| self.ended(path, done))
-            .collect()
-    }
-
-    fn ended(&self, path: String, done: Result<WorkEnd, Interrupted>) -> WorkReport {
-        let (end, outcome) = outcome(done);
-        if matches!(&end, WorkEnd::Examined(found) if found.counted.is_some())
-            && !self.queue().is_counted(&path)
-        {
-            // deletes are recorded before they may be taken
-            self.burst_grows();
-        }
-        if end == WorkEnd::Progress && self.queue().is_fresh(&path) {
-            self.arrivals.fetch_add(1, SeqCst);
-        }
-        let parked = self.queue().ended(&path, end);
-        let outcome = if parked {
-            WorkOutcome::Waits(PARKED.into())
-        } else {
-            outcome
-        };
-        WorkReport { path, outcome }
     }
 
     /// Whether there may be work in this direction.

@@ -1,15 +1,15 @@
 //! Examines one path, and decides on its next step.
 
 use crate::files::plan::{
-    Action, BaseRow, Entry, Local, RemoteRow, Stamp, is_retimed, local_mode, parent, time_from,
+    Action, BaseRow, Entry, Local, Stamp, is_retimed, local_mode, parent, time_from,
 };
 
 use crate::wire::files::BATCH_FILE;
 
-use super::apply::MetadataChange;
+use super::base_rows::{in_sync, seen_with};
 use super::queue::{Direction, Examined, Precedence, WorkEnd};
 use super::send::brings;
-use super::step::Step;
+use super::step::{MetadataChange, NextStep};
 use super::traits::{Intent, Token};
 use super::{DeleteEffect, Engine, Interrupted, LOCAL_CHANGED, PLAN_CHANGED, PathState, is_file};
 
@@ -94,18 +94,18 @@ impl Engine {
     }
 
     /// Decides on the next step for a path, and resumes what was begun before.
-    pub(super) fn decide(&self, path: &str) -> Result<(PathState, Step), Interrupted> {
+    pub(super) fn decide(&self, path: &str) -> Result<(PathState, NextStep), Interrupted> {
         let known = self.know(path)?;
         let step = self.next_step(path, &known)?;
         Ok((known, step))
     }
 
-    fn next_step(&self, path: &str, known: &PathState) -> Result<Step, Interrupted> {
+    fn next_step(&self, path: &str, known: &PathState) -> Result<NextStep, Interrupted> {
         if let Some(intent) = &known.rows.intent {
-            return self.recover(path, known, intent).map(Step::Ended);
+            return self.recover(path, known, intent).map(NextStep::Ended);
         }
         if let Some(key) = &known.rows.key {
-            return self.settle(path, known, key).map(Step::Ended);
+            return self.settle(path, known, key).map(NextStep::Ended);
         }
         if self.is_ignored(path) {
             return Ok(leave_alone(known));
@@ -121,11 +121,11 @@ impl Engine {
         }
     }
 
-    fn planned_step(&self, path: &str, known: &PathState) -> Result<Step, Interrupted> {
+    fn planned_step(&self, path: &str, known: &PathState) -> Result<NextStep, Interrupted> {
         let plan = self.plan(known);
         if plan.action == Action::Nothing && known.plan().action != Action::Nothing {
             // differing versions stay different; the base must not record them as seen
-            return Ok(Step::Ended(false));
+            return Ok(NextStep::Ended(false));
         }
         self.wait_for_those_above(path, plan.action)?;
         match (plan.action, known.local) {
@@ -134,7 +134,7 @@ impl Engine {
                 if known.base().entry.is_some() {
                     self.prune(path, known)?;
                 }
-                Ok(Step::Record(in_sync(known, None)))
+                Ok(NextStep::Record(in_sync(known, None)))
             }
             (Action::Upload, Some(local)) => self.upload(path, known, &local, plan.mode),
             (Action::Delete, _) => self.delete(path, known),
@@ -182,7 +182,7 @@ impl Engine {
         known: &PathState,
         local: &Local,
         mode: u32,
-    ) -> Result<Step, Interrupted> {
+    ) -> Result<NextStep, Interrupted> {
         let ours = is_retimed(known.base(), local);
         let time = time_from(known.base(), local, known.remote(), self.options.mode);
         let mtime = time.unwrap_or(local.entry.mtime);
@@ -194,7 +194,7 @@ impl Engine {
             return Ok(step);
         }
         if mode != local_mode(known.base(), local) || mtime != local.entry.mtime {
-            return Ok(Step::SetMetadata(MetadataChange {
+            return Ok(NextStep::SetMetadata(MetadataChange {
                 local: *local,
                 mode,
                 mtime,
@@ -210,7 +210,7 @@ impl Engine {
         if let (true, None, Some(theirs)) = (ours, time, known.remote().entry) {
             seen.mtime = theirs.mtime;
         }
-        Ok(Step::Record(in_sync(known, Some(seen))))
+        Ok(NextStep::Record(in_sync(known, Some(seen))))
     }
 }
 
@@ -221,49 +221,26 @@ fn is_large(entry: Option<Entry>) -> bool {
 
 /// Removes a newly ignored path from the base, so that its absence is not a delete. The hub's row
 /// is kept.
-fn leave_alone(known: &PathState) -> Step {
+fn leave_alone(known: &PathState) -> NextStep {
     if *known.base() == BaseRow::default() {
-        Step::Ended(false)
+        NextStep::Ended(false)
     } else {
-        Step::Record(BaseRow::default())
+        NextStep::Record(BaseRow::default())
     }
 }
 
 /// Records what `stat` shows for a path that is in sync: it may have changed without an edit
 /// (touched, copied back).
-fn refresh(known: &PathState, local: Option<Local>) -> Step {
+fn refresh(known: &PathState, local: Option<Local>) -> NextStep {
     if let (Some(local), Some(_)) = (local, known.base().entry)
         && known.base().seen != Some(local.stamp)
     {
-        Step::Refresh(BaseRow {
+        NextStep::Refresh(BaseRow {
             seen: Some(local.stamp),
             ..known.base().clone()
         })
     } else {
-        Step::Ended(false)
-    }
-}
-
-/// The base of a path after the hub's row was applied here.
-pub(super) fn in_sync(known: &PathState, seen: Option<Stamp>) -> BaseRow {
-    let RemoteRow { rev, entry, .. } = *known.remote();
-    BaseRow {
-        rev,
-        lost: false,
-        entry,
-        seen,
-    }
-}
-
-/// The stamp for later comparisons. A mode that differs from the hub's on purpose must still show
-/// as a local change.
-pub(super) fn seen_with(mode: u32, theirs: Option<&Entry>, stamp: Stamp) -> Stamp {
-    match theirs {
-        Some(theirs) if theirs.mode != mode => Stamp {
-            mode: theirs.mode,
-            ..stamp
-        },
-        _ => stamp,
+        NextStep::Ended(false)
     }
 }
 

@@ -4,27 +4,10 @@
 use crate::files::conflict::copy_name;
 use crate::files::plan::{BaseRow, Entry, Local, Stamp, parent};
 
-use super::path::seen_with;
+use super::base_rows::{closing, seen_with, with_mode};
+use super::step::Finish;
 use super::traits::{CompletedChange, Intent, Look, Moved, StagedFile, Write};
 use super::{Engine, Interrupted, PathResult, PathState};
-
-/// What became of an intent.
-#[derive(Default)]
-pub(super) struct Finish {
-    /// None: everything is written already.
-    pub writes: Vec<Write>,
-    /// A temporary name that is removed after them.
-    pub discard: Option<String>,
-}
-
-impl Finish {
-    pub(super) fn of(writes: Vec<Write>) -> Finish {
-        Finish {
-            writes,
-            discard: None,
-        }
-    }
-}
 
 impl Engine {
     /// Resumes an intent after a crash or an error.
@@ -385,31 +368,6 @@ impl Engine {
             }
         }
         Ok(())
-    }
-}
-
-/// Closes an intent, and writes the base if it was carried out. `generation`: of the decision.
-pub(super) fn closing(path: &str, now: u64, generation: u64, base: Option<BaseRow>) -> Vec<Write> {
-    // a decision from before all rows were forgotten says nothing about current revisions
-    let of_now = |base: &BaseRow| generation == now || *base == BaseRow::default();
-    let base = base
-        .filter(of_now)
-        .map(|base| Write::Base(path.to_string(), base));
-    base.into_iter()
-        .chain([Write::Intent(path.to_string(), None)])
-        .collect()
-}
-
-/// The base after a change of metadata: if `seen` is still to be set, it is `stamp` with the mode
-/// that `meant` resulted in.
-pub(super) fn with_mode(then: &BaseRow, stamp: Stamp, mode: u32, meant: u32) -> BaseRow {
-    let seen = Stamp {
-        mode,
-        ..then.seen.unwrap_or(stamp)
-    };
-    BaseRow {
-        seen: Some(seen_with(meant, then.entry.as_ref(), seen)),
-        ..then.clone()
     }
 }
 

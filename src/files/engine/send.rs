@@ -12,8 +12,7 @@ use crate::files::plan::{
 use crate::wire::files::Hash;
 use crate::wire::revision::Revision;
 
-use super::apply::MetadataChange;
-use super::step::{PathWork, Results, Step};
+use super::step::{MetadataChange, NextStep, OutgoingChange, PathWork, Results};
 use super::traits::{
     Called, ChangeOutcome, CompletedChange, ExpectedRow, Fault, HubChange, OldPath, OpenKey,
     Shipment, Write,
@@ -25,20 +24,6 @@ pub(super) const CANDIDATES: usize = 16;
 
 /// Files with the same bytes that are asked whether one of them was moved.
 pub(super) const MAX_EQUAL_FILES: usize = 1000;
-
-/// A change to send, with what it needs besides the request.
-pub(super) struct OutgoingChange {
-    pub path: String,
-    pub entry: Option<Entry>,
-    pub condition: ExpectedRow,
-    pub from: Option<OldPath>,
-    /// The local file whose bytes are sent; `None`: the hub has everything it needs.
-    pub local: Option<Local>,
-    /// The change describes this tree.
-    pub ours: bool,
-    /// A further name that was claimed in the queue for this change.
-    pub claimed: Option<String>,
-}
 
 /// A change with its key, and what its response brings.
 struct KeyedChange {
@@ -288,7 +273,7 @@ impl Engine {
         known: &PathState,
         local: &Local,
         mode: u32,
-    ) -> Result<Step, Interrupted> {
+    ) -> Result<NextStep, Interrupted> {
         if let Some(step) = self.merge_mode(known, local, mode) {
             return Ok(step);
         }
@@ -303,7 +288,7 @@ impl Engine {
             None => ExpectedRow::Nothing,
         };
         let from = self.claim_old_name(path, known, local)?;
-        Ok(Step::Send(OutgoingChange {
+        Ok(NextStep::Send(OutgoingChange {
             path: path.to_string(),
             entry: Some(entry),
             condition,
@@ -316,7 +301,12 @@ impl Engine {
 
     /// Adopts the hub's mode before an edit is sent, and stores it at once: a mode that a user sets
     /// later is then a change from it. `None`: there is nothing to adopt.
-    pub(super) fn merge_mode(&self, known: &PathState, local: &Local, mode: u32) -> Option<Step> {
+    pub(super) fn merge_mode(
+        &self,
+        known: &PathState,
+        local: &Local,
+        mode: u32,
+    ) -> Option<NextStep> {
         let (Some(entry), true) = (known.base().entry, mode != local_mode(known.base(), local))
         else {
             return None;
@@ -338,7 +328,7 @@ impl Engine {
             seen,
             ..known.base().clone()
         };
-        Some(Step::SetMetadata(MetadataChange {
+        Some(NextStep::SetMetadata(MetadataChange {
             local: *local,
             mode,
             mtime: local.entry.mtime,
@@ -407,7 +397,7 @@ impl Engine {
     }
 
     /// Deletes a path on the hub that was deleted here.
-    pub(super) fn delete(&self, path: &str, known: &PathState) -> Result<Step, Interrupted> {
+    pub(super) fn delete(&self, path: &str, known: &PathState) -> Result<NextStep, Interrupted> {
         // this may be half of a rename; the other half then includes this delete
         if let Some(entry) = known
             .base()
@@ -436,7 +426,7 @@ impl Engine {
                 );
             }
         }
-        Ok(Step::Send(OutgoingChange {
+        Ok(NextStep::Send(OutgoingChange {
             path: path.to_string(),
             entry: None,
             condition: ExpectedRow::Rev(known.remote().at()),

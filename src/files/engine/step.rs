@@ -1,21 +1,14 @@
-//! Carries out the steps of several paths together.
+//! The next step of a path: decided, and not begun. Data only.
 //!
-//! A [`Step`] is decided and not begun. It has a record that is durable before it begins (an open key or an intent), a call
-//! of the environment, and a result to be stored. All steps of one kind in a group share the three: one commit, one call,
-//! one commit. What is decided about a path does not depend on the group: a group of one follows the same rules.
-//!
-//! * `send`: changes that go to the hub; `apply`: changes of the tree
+//! A step has a record that is durable before it begins (an open key or an intent), a call of the environment, and a result
+//! to be stored: see [`super::group`].
 
-use super::deletes::Weighed;
-use super::recover::Finish;
-use super::send::OutgoingChange;
-use super::traits::{Called, Write};
-use super::{Engine, Interrupted, PathResult, PathState, SET_BACK};
-use crate::files::engine::apply::{Departure, MetadataChange, Placement};
-use crate::files::plan::BaseRow;
+use super::traits::{ContentSource, ExpectedRow, OldPath, Write};
+use super::{Interrupted, PathResult, PathState};
+use crate::files::plan::{BaseRow, Entry, Local};
 
 /// What is to be done for a path.
-pub(super) enum Step {
+pub(super) enum NextStep {
     /// Nothing more; whether something was done.
     Ended(bool),
     /// Only the state changes.
@@ -38,7 +31,7 @@ pub(super) struct PathWork<W> {
 }
 
 impl<W> PathWork<W> {
-    fn split(self) -> (PathWork<()>, W) {
+    pub(super) fn split(self) -> (PathWork<()>, W) {
         let PathWork {
             at,
             path,
@@ -71,8 +64,22 @@ impl<W> PathWork<W> {
 pub(super) struct Results(Vec<Option<PathResult>>);
 
 impl Results {
+    pub(super) fn of(count: usize) -> Results {
+        Results((0..count).map(|_| None).collect())
+    }
+
+    /// The results of all works, in the order of the group.
+    pub(super) fn all(self) -> impl Iterator<Item = PathResult> {
+        let ended = self.0.into_iter();
+        ended.map(|result| result.expect("each step ends with a result"))
+    }
+
     pub(super) fn set<W>(&mut self, work: &PathWork<W>, result: PathResult) {
         self.0[work.at] = Some(result);
+    }
+
+    pub(super) fn set_at(&mut self, at: usize, result: PathResult) {
+        self.0[at] = Some(result);
     }
 
     /// Keeps the works that go on; records why the others ended.
@@ -92,146 +99,73 @@ impl Results {
     }
 }
 
+/// The hub's version is to get its name.
+pub(super) struct Placement {
+    /// The entry to replace.
+    pub over: Option<Local>,
+    /// As it is to be here.
+    pub entry: Entry,
+    pub sources: Vec<ContentSource>,
+    /// Missing ancestors from the top down, each with its mode.
+    pub above: Vec<(String, u32)>,
+}
+
+/// A local file is to leave its name.
+pub(super) struct Departure {
+    pub what: Local,
+    /// The resulting base.
+    pub then: BaseRow,
+    pub to: Refuge,
+}
+
+/// Where a file is moved that leaves its name.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Refuge {
+    /// To this name, of a conflict copy.
+    Copy(String),
+    /// To the trash, because its conflict copy exists already.
+    Trash,
+    /// To the trash, because the hub has deleted it.
+    Deleted,
+}
+
+/// The mode and time of a local entry are to be set.
+pub(super) struct MetadataChange {
+    pub local: Local,
+    pub mode: u32,
+    pub mtime: i64,
+    /// The resulting base.
+    pub then: BaseRow,
+}
+
+/// A change to send, with what it needs besides the request.
+pub(super) struct OutgoingChange {
+    pub path: String,
+    pub entry: Option<Entry>,
+    pub condition: ExpectedRow,
+    pub from: Option<OldPath>,
+    /// The local file whose bytes are sent; `None`: the hub has everything it needs.
+    pub local: Option<Local>,
+    /// The change describes this tree.
+    pub ours: bool,
+    /// A further name that was claimed in the queue for this change.
+    pub claimed: Option<String>,
+}
+
+/// What became of an intent.
 #[derive(Default)]
-struct Steps {
-    records: Vec<PathWork<BaseRow>>,
-    refreshes: Vec<PathWork<BaseRow>>,
-    sends: Vec<PathWork<OutgoingChange>>,
-    places: Vec<PathWork<Placement>>,
-    leaves: Vec<PathWork<Departure>>,
-    metadata: Vec<PathWork<MetadataChange>>,
+pub(super) struct Finish {
+    /// None: everything is written already.
+    pub writes: Vec<Write>,
+    /// A temporary name that is removed after them.
+    pub discard: Option<String>,
 }
 
-impl Engine {
-    /// Carries out one step for each of these paths, of which none is above another.
-    pub(super) fn turn_all(&self, paths: &[String]) -> Vec<PathResult> {
-        let mut results = Results(paths.iter().map(|_| None).collect());
-        let mut steps = Steps::default();
-        for (at, path) in paths.iter().enumerate() {
-            let (known, step) = match self.decide(path) {
-                Ok(decided) => decided,
-                Err(stop) => {
-                    results.0[at] = Some(Err(stop));
-                    continue;
-                }
-            };
-            let work = PathWork {
-                at,
-                path: path.clone(),
-                known,
-                what: (),
-            };
-            match step {
-                Step::Ended(progress) => results.set(&work, Ok(progress)),
-                Step::Record(base) => steps.records.push(work.with(|()| base)),
-                Step::Refresh(base) => steps.refreshes.push(work.with(|()| base)),
-                Step::Send(change) => steps.sends.push(work.with(|()| change)),
-                Step::Place(placement) => steps.places.push(work.with(|()| placement)),
-                Step::Leave(departure) => steps.leaves.push(work.with(|()| departure)),
-                Step::SetMetadata(change) => steps.metadata.push(work.with(|()| change)),
-            }
-        }
-        self.record_all(steps.records, &mut results);
-        self.refresh_all(steps.refreshes, &mut results);
-        self.set_metadata_all(steps.metadata, &mut results);
-        self.place_all(steps.places, &mut results);
-        self.leave_all(steps.leaves, &mut results);
-        self.send_all(steps.sends, &mut results);
-        let ended = results.0.into_iter();
-        ended
-            .map(|result| result.expect("each step ends with a result"))
-            .collect()
-    }
-
-    fn record_all(&self, all: Vec<PathWork<BaseRow>>, results: &mut Results) {
-        let commits = self.commit_each(&all, base_write, Engine::commit);
-        for (work, ()) in results.keep(all, commits) {
-            results.set(&work, Ok(true));
+impl Finish {
+    pub(super) fn of(writes: Vec<Write>) -> Finish {
+        Finish {
+            writes,
+            discard: None,
         }
     }
-
-    fn refresh_all(&self, all: Vec<PathWork<BaseRow>>, results: &mut Results) {
-        let commits = self.commit_each(&all, base_write, Engine::commit_soon);
-        for (work, ()) in results.keep(all, commits) {
-            results.set(&work, Ok(false));
-        }
-    }
-
-    /// Commits writes for each work together: by [`Engine::commit`] or [`Engine::commit_soon`].
-    pub(super) fn commit_each<W>(
-        &self,
-        all: &[PathWork<W>],
-        writes: impl Fn(&PathWork<W>) -> Vec<Write>,
-        commit: impl Fn(&Engine, u64, &[Write]) -> Result<(), Interrupted>,
-    ) -> Vec<Result<(), Interrupted>> {
-        let now = self.generation();
-        let of_now = |work: &&PathWork<W>| work.known.generation == now;
-        let together: Vec<Write> = all.iter().filter(of_now).flat_map(writes).collect();
-        let done = if together.is_empty() {
-            Ok(())
-        } else {
-            commit(self, now, &together)
-        };
-        let each = |work: &PathWork<W>| {
-            if of_now(&work) {
-                done.clone()
-            } else {
-                Err(Interrupted::Again(SET_BACK))
-            }
-        };
-        all.iter().map(each).collect()
-    }
-
-    /// Stores what became of intents.
-    pub(super) fn conclude<W>(
-        &self,
-        all: Vec<(PathWork<W>, Finish)>,
-    ) -> Vec<(PathWork<W>, PathResult)> {
-        let (works, finishes): (Vec<_>, Vec<_>) = all.into_iter().unzip();
-        let works: Vec<PathWork<(W, Finish)>> = works
-            .into_iter()
-            .zip(finishes)
-            .map(|(work, finish)| work.with(|what| (what, finish)))
-            .collect();
-        let commits = self.commit_each(
-            &works,
-            |work| work.what.1.writes.clone(),
-            Engine::commit_soon,
-        );
-        let ended = works.into_iter().zip(commits);
-        ended
-            .map(|(work, committed)| {
-                let (rest, (what, finish)) = work.split();
-                let result = committed.and_then(|()| self.clean_up(&finish).map_err(Into::into));
-                (rest.with(|()| what), result.map(|()| true))
-            })
-            .collect()
-    }
-
-    pub(super) fn clean_up(&self, finish: &Finish) -> Called<()> {
-        match &finish.discard {
-            Some(temp) => self.env.tree.discard(temp),
-            None => Ok(()),
-        }
-    }
-
-    /// Keeps the works whose deletes the guard lets through.
-    pub(super) fn pass_guard_all<W>(
-        &self,
-        all: Vec<PathWork<W>>,
-        is_delete: impl Fn(&W) -> bool,
-        results: &mut Results,
-    ) -> Vec<PathWork<W>> {
-        let weighed: Vec<Weighed<'_>> = all
-            .iter()
-            .map(|work| is_delete(&work.what).then_some((work.path.as_str(), &work.known)))
-            .collect();
-        let passed = self.pass_guard(&weighed);
-        let kept = results.keep(all, passed);
-        kept.into_iter().map(|(work, ())| work).collect()
-    }
-}
-
-fn base_write(work: &PathWork<BaseRow>) -> Vec<Write> {
-    vec![Write::Base(work.path.clone(), work.what.clone())]
 }

@@ -9,8 +9,7 @@ use crate::error::{Error, Kind};
 use crate::files::conflict::copy_name;
 use crate::files::plan::{self, Action, BaseRow, Entry};
 
-use super::send::OutgoingChange;
-use super::step::Step;
+use super::step::{NextStep, OutgoingChange};
 use super::traits::{ExpectedRow, OldPath};
 use super::{Engine, Interrupted, NO_FREE_NAME, PathState, is_file, lock, takes_away};
 
@@ -27,7 +26,11 @@ struct Below {
 
 impl Engine {
     /// `None`: there is no conflict. An error: the path waits.
-    pub(super) fn clash(&self, path: &str, known: &PathState) -> Result<Option<Step>, Interrupted> {
+    pub(super) fn clash(
+        &self,
+        path: &str,
+        known: &PathState,
+    ) -> Result<Option<NextStep>, Interrupted> {
         let here = is_file(known.node.map(|n| n.entry).as_ref());
         let there = is_file(known.remote().entry.as_ref());
         let dir = known.local.filter(|l| l.entry.is_dir());
@@ -104,7 +107,7 @@ impl Engine {
         path: &str,
         known: &PathState,
         entry: Entry,
-    ) -> Result<Step, Interrupted> {
+    ) -> Result<NextStep, Interrupted> {
         for nth in 1.. {
             let copy = copy_name(path, &entry, nth);
             let rows = self.env.state.rows(&copy)?;
@@ -126,7 +129,7 @@ impl Engine {
                 path: path.to_string(),
                 rev: known.remote().at(),
             });
-            return Ok(Step::Send(OutgoingChange {
+            return Ok(NextStep::Send(OutgoingChange {
                 path: copy.clone(),
                 entry: Some(entry),
                 condition: ExpectedRow::Nothing,

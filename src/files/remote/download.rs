@@ -87,7 +87,7 @@ impl Remote {
         }
         match entry.size {
             _ if !sources.contains(&ContentSource::Hub) => Ok(Begun::Ended(None)),
-            // a check that may fail comes before the request
+            // a check that may fail is made before the request
             0..=BATCH_FILE => self.tree.room_for(entry.size).map(|()| Begun::Small),
             size if size <= SINGLE => self.medium(path, row, entry).map(Begun::Ended),
             _ => self.long(path, row, entry).map(Begun::Ended),

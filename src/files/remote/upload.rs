@@ -24,7 +24,7 @@ const MAX_BATCH_CONTENT: u64 = BATCH_BYTES / 2;
 const MAX_LINE_CHUNKS: usize = 64;
 
 /// How one change is sent.
-enum Prepared {
+enum Sending {
     /// As a line of a batch, with the bytes of its content.
     Line(Box<BatchItem>, Vec<u8>),
     /// In requests of its own.
@@ -46,12 +46,12 @@ impl Remote {
         for (at, shipment) in all.iter().enumerate() {
             let prepared = match self.prepare(shipment, batches) {
                 Ok(prepared) => prepared,
-                Err(fault) => Prepared::Ended(Err(fault)),
+                Err(fault) => Sending::Ended(Err(fault)),
             };
             answers.push(match prepared {
-                Prepared::Ended(answer) => answer,
-                Prepared::Alone => self.send_one(shipment),
-                Prepared::Line(item, bytes) => {
+                Sending::Ended(answer) => answer,
+                Sending::Alone => self.send_one(shipment),
+                Sending::Line(item, bytes) => {
                     lines.push((at, *item, bytes));
                     Ok(ChangeOutcome::NotDone)
                 }
@@ -64,9 +64,9 @@ impl Remote {
     }
 
     /// Decides how a change is sent, and reads a short content. `batches`: whether batches take changes without bytes.
-    fn prepare(&self, shipment: &Shipment<'_>, batches: bool) -> Called<Prepared> {
+    fn prepare(&self, shipment: &Shipment<'_>, batches: bool) -> Called<Sending> {
         let Shipment { change, local } = *shipment;
-        let line = |item: BatchItem, bytes| Ok(Prepared::Line(Box::new(item), bytes));
+        let line = |item: BatchItem, bytes| Ok(Sending::Line(Box::new(item), bytes));
         let name = self.name(&change.path)?;
         let (if_match, tag) = match change.condition {
             ExpectedRow::Rev(at) => (Some(at.rev), at.tag),
@@ -86,7 +86,7 @@ impl Remote {
             return if batches {
                 line(BatchItem { delete, ..item }, Vec::new())
             } else {
-                Ok(Prepared::Alone)
+                Ok(Sending::Alone)
             };
         };
         let item = BatchItem {
@@ -98,14 +98,14 @@ impl Remote {
             ..item
         };
         match self.known_chunks(change, entry)? {
-            Some(_) if !batches => return Ok(Prepared::Alone),
-            Some(chunks) if chunks.len() > MAX_LINE_CHUNKS => return Ok(Prepared::Alone),
+            Some(_) if !batches => return Ok(Sending::Alone),
+            Some(chunks) if chunks.len() > MAX_LINE_CHUNKS => return Ok(Sending::Alone),
             Some(chunks) => {
                 if let Some(local) = local
                     && !entry.is_dir()
                     && self.tree.stamp(&change.path)? != Some(local.stamp)
                 {
-                    return Ok(Prepared::Ended(Ok(ChangeOutcome::Moved)));
+                    return Ok(Sending::Ended(Ok(ChangeOutcome::Moved)));
                 }
                 let item = BatchItem {
                     chunks: Some(chunks),
@@ -114,13 +114,13 @@ impl Remote {
                 };
                 return line(item, Vec::new());
             }
-            None if local.is_none() => return Ok(Prepared::Ended(Ok(ChangeOutcome::NotDone))),
-            None if entry.size > BATCH_FILE || change.from.is_some() => return Ok(Prepared::Alone),
+            None if local.is_none() => return Ok(Sending::Ended(Ok(ChangeOutcome::NotDone))),
+            None if entry.size > BATCH_FILE || change.from.is_some() => return Ok(Sending::Alone),
             None => {}
         }
         match self.short_content(change, entry, local)? {
             Some(bytes) => line(item, bytes),
-            None => Ok(Prepared::Ended(Ok(ChangeOutcome::Moved))),
+            None => Ok(Sending::Ended(Ok(ChangeOutcome::Moved))),
         }
     }
 

@@ -16,6 +16,7 @@ pub mod stage;
 pub mod sync_set;
 
 mod make;
+mod metadata;
 mod moves;
 mod names;
 mod opened;
@@ -42,7 +43,6 @@ use crate::relpath;
 pub use listings::Folds;
 use root::{InodeType, Root, fault};
 use scan::ScanItem;
-use sync_set::SyncSet;
 
 /// See the module documentation.
 #[derive(Debug)]
@@ -304,28 +304,6 @@ impl DiskTree {
             None => Err("it was replaced, removed or unmounted".into()),
         };
         checked.map_err(|why| Fault::Fatal(marker::held(self.root.path(), &why)))
-    }
-
-    /// Changes several paths, and makes the changes durable together.
-    fn together<I, T: Clone>(
-        &self,
-        all: &[I],
-        change: impl Fn(&I, &mut SyncSet) -> Called<T>,
-    ) -> Vec<Called<T>> {
-        let mut synced = SyncSet::default();
-        let done = all.iter().map(|one| change(one, &mut synced)).collect();
-        self.synced(done, synced)
-    }
-
-    /// The results of changes once they are synced; if that fails, all of those that were made have failed.
-    pub(super) fn synced<T>(&self, done: Vec<Called<T>>, set: SyncSet) -> Vec<Called<T>> {
-        match set.finish(&self.root) {
-            Ok(()) => done,
-            Err(e) => done
-                .into_iter()
-                .map(|done| done.and(Err(fault("sync", "the directory", &e))))
-                .collect(),
-        }
     }
 
     /// Passes every name in a directory with its type to `visit`, in the order of the directory,

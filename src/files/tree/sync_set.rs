@@ -1,7 +1,7 @@
 //! Makes the changes of a group durable together: one by one while they are few, with the whole filesystem if they are
 //! many.
 //!
-//! A failed sync is a failure of the whole group: nobody can tell which change it was about.
+//! A failed sync is a failure of the whole group: it does not say which change it was about.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,9 +10,11 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::root::Root;
+use super::DiskTree;
+use super::root::{Root, fault};
 use crate::config::limits::SYNCFS_FROM;
 use crate::disk;
+use crate::files::engine::traits::Called;
 
 /// Files and directories below a root that have changed; they are on one filesystem.
 #[derive(Debug, Default)]
@@ -66,6 +68,30 @@ impl SyncSet {
             rustix::fs::syncfs(root.fd())?;
         }
         sync_each(self.open)
+    }
+}
+
+impl DiskTree {
+    /// Changes several paths, and makes the changes durable together.
+    pub(super) fn together<I, T: Clone>(
+        &self,
+        all: &[I],
+        change: impl Fn(&I, &mut SyncSet) -> Called<T>,
+    ) -> Vec<Called<T>> {
+        let mut synced = SyncSet::default();
+        let done = all.iter().map(|one| change(one, &mut synced)).collect();
+        self.synced(done, synced)
+    }
+
+    /// The results of changes once they are synced; if that fails, all of those that were made have failed.
+    pub(super) fn synced<T>(&self, done: Vec<Called<T>>, set: SyncSet) -> Vec<Called<T>> {
+        match set.finish(&self.root) {
+            Ok(()) => done,
+            Err(e) => done
+                .into_iter()
+                .map(|done| done.and(Err(fault("sync", "the directory", &e))))
+                .collect(),
+        }
     }
 }
 

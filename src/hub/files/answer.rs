@@ -143,11 +143,11 @@ pub fn batch(fixed: Vec<Option<BatchResult>>, outcome: Outcome) -> Reply {
 pub fn refused_line(reply: &Reply) -> BatchResult {
     #[derive(Default, Deserialize)]
     #[serde(default)]
-    struct Refusal {
+    struct RefusalBody {
         error: Option<String>,
         missing: Vec<Hash>,
     }
-    let Refusal { error, missing } = serde_json::from_slice(&reply.body).unwrap_or_default();
+    let RefusalBody { error, missing } = serde_json::from_slice(&reply.body).unwrap_or_default();
     BatchResult {
         status: reply.status,
         record: None,

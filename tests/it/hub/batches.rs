@@ -142,7 +142,7 @@ fn a_batch_takes_deletes_renames_and_known_contents() {
             b"333",
             json!({"mode": 0o100600, "if_match": same["rev"]}),
         ),
-        // what is refused does not prevent the others
+        // a refused line does not prevent the others
         line(json!({"delete": same["id"], "if_match": 999})),
         line(json!({"delete": "5b1d3a62-0cf4-4d3e-9a0f-2f6a4c1b8e77"})),
         known("lost", b"never sent", json!({})),

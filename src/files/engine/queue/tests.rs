@@ -187,7 +187,7 @@ fn a_group_has_one_task_and_no_name_above_another() {
     }
     assert_eq!(next_group(&mut d, 2).unwrap().0, ["a", "d"]);
     d.ended("a", examined(false, Precedence::Change));
-    // what can be examined comes first, in the order of offers
+    // examinations are first, in the order of offers
     assert_eq!(next_group(&mut d, 9).unwrap().0.len(), 5);
     for (path, is_large, rank) in [
         ("d", false, Precedence::Change),

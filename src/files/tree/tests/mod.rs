@@ -5,6 +5,7 @@ mod hostile;
 mod mapped;
 mod rules;
 
+use crate::files::tree::sync_set::SyncSet;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};

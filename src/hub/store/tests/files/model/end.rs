@@ -81,14 +81,15 @@ impl World {
         let (hub, hashes) = (scratch(), [0, 1, 2, 3, 4, 5].map(|n| Hash::of(&bytes(n))));
         for group in &self.groups {
             let mut group = group.clone();
-            let puts = group.ops.iter_mut().filter_map(|op| {
-                if let Op::File(FileOp::Put(puts)) = op {
-                    Some(puts)
-                } else {
-                    None
-                }
+            let changes = group.ops.iter_mut().filter_map(|op| match op {
+                Op::File(FileOp::Change(changes)) => Some(changes),
+                _ => None,
             });
-            for put in puts.flatten() {
+            let puts = changes.flatten().filter_map(|change| match change {
+                FileChange::Put(put) => Some(put),
+                FileChange::Delete { .. } => None,
+            });
+            for put in puts {
                 for (chunk, from) in &mut put.chunks {
                     let content = hashes
                         .iter()

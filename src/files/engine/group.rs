@@ -1,0 +1,214 @@
+//! Carries out the steps of several paths together.
+//!
+//! All steps of one kind in a group share their records, their call of the environment and their results: one commit, one
+//! call, one commit. What is decided about a path does not depend on the group: a group of one follows the same rules.
+//! `send` has the changes that are sent to the hub, `apply` those of the tree.
+
+use super::deletes::Weighed;
+use super::queue::{Direction, Task, WorkEnd};
+use super::report::outcome;
+use super::step::{
+    Departure, Finish, MetadataChange, NextStep, OutgoingChange, PathWork, Placement, Results,
+};
+use super::traits::{Called, Write};
+use super::{
+    Engine, Interrupted, PARKED, PathResult, SET_BACK, WorkGroup, WorkOutcome, WorkReport,
+};
+use crate::files::plan::BaseRow;
+use std::sync::atomic::Ordering::SeqCst;
+
+#[derive(Default)]
+struct Steps {
+    records: Vec<PathWork<BaseRow>>,
+    refreshes: Vec<PathWork<BaseRow>>,
+    sends: Vec<PathWork<OutgoingChange>>,
+    places: Vec<PathWork<Placement>>,
+    leaves: Vec<PathWork<Departure>>,
+    metadata: Vec<PathWork<MetadataChange>>,
+}
+
+impl Engine {
+    /// Takes the next work in the given direction, or in any, for so many paths at most; the caller must carry it out.
+    /// `None`: there is no work now, or nothing was polled yet, because which hub this is must be known before its rows
+    /// are used.
+    pub fn take(&self, way: Option<Direction>, most: usize) -> Option<WorkGroup> {
+        if self.generation() == 0 {
+            return None;
+        }
+        let may_delete = self.may_delete();
+        let (paths, task) = self.queue().next(may_delete, way, most)?;
+        Some(WorkGroup { paths, task })
+    }
+
+    /// Carries out work; a report for each path.
+    pub fn carry_out(&self, WorkGroup { paths, task }: WorkGroup) -> Vec<WorkReport> {
+        let done: Vec<Result<WorkEnd, Interrupted>> = match task {
+            Task::Examine => paths.iter().map(|path| self.examine(path)).collect(),
+            Task::CarryOut => {
+                let end = |progress| {
+                    if progress {
+                        WorkEnd::Progress
+                    } else {
+                        WorkEnd::Settled
+                    }
+                };
+                let results = self.turn_all(&paths).into_iter();
+                results.map(|result| result.map(end)).collect()
+            }
+        };
+        paths
+            .into_iter()
+            .zip(done)
+            .map(|(path, done)| self.ended(path, done))
+            .collect()
+    }
+
+    fn ended(&self, path: String, done: Result<WorkEnd, Interrupted>) -> WorkReport {
+        let (end, outcome) = outcome(done);
+        if matches!(&end, WorkEnd::Examined(found) if found.counted.is_some())
+            && !self.queue().is_counted(&path)
+        {
+            // deletes are recorded before they may be taken
+            self.burst_grows();
+        }
+        if end == WorkEnd::Progress && self.queue().is_fresh(&path) {
+            self.arrivals.fetch_add(1, SeqCst);
+        }
+        let parked = self.queue().ended(&path, end);
+        let outcome = if parked {
+            WorkOutcome::Waits(PARKED.into())
+        } else {
+            outcome
+        };
+        WorkReport { path, outcome }
+    }
+
+    /// Carries out one step for each of these paths, of which none is above another.
+    pub(super) fn turn_all(&self, paths: &[String]) -> Vec<PathResult> {
+        let mut results = Results::of(paths.len());
+        let mut steps = Steps::default();
+        for (at, path) in paths.iter().enumerate() {
+            let (known, step) = match self.decide(path) {
+                Ok(decided) => decided,
+                Err(stop) => {
+                    results.set_at(at, Err(stop));
+                    continue;
+                }
+            };
+            let work = PathWork {
+                at,
+                path: path.clone(),
+                known,
+                what: (),
+            };
+            match step {
+                NextStep::Ended(progress) => results.set(&work, Ok(progress)),
+                NextStep::Record(base) => steps.records.push(work.with(|()| base)),
+                NextStep::Refresh(base) => steps.refreshes.push(work.with(|()| base)),
+                NextStep::Send(change) => steps.sends.push(work.with(|()| change)),
+                NextStep::Place(placement) => steps.places.push(work.with(|()| placement)),
+                NextStep::Leave(departure) => steps.leaves.push(work.with(|()| departure)),
+                NextStep::SetMetadata(change) => steps.metadata.push(work.with(|()| change)),
+            }
+        }
+        self.record_all(steps.records, &mut results);
+        self.refresh_all(steps.refreshes, &mut results);
+        self.set_metadata_all(steps.metadata, &mut results);
+        self.place_all(steps.places, &mut results);
+        self.leave_all(steps.leaves, &mut results);
+        self.send_all(steps.sends, &mut results);
+        results.all().collect()
+    }
+
+    fn record_all(&self, all: Vec<PathWork<BaseRow>>, results: &mut Results) {
+        let commits = self.commit_each(&all, base_write, Engine::commit);
+        for (work, ()) in results.keep(all, commits) {
+            results.set(&work, Ok(true));
+        }
+    }
+
+    fn refresh_all(&self, all: Vec<PathWork<BaseRow>>, results: &mut Results) {
+        let commits = self.commit_each(&all, base_write, Engine::commit_soon);
+        for (work, ()) in results.keep(all, commits) {
+            results.set(&work, Ok(false));
+        }
+    }
+
+    /// Commits writes for each work together: by [`Engine::commit`] or [`Engine::commit_soon`].
+    pub(super) fn commit_each<W>(
+        &self,
+        all: &[PathWork<W>],
+        writes: impl Fn(&PathWork<W>) -> Vec<Write>,
+        commit: impl Fn(&Engine, u64, &[Write]) -> Result<(), Interrupted>,
+    ) -> Vec<Result<(), Interrupted>> {
+        let now = self.generation();
+        let of_now = |work: &&PathWork<W>| work.known.generation == now;
+        let together: Vec<Write> = all.iter().filter(of_now).flat_map(writes).collect();
+        let done = if together.is_empty() {
+            Ok(())
+        } else {
+            commit(self, now, &together)
+        };
+        let each = |work: &PathWork<W>| {
+            if of_now(&work) {
+                done.clone()
+            } else {
+                Err(Interrupted::Again(SET_BACK))
+            }
+        };
+        all.iter().map(each).collect()
+    }
+
+    /// Stores what became of intents.
+    pub(super) fn conclude<W>(
+        &self,
+        all: Vec<(PathWork<W>, Finish)>,
+    ) -> Vec<(PathWork<W>, PathResult)> {
+        let (works, finishes): (Vec<_>, Vec<_>) = all.into_iter().unzip();
+        let works: Vec<PathWork<(W, Finish)>> = works
+            .into_iter()
+            .zip(finishes)
+            .map(|(work, finish)| work.with(|what| (what, finish)))
+            .collect();
+        let commits = self.commit_each(
+            &works,
+            |work| work.what.1.writes.clone(),
+            Engine::commit_soon,
+        );
+        let ended = works.into_iter().zip(commits);
+        ended
+            .map(|(work, committed)| {
+                let (rest, (what, finish)) = work.split();
+                let result = committed.and_then(|()| self.clean_up(&finish).map_err(Into::into));
+                (rest.with(|()| what), result.map(|()| true))
+            })
+            .collect()
+    }
+
+    pub(super) fn clean_up(&self, finish: &Finish) -> Called<()> {
+        match &finish.discard {
+            Some(temp) => self.env.tree.discard(temp),
+            None => Ok(()),
+        }
+    }
+
+    /// Keeps the works whose deletes the guard lets through.
+    pub(super) fn pass_guard_all<W>(
+        &self,
+        all: Vec<PathWork<W>>,
+        is_delete: impl Fn(&W) -> bool,
+        results: &mut Results,
+    ) -> Vec<PathWork<W>> {
+        let weighed: Vec<Weighed<'_>> = all
+            .iter()
+            .map(|work| is_delete(&work.what).then_some((work.path.as_str(), &work.known)))
+            .collect();
+        let passed = self.pass_guard(&weighed);
+        let kept = results.keep(all, passed);
+        kept.into_iter().map(|(work, ())| work).collect()
+    }
+}
+
+fn base_write(work: &PathWork<BaseRow>) -> Vec<Write> {
+    vec![Write::Base(work.path.clone(), work.what.clone())]
+}
