@@ -28,16 +28,26 @@ pub struct Joining {
     certificates: Arc<Certificates>,
     pending: Mutex<Pending>,
     failures: Mutex<Failures>,
+    on_admission: OnAdmission,
 }
 
+/// Called with the name of each machine that is let in.
+pub type OnAdmission = Box<dyn Fn(&str) + Send + Sync>;
+
 impl Joining {
-    pub fn new(data_dir: PathBuf, auth: Arc<Auth>, certificates: Arc<Certificates>) -> Joining {
+    pub fn new(
+        data_dir: PathBuf,
+        auth: Arc<Auth>,
+        certificates: Arc<Certificates>,
+        on_admission: OnAdmission,
+    ) -> Joining {
         Joining {
             data_dir,
             auth,
             certificates,
             pending: Mutex::default(),
             failures: Mutex::default(),
+            on_admission,
         }
     }
 
@@ -116,6 +126,7 @@ impl Joining {
         match invitations::redeem(&self.data_dir, ask, secret) {
             Ok(true) => {
                 log::info!("let in by invitation name={} address={peer}", ask.name);
+                (self.on_admission)(&ask.name);
                 Ok(answer(&Answer::Accepted))
             }
             Ok(false) => {
@@ -161,6 +172,7 @@ impl Joining {
         )?;
         self.pending().accepted(clock::monotonic(), ask);
         log::info!("let in name={}", ask.name);
+        (self.on_admission)(&ask.name);
         Ok(())
     }
 

@@ -119,17 +119,21 @@ impl Hub {
         committer.set_room(room);
         let max_upload = Arc::new(AtomicU64::new(hub.max_upload));
         let auth = Arc::new(auth);
-        let joining = certificates.clone().map(|certificates| {
-            Joining::new(hub.data_dir.clone(), Arc::clone(&auth), certificates)
-        });
         let silent = Arc::clone(&auth);
+        let messages = Messages::new(
+            Arc::clone(&store),
+            Arc::clone(&committer),
+            Arc::new(move || silent.silent_hosts()),
+            &hub.data_dir,
+        );
+        let joining = certificates.clone().map(|certificates| {
+            let (data_dir, auth) = (hub.data_dir.clone(), Arc::clone(&auth));
+            let messages = messages.clone();
+            let on_admission = Box::new(move |host: &str| messages.admit(host));
+            Joining::new(data_dir, auth, certificates, on_admission)
+        });
         let router = Arc::new(Router {
-            messages: Messages::new(
-                Arc::clone(&store),
-                Arc::clone(&committer),
-                Arc::new(move || silent.silent_hosts()),
-                &hub.data_dir,
-            ),
+            messages,
             auth,
             files: Files::new(
                 Arc::clone(&store),

@@ -60,13 +60,20 @@ impl Messages {
         }
     }
 
+    /// A machine with a new key has the queue of this name from its first call on: the one before it has no key any more.
+    pub fn admit(&self, host: &str) {
+        self.continuity.forget(host);
+        let (host, instance) = (host.to_string(), None);
+        self.committer
+            .submit(Op::Rebind { host, instance }, None, Box::new(drop));
+    }
+
     /// Takes the state that a machine sends with a request.
     pub fn note_state(&self, host: &str, header: &str) {
         self.fleet.note(host, header, self.committer.now());
     }
 
-    /// Answers the request, at once or when it is on the disk; returns it if its path is none of these:
-    /// `/api/messages`, `/api/hosts`, `/api/hosts/{h}`, `/api/hosts/{h}/rebind`.
+    /// Answers the request, at once or when it is on the disk; returns it if its path is not about messages or hosts.
     pub fn handle(&self, request: Request, answer: SendReply) -> Option<(Request, SendReply)> {
         let path = request.path.clone();
         let parts: Vec<&str> = path

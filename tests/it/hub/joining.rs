@@ -241,6 +241,35 @@ fn a_name_that_has_a_key_is_given_away_only_when_both_ends_say_so() {
 }
 
 #[test]
+fn a_machine_that_was_set_up_anew_continues_under_its_name() {
+    let world = world();
+    let mut machine = world.machine("a");
+    let join = |machine: &mut Machine, replace: &str| {
+        let url = world.url();
+        let args = ["join", &url, "--replace"];
+        let count = if replace.is_empty() { 2 } else { 3 };
+        asks(&world, machine, &args[..count]);
+        let args = ["accept", "a", "--replace"];
+        hub(&world, &args[..count]);
+        ends(&world, machine, 0);
+        machine.start();
+    };
+    let gets = |machine: &Machine| {
+        hub(&world, &["send", "hello", "--target", "a"]);
+        hub(&world, &["start", "--once"]);
+        wait_for("its message", &world, || !machine.names("inbox").is_empty());
+    };
+    join(&mut machine, "");
+    gets(&machine);
+    // its disk is lost, with its key and the number of its spool
+    machine.kill();
+    std::fs::remove_dir_all(&machine.base).unwrap();
+    std::fs::remove_file(machine.base.with_extension("log")).unwrap();
+    join(&mut machine, "--replace");
+    gets(&machine);
+}
+
+#[test]
 fn a_machine_that_joins_has_the_rights_that_the_hub_gave() {
     let world = world();
     let rights = |name: &str| {
