@@ -35,7 +35,7 @@ _mesync() {
         --send) :; return;;
         --server) :; return;;
         --since) :; return;;
-        --target) :; return;;
+        --target) mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words hosts -- "$cur" 2>/dev/null); return;;
         --to) :; return;;
         --ttl) :; return;;
         --url) :; return;;
@@ -46,7 +46,8 @@ _mesync() {
     case "${words[*]} " in
         'trash list '*) flags='--bytes'
             [[ ${#words[@]} == 2 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
-        'trash restore '*) flags='--to';;
+        'trash restore '*) flags='--to'
+            [[ ${#words[@]} == 2 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words trash -- "$cur" 2>/dev/null); };;
         'trash empty '*) flags=''
             [[ ${#words[@]} == 2 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
         'hub page '*) flags='--url --data';;
@@ -56,27 +57,40 @@ _mesync() {
         'hub check '*) flags='--data --repair';;
         'key add '*) flags='--data --files --read-only --no-files --send --no-messages --admin';;
         'key list '*) flags='--data';;
-        'key set '*) flags='--data --files --read-only --read-write --no-files --send --no-messages --messages --admin --no-admin';;
-        'key rotate '*) flags='--data';;
-        'key remove '*) flags='--data';;
-        'hosts rebind '*) flags='';;
-        'hosts remove '*) flags='';;
+        'key set '*) flags='--data --files --read-only --read-write --no-files --send --no-messages --messages --admin --no-admin'
+            [[ ${#words[@]} == 2 ]] && { mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words keys -- "$cur" 2>/dev/null); };;
+        'key rotate '*) flags='--data'
+            [[ ${#words[@]} == 2 ]] && { mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words keys -- "$cur" 2>/dev/null); };;
+        'key remove '*) flags='--data'
+            [[ ${#words[@]} == 2 ]] && { mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words keys -- "$cur" 2>/dev/null); };;
+        'hosts rebind '*) flags=''
+            [[ ${#words[@]} == 2 ]] && { mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words hosts -- "$cur" 2>/dev/null); };;
+        'hosts remove '*) flags=''
+            [[ ${#words[@]} == 2 ]] && { mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words hosts -- "$cur" 2>/dev/null); };;
         'send '*) flags='--batch --payload --payload-file --target --priority --ttl';;
         'list '*) flags='--bytes'
             [[ ${#words[@]} == 1 ]] && { COMPREPLY=($(compgen -W 'outbox inbox sent failed hooks' -- "$cur")); };;
-        'show '*) flags='--bytes';;
-        'retry '*) flags='--hooks';;
+        'show '*) flags='--bytes'
+            [[ ${#words[@]} == 1 ]] && { mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words messages -- "$cur" 2>/dev/null); };;
+        'retry '*) flags='--hooks'
+            [[ ${#words[@]} -ge 1 ]] && { mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words failed -- "$cur" 2>/dev/null); };;
         'flush '*) flags=''
             [[ ${#words[@]} == 1 ]] && { COMPREPLY=($(compgen -W 'sent failed inbox hooks outbox' -- "$cur")); };;
         'login '*) flags='--server --api-key --api-key-file';;
         'upload '*) flags='--path --name --recursive --bytes'
             [[ ${#words[@]} -ge 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); };;
-        'download '*) flags='--output --recursive --bytes';;
-        'ls '*) flags='--path --search --limit --offset --all --bytes';;
-        'info '*) flags='--bytes';;
-        'rm '*) flags='--recursive';;
-        'versions '*) flags='--bytes';;
-        'restore '*) flags='--rev --bytes';;
+        'download '*) flags='--output --recursive --bytes'
+            [[ ${#words[@]} == 1 ]] && { compopt -o filenames -o nospace; mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words files -- "$cur" 2>/dev/null); };;
+        'ls '*) flags='--path --search --limit --offset --all --bytes'
+            [[ ${#words[@]} == 1 ]] && { compopt -o filenames -o nospace; mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words files -- "$cur" 2>/dev/null); };;
+        'info '*) flags='--bytes'
+            [[ ${#words[@]} == 1 ]] && { compopt -o filenames -o nospace; mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words files -- "$cur" 2>/dev/null); };;
+        'rm '*) flags='--recursive'
+            [[ ${#words[@]} -ge 1 ]] && { compopt -o filenames -o nospace; mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words files -- "$cur" 2>/dev/null); };;
+        'versions '*) flags='--bytes'
+            [[ ${#words[@]} == 1 ]] && { compopt -o filenames -o nospace; mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words files -- "$cur" 2>/dev/null); };;
+        'restore '*) flags='--rev --bytes'
+            [[ ${#words[@]} == 1 ]] && { compopt -o filenames -o nospace; mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words files -- "$cur" 2>/dev/null); };;
         'events '*) flags='--since --follow --bytes';;
         'sync '*) flags='--watch --yes --remote --send-only --receive-only --dry-run --allow-deletes --bytes'
             [[ ${#words[@]} == 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
@@ -98,15 +112,18 @@ _mesync() {
         'accept '*) flags='--all --for --code --replace --data --files --read-only --no-files --send --no-messages --admin';;
         'invite '*) flags='--for --url --replace --data --files --read-only --no-files --send --no-messages --admin';;
         'hosts '*) flags='--wait'
-            [[ ${#words[@]} == 1 ]] && COMPREPLY=($(compgen -W 'rebind remove' -- "$cur"));;
+            [[ ${#words[@]} -ge 1 ]] && { mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words hosts -- "$cur" 2>/dev/null); }
+            [[ ${#words[@]} == 1 ]] && COMPREPLY+=($(compgen -W 'rebind remove' -- "$cur"));;
         'completions '*) flags=''
             [[ ${#words[@]} == 1 ]] && { COMPREPLY=($(compgen -W 'bash zsh fish' -- "$cur")); };;
+        'words '*) flags=''
+            [[ ${#words[@]} == 1 ]] && { COMPREPLY=($(compgen -W 'hosts keys messages failed files trash' -- "$cur")); };;
         'help '*) flags=''
-            [[ ${#words[@]} -ge 1 ]] && { COMPREPLY=($(compgen -W 'send list show retry flush login upload download ls info rm versions restore events sync daemon approve adopt conflicts trash forget start join status serve accept invite hub key hosts completions help' -- "$cur")); };;
+            [[ ${#words[@]} -ge 1 ]] && { COMPREPLY=($(compgen -W 'send list show retry flush login upload download ls info rm versions restore events sync daemon approve adopt conflicts trash forget start join status serve accept invite hub key hosts completions words help' -- "$cur")); };;
         'trash ') COMPREPLY=($(compgen -W 'list restore empty' -- "$cur"));;
         'hub ') COMPREPLY=($(compgen -W 'page renew-certificate backup check' -- "$cur"));;
         'key ') COMPREPLY=($(compgen -W 'add list set rotate remove' -- "$cur"));;
-        ' ') COMPREPLY=($(compgen -W 'send list show retry flush login upload download ls info rm versions restore events sync daemon approve adopt conflicts trash forget start join status serve accept invite hub key hosts completions help' -- "$cur"));;
+        ' ') COMPREPLY=($(compgen -W 'send list show retry flush login upload download ls info rm versions restore events sync daemon approve adopt conflicts trash forget start join status serve accept invite hub key hosts completions words help' -- "$cur"));;
     esac
     if [[ $cur == -* ]]; then COMPREPLY=($(compgen -W "$flags --json --quiet --verbose --help --version" -- "$cur")); fi
 }

@@ -4,7 +4,7 @@ use super::output::Output;
 use super::parse::Invocation;
 use super::{
     CommandEnd, Context, admit, approve, client, completions, conflicts, events, files, forget,
-    help, hosts, hub, join, keys, login, queue, send, sync, transfers, trash,
+    help, hosts, hub, join, keys, login, queue, send, sync, transfers, trash, words,
 };
 use crate::error::Result;
 
@@ -45,6 +45,7 @@ pub fn find(name: &str) -> Option<CommandFunction> {
         "hosts remove" => CommandFunction::Command(hosts::remove),
         "hosts rebind" => CommandFunction::Command(hosts::rebind),
         "completions" => CommandFunction::Plain(completions::run),
+        "words" => CommandFunction::Command(words::words),
         "help" => CommandFunction::Plain(help::run),
         "login" => CommandFunction::Command(login::login),
         "upload" => CommandFunction::Command(transfers::upload),

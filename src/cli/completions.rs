@@ -1,6 +1,7 @@
 //! Generates completions for bash, zsh and fish from the table.
 //!
-//! They complete commands, flags and fixed words. They never run mesync, so they are quick and need no settings.
+//! They complete commands, flags and fixed words by themselves; names of hosts, keys, messages and files come from `mesync words`,
+//! which prints nothing where it fails.
 
 use super::CommandEnd;
 use super::output::Output;
@@ -81,6 +82,16 @@ fn bash() -> String {
         Values::File => files('f'),
         Values::Directory => files('d'),
         Values::Command => words(&command_words()),
+        Values::Names(kind) => {
+            let options = match kind {
+                "files" => "compopt -o filenames -o nospace; ",
+                "trash" => "compopt -o filenames; ",
+                _ => "",
+            };
+            format!(
+                "{options}mapfile -t COMPREPLY < <(\"${{COMP_WORDS[0]}}\" words {kind} -- \"$cur\" 2>/dev/null)"
+            )
+        }
     };
     let mut out = format!(
         "# bash completion for mesync\n_mesync() {{\n    local cur=${{COMP_WORDS[COMP_CWORD]}} flags= skip= word words=()\n    COMPREPLY=()\n    \
@@ -118,6 +129,13 @@ fn bash() -> String {
                 reply(argument.values)
             )
             .replace(" >= ", " -ge ");
+            if !forms.is_empty() {
+                let list: Vec<_> = forms.into_iter().map(second_word).collect();
+                out += &format!(
+                    "\n            [[ ${{#words[@]}} == 1 ]] && COMPREPLY+=($(compgen -W '{}' -- \"$cur\"))",
+                    list.join(" ")
+                );
+            }
         } else if !forms.is_empty() {
             let list: Vec<_> = forms.into_iter().map(second_word).collect();
             out += &format!(
@@ -160,6 +178,7 @@ fn zsh() -> String {
         Values::File => "_files".into(),
         Values::Directory => "_files -/".into(),
         Values::Command => format!("({})", command_words()),
+        Values::Names(kind) => format!(" _mesync_names {kind}"),
     };
     let flag = |f: &Flag| match (f.value, f.short) {
         (Some(value), Some(c)) => {
@@ -213,7 +232,9 @@ fn zsh() -> String {
         .map(|w| (w, rows(w)[0].doc))
         .collect();
     let mut out = format!(
-        "#compdef mesync s3ec\n_mesync() {{\n    local context state line\n    typeset -A opt_args\n    local -a global names\n    global=({})\n    \
+        "#compdef mesync s3ec\n_mesync_names() {{\n    local -a found\n    \
+         found=(${{(f)\"$(mesync words $1 -- \"$PREFIX\" 2>/dev/null)\"}})\n    \
+         if [[ $1 == files ]]; then compadd -S '' -a found; else compadd -a found; fi\n}}\n_mesync() {{\n    local context state line\n    typeset -A opt_args\n    local -a global names\n    global=({})\n    \
          _arguments -C $global '1:command:->command' '*::argument:->argument'\n    case $state in\n        command) names=({}); \
          _describe command names;;\n        argument) case $words[1] in\n",
         global.join(" "),
@@ -225,10 +246,16 @@ fn zsh() -> String {
             out += &format!("            {word}) {};;\n", arguments(rows(word)[0]));
             continue;
         }
+        let own = match rows(word)[0].arguments.first().map(|a| a.values) {
+            Some(Values::Names(kind)) if rows(word)[0].name == word => {
+                format!("; _mesync_names {kind}")
+            }
+            _ => String::new(),
+        };
         let names = described(forms.iter().map(|r| (second_word(r), r.doc)).collect());
         out += &format!(
             "            {word})\n                _arguments -C $global '1:form:->form' '*::argument:->rest'\n                case $state in\n                    \
-             form) names=({names}); _describe form names;;\n                    rest) case $words[1] in\n"
+             form) names=({names}); _describe form names{own};;\n                    rest) case $words[1] in\n"
         );
         for row in forms {
             out += &format!(
@@ -262,6 +289,9 @@ fn fish() -> String {
         Values::File => " -F".into(),
         Values::Directory => " -a '(__fish_complete_directories)'".into(),
         Values::Command => format!(" -a '{}'", command_words()),
+        Values::Names(kind) => {
+            format!(" -a '(mesync words {kind} -- (commandline -ct) 2>/dev/null)'")
+        }
     };
     let flag = |condition: &str, f: &Flag| {
         let short = f.short.map_or(String::new(), |c| format!(" -s {c}"));

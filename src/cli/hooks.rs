@@ -160,7 +160,11 @@ pub fn flush(context: &mut Context, arguments: &[OsString]) -> Result<CommandEnd
 }
 
 /// The failed hooks with these ids, or all.
-fn failed(context: &Context, ids: &[OsString], errors: &mut Vec<Error>) -> Result<Vec<HookRecord>> {
+pub fn failed(
+    context: &Context,
+    ids: &[OsString],
+    errors: &mut Vec<Error>,
+) -> Result<Vec<HookRecord>> {
     let mut failed = hooks::list(&context.settings.base_dir)?;
     failed.retain(HookRecord::is_failed);
     if ids.is_empty() {

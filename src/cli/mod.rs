@@ -34,6 +34,7 @@ mod sync;
 mod transfers;
 mod trash;
 mod watches;
+mod words;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;

@@ -112,6 +112,13 @@ fn short_id<'a>(name: &'a str, all: &[&Trash]) -> &'a str {
         .map_or(name, |end| &name[..end])
 }
 
+/// The old paths of all files in the trash of this machine.
+pub fn old_paths(settings: &Settings) -> Result<Vec<String>> {
+    let all = directories(settings, None)?;
+    let files = all.iter().flat_map(|trash| &trash.files);
+    Ok(files.filter_map(TrashedFile::old_path).collect())
+}
+
 /// `mesync trash [list] [DIR]`
 pub fn list(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let all = directories(&context.settings, directory(invocation, 0)?)?;

@@ -91,7 +91,7 @@ pub const UPLOAD: Command = Command {
 pub const DOWNLOAD: Command = Command {
     name: "download",
     group: CommandGroup::Files,
-    arguments: &[one(WHAT, Values::Text)],
+    arguments: &[one(WHAT, Values::Names("files"))],
     flags: &[
         short_valued(
             'o',
@@ -128,7 +128,7 @@ pub const DOWNLOAD: Command = Command {
 pub const LS: Command = Command {
     name: "ls",
     group: CommandGroup::Files,
-    arguments: &[optional("DIR", Values::Text)],
+    arguments: &[optional("DIR", Values::Names("files"))],
     flags: &[
         valued(
             "path",
@@ -171,7 +171,7 @@ pub const LS: Command = Command {
 pub const INFO: Command = Command {
     name: "info",
     group: CommandGroup::Files,
-    arguments: &[one(WHAT, Values::Text)],
+    arguments: &[one(WHAT, Values::Names("files"))],
     flags: &[BYTES],
     doc: "show all about a file on the hub",
     long: &[PATHS],
@@ -184,7 +184,7 @@ pub const INFO: Command = Command {
 pub const RM: Command = Command {
     name: "rm",
     group: CommandGroup::Files,
-    arguments: &[some(WHAT, Values::Text)],
+    arguments: &[some(WHAT, Values::Names("files"))],
     flags: &[short(
         'r',
         RECURSIVE,
@@ -204,7 +204,7 @@ pub const RM: Command = Command {
 pub const VERSIONS: Command = Command {
     name: "versions",
     group: CommandGroup::Files,
-    arguments: &[one(WHAT, Values::Text)],
+    arguments: &[one(WHAT, Values::Names("files"))],
     flags: &[BYTES],
     doc: "list the versions that can be restored",
     long: &[
@@ -220,7 +220,7 @@ pub const VERSIONS: Command = Command {
 pub const RESTORE: Command = Command {
     name: "restore",
     group: CommandGroup::Files,
-    arguments: &[one(WHAT, Values::Text)],
+    arguments: &[one(WHAT, Values::Names("files"))],
     flags: &[
         valued(
             "rev",

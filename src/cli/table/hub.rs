@@ -79,7 +79,7 @@ pub const CHECK: Command = Command {
 pub const HOSTS: Command = Command {
     name: "hosts",
     group: CommandGroup::Hub,
-    arguments: &[any("HOST", Values::Text)],
+    arguments: &[any("HOST", Values::Names("hosts"))],
     flags: &[valued(
         "wait",
         "TIME",
@@ -101,7 +101,7 @@ pub const HOSTS: Command = Command {
 pub const REBIND: Command = Command {
     name: "hosts rebind",
     group: CommandGroup::Hub,
-    arguments: &[one("HOST", Values::Text)],
+    arguments: &[one("HOST", Values::Names("hosts"))],
     flags: &[],
     doc: "let a replaced machine take over its old name",
     long: &[
@@ -113,7 +113,7 @@ pub const REBIND: Command = Command {
 pub const HOSTS_REMOVE: Command = Command {
     name: "hosts remove",
     group: CommandGroup::Hub,
-    arguments: &[one("HOST", Values::Text)],
+    arguments: &[one("HOST", Values::Names("hosts"))],
     flags: &[],
     doc: "forget a machine that no longer exists",
     long: &[

@@ -53,7 +53,7 @@ pub const LIST: Command = Command {
 pub const SET: Command = Command {
     name: "key set",
     group: CommandGroup::Hub,
-    arguments: &[one("NAME", Values::Text)],
+    arguments: &[one("NAME", Values::Names("keys"))],
     flags: &[
         DATA,
         FILES,
@@ -85,7 +85,7 @@ pub const SET: Command = Command {
 pub const ROTATE: Command = Command {
     name: "key rotate",
     group: CommandGroup::Hub,
-    arguments: &[one("NAME", Values::Text)],
+    arguments: &[one("NAME", Values::Names("keys"))],
     flags: &[DATA],
     doc: "make a new key for NAME and print it",
     long: &[
@@ -100,7 +100,7 @@ pub const ROTATE: Command = Command {
 pub const REMOVE: Command = Command {
     name: "key remove",
     group: CommandGroup::Hub,
-    arguments: &[one("NAME", Values::Text)],
+    arguments: &[one("NAME", Values::Names("keys"))],
     flags: &[DATA],
     doc: "remove the key of the machine NAME",
     long: &["The key and its tokens are refused at once."],

@@ -35,7 +35,7 @@ pub const SEND: Command = Command {
         valued(
             "target",
             "HOST",
-            Values::Text,
+            Values::Names("hosts"),
             "for this machine only (default: all others)",
         ),
         valued(
@@ -97,7 +97,7 @@ pub const LIST: Command = Command {
 pub const SHOW: Command = Command {
     name: "show",
     group: CommandGroup::Messages,
-    arguments: &[one("ID", Values::Text)],
+    arguments: &[one("ID", Values::Names("messages"))],
     flags: &[BYTES],
     doc: "show a whole message and where it is",
     long: &[
@@ -109,7 +109,7 @@ pub const SHOW: Command = Command {
 pub const RETRY: Command = Command {
     name: "retry",
     group: CommandGroup::Messages,
-    arguments: &[any("ID", Values::Text)],
+    arguments: &[any("ID", Values::Names("failed"))],
     flags: &[switch("hooks", "run failed hooks again, not messages")],
     doc: "send failed messages again, or run failed hooks again",
     long: &[

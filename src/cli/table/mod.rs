@@ -67,7 +67,12 @@ pub enum Values {
     File,
     Directory,
     Command,
+    /// Names of this kind, which `mesync words` prints.
+    Names(&'static str),
 }
+
+/// The kinds of names that `mesync words` prints.
+pub const NAME_KINDS: &[&str] = &["hosts", "keys", "messages", "failed", "files", "trash"];
 
 pub struct Flag {
     /// Without its dashes.
@@ -296,6 +301,23 @@ pub static COMMANDS: &[Command] = &[
         doc: "print the completions for bash, zsh or fish",
         long: &[],
         examples: &[("eval \"$(mesync completions bash)\"", "in ~/.bashrc")],
+    },
+    Command {
+        name: "words",
+        group: CommandGroup::Other,
+        arguments: &[
+            one("KIND", Values::Words(NAME_KINDS)),
+            optional("BEGINNING", Values::Text),
+        ],
+        flags: &[],
+        doc: "print the names that a shell completes, one a line",
+        long: &[
+            "The completions call it: the hosts that the hub knows, the names of the keys of the hub on this machine, the ids of all messages or of failed ones, the files on the hub in the directory of BEGINNING, the old paths of the files in the trash. It waits for the hub for two seconds at most.",
+        ],
+        examples: &[(
+            "mesync words hosts we",
+            "the hosts whose names begin with we",
+        )],
     },
     Command {
         name: "help",

@@ -190,7 +190,7 @@ pub const TRASH_RESTORE: Command = Command {
     name: "trash restore",
     group: CommandGroup::Files,
     arguments: &[
-        one("NAME", Values::Text),
+        one("NAME", Values::Names("trash")),
         optional("DIR", Values::Directory),
     ],
     flags: &[valued(

@@ -18,3 +18,4 @@ mod sync;
 mod transfer;
 mod trash;
 mod usage;
+mod words;
