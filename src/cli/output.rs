@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::CommandEnd;
 use crate::config::environment;
-use crate::error::{Error, Kind, Result, plain};
+use crate::error::{Error, Result};
 use crate::logger::disturbs;
 
 /// The width at which help is wrapped.
@@ -27,6 +27,11 @@ pub struct Output {
     /// Exact sizes.
     pub bytes: bool,
     color: bool,
+}
+
+/// The error of a write to standard output that failed. A closed pipe is none.
+pub fn failure(e: &io::Error) -> Option<Error> {
+    (e.kind() != io::ErrorKind::BrokenPipe).then(|| Error::io("write to standard output", e))
 }
 
 impl Output {
@@ -136,17 +141,11 @@ impl Output {
         self.failed.is_some()
     }
 
-    /// Ends the output: returns the command's error, or else that of the output. A closed pipe is no error.
+    /// Ends the output: returns the command's error, or else that of the output.
     pub fn finish(mut self, done: Result<CommandEnd>) -> Result<CommandEnd> {
         self.flush();
-        match (done, self.failed) {
-            (Ok(done), Some(e)) if e.kind() == io::ErrorKind::BrokenPipe => Ok(done),
-            (Ok(_), Some(e)) => Err(Error::new(
-                Kind::Io,
-                format!("cannot write to standard output: {}", plain(&e)),
-            )),
-            (done, _) => done,
-        }
+        let written = self.failed.as_ref().and_then(failure).map_or(Ok(()), Err);
+        done.and_then(|done| written.map(|()| done))
     }
 
     /// Output that a test can read.

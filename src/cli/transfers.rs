@@ -10,7 +10,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::download_tree::{self, check_spelling};
-use super::output::Output;
+use super::output::{self, Output};
 use super::parse::Invocation;
 use super::progress::Progress;
 use super::{CommandEnd, Context, counted, fail};
@@ -377,12 +377,8 @@ pub fn download(context: &mut Context, invocation: &Invocation) -> Result<Comman
         Some(to) if to == "-" => {
             let written = transfer.download_to(&record, &mut std::io::stdout().lock());
             progress.clear();
-            return match written? {
-                Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-                    Err(Error::io("write to standard output", &e))
-                }
-                _ => Ok(CommandEnd::All),
-            };
+            let failed = written?.err().as_ref().and_then(output::failure);
+            return failed.map_or(Ok(CommandEnd::All), Err);
         }
         Some(to) => PathBuf::from(to),
         None => PathBuf::from("."),

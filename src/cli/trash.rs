@@ -19,7 +19,7 @@ use crate::files::conflict::TRASH;
 use crate::files::overview::real;
 use crate::files::trash::{self, TrashedFile};
 use crate::files::tree::{DiskTree, OpenedTree, marker};
-use crate::logger::one_line;
+use crate::logger::{self, one_line};
 use crate::relpath::{self, OWN_DIR};
 
 /// A shown id has at least the time and 8 digits of the hash.
@@ -62,6 +62,11 @@ impl Trash {
         })
     }
 
+    /// There may be more files than were read.
+    fn may_have_more(&self) -> bool {
+        self.files.len() >= trash::MAX_ENTRIES_READ
+    }
+
     fn shown(&self) -> String {
         one_line(&self.dir.to_string_lossy())
     }
@@ -100,13 +105,26 @@ fn time(file: &TrashedFile) -> std::time::SystemTime {
     clock::from_millis(file.since.max(0).unsigned_abs() / 1_000_000)
 }
 
-/// The shortest prefix of a name that no other one begins with.
-fn short_id<'a>(name: &'a str, all: &[&Trash]) -> &'a str {
-    let ends = name.char_indices().map(|(at, _)| at).skip(MIN_ID_CHARS);
+/// All names, for [`short_id`].
+fn sorted_names<'a>(all: &[&'a Trash]) -> Vec<&'a str> {
+    let files = all.iter().flat_map(|trash| &trash.files);
+    let mut names: Vec<&str> = files.map(|file| file.name.as_str()).collect();
+    names.sort_unstable();
+    names
+}
+
+/// The shortest prefix of a name with which no other one begins; the whole name if there is none.
+fn short_id<'a>(name: &'a str, sorted: &[&str]) -> &'a str {
+    let at = sorted.partition_point(|other| *other < name);
     let is_unique = |end: &usize| {
-        let files = all.iter().flat_map(|trash| &trash.files);
-        files.filter(|f| f.name.starts_with(&name[..*end])).count() == 1
+        let prefix = &name[..*end];
+        let begins = |at: Option<usize>| {
+            at.and_then(|at| sorted.get(at))
+                .is_some_and(|other| other.starts_with(prefix))
+        };
+        !begins(at.checked_sub(1)) && !begins(at.checked_add(1))
     };
+    let ends = name.char_indices().map(|(at, _)| at).skip(MIN_ID_CHARS);
     ends.into_iter()
         .find(is_unique)
         .map_or(name, |end| &name[..end])
@@ -123,6 +141,12 @@ pub fn old_paths(settings: &Settings) -> Result<Vec<String>> {
 pub fn list(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let all = directories(&context.settings, directory(invocation, 0)?)?;
     let all: Vec<&Trash> = all.iter().collect();
+    for trash in all.iter().filter(|trash| trash.may_have_more()) {
+        let (dir, most) = (trash.shown(), trash::MAX_ENTRIES_READ);
+        logger::note(&format!(
+            "{dir}/{TRASH} may have more files than the {most} that are listed"
+        ));
+    }
     let out = &mut context.out;
     if out.json {
         for trash in &all {
@@ -143,12 +167,13 @@ pub fn list(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd
     }
     let mut titles: Vec<Column> = vec![left("DELETED"), right("SIZE"), left("ID"), left("PATH")];
     let mut rows = Vec::new();
+    let names = sorted_names(&all);
     for trash in &all {
         for file in &trash.files {
             rows.push(vec![
                 clock::local(time(file)),
                 out.size(file.bytes),
-                one_line(short_id(&file.name, &all)),
+                one_line(short_id(&file.name, &names)),
                 file.old_path().map_or("-".into(), |path| one_line(&path)),
             ]);
             if all.len() > 1 {
@@ -200,16 +225,24 @@ fn find<'a>(all: &[&'a Trash], what: &str) -> Result<(&'a Trash, &'a TrashedFile
     let found: Vec<_> = every().filter(|(_, file)| is_meant(file)).collect();
     match found.as_slice() {
         [one] => Ok(*one),
+        [] if all.iter().any(|trash| trash.may_have_more()) => {
+            let what = format!(
+                "{} is not among the files of the trash that were read",
+                one_line(what)
+            );
+            Err(Error::new(Kind::Failed, what).hint("give its whole id"))
+        }
         [] => Err(Error::new(
             Kind::Failed,
             format!("{} is not in the trash", one_line(what)),
         )
         .hint("\"mesync trash\" lists what is")),
         many => {
+            let names = sorted_names(all);
             let ids: Vec<String> = many
                 .iter()
                 .take(MAX_SHOWN_MATCHES)
-                .map(|(_, file)| one_line(short_id(&file.name, all)))
+                .map(|(_, file)| one_line(short_id(&file.name, &names)))
                 .collect();
             let more = if many.len() > ids.len() { ", …" } else { "" };
             let what = format!(
@@ -255,8 +288,13 @@ fn target(dir: &Path, to: &str) -> Result<String> {
 
 /// `mesync trash restore NAME [DIR]`
 pub fn restore(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
-    let all = directories(&context.settings, directory(invocation, 1)?)?;
-    let (trash, file) = find(&all.iter().collect::<Vec<_>>(), invocation.argument(0)?)?;
+    let mut all = directories(&context.settings, directory(invocation, 1)?)?;
+    let what = invocation.argument(0)?;
+    for trash in all.iter_mut().filter(|trash| trash.may_have_more()) {
+        // a whole id finds a file that was not read, too
+        trash.files.extend(trash::file(&trash.tree, what)?);
+    }
+    let (trash, file) = find(&all.iter().collect::<Vec<_>>(), what)?;
     let hint = "name another path with --to";
     let path = match (invocation.value("to")?, file.old_path()) {
         (Some(to), _) => target(&trash.dir, to)?,

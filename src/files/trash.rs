@@ -28,7 +28,7 @@ const PARTIAL_KEPT: Duration = Duration::from_secs(7 * 86_400);
 /// The part of the disk that the trash may use: 10 is a tenth.
 const PART: u64 = 10;
 /// Entries that one run reads, at most; later runs read the others.
-const MAX_ENTRIES_READ: usize = 100_000;
+pub const MAX_ENTRIES_READ: usize = 100_000;
 
 /// A file in the trash, or a candidate for removal elsewhere. Sorted by time.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,9 +61,22 @@ pub fn list(tree: &DiskTree) -> Called<Vec<TrashedFile>> {
         Err(e) if root::absent(&e) => return Ok(Vec::new()),
         other => other.map_err(|e| fault("list", TRASH, &e))?,
     };
-    let mut all = read(tree, TRASH, &open).map_err(|e| fault("list", TRASH, &e))?;
+    let all = read(tree, TRASH, &open, MAX_ENTRIES_READ);
+    let mut all = all.map_err(|e| fault("list", TRASH, &e))?;
     all.sort();
     Ok(all)
+}
+
+/// The file with this name in the trash.
+pub fn file(tree: &DiskTree, name: &str) -> Called<Option<TrashedFile>> {
+    let failed = |e: io::Error| fault("list", TRASH, &e);
+    if matches!(name, "" | "." | "..") || name.contains('/') {
+        return Ok(None);
+    }
+    match tree.root().through(TRASH) {
+        Err(e) if root::absent(&e) => Ok(None),
+        open => entry(&open.map_err(failed)?, name).map_err(failed),
+    }
 }
 
 /// Moves a file from the trash to a path that does not exist; missing directories are made.
@@ -152,7 +165,7 @@ fn remove(
         Err(e) if root::absent(&e) => return Ok(()),
         other => other.map_err(failed)?,
     };
-    let all = read(tree, dir, &open).map_err(failed)?;
+    let all = read(tree, dir, &open, MAX_ENTRIES_READ).map_err(failed)?;
     for TrashedFile { name, .. } in choose(all) {
         match rustix::fs::unlinkat(&open, name.as_str(), AtFlags::empty()) {
             // content of a deleted directory is left for the user to check
@@ -170,29 +183,59 @@ fn remove(
     Ok(())
 }
 
-/// The entries of an open directory, at most [`MAX_ENTRIES_READ`].
-fn read(tree: &DiskTree, dir: &str, open: &OwnedFd) -> io::Result<Vec<TrashedFile>> {
+/// The entries of an open directory, at most so many.
+fn read(tree: &DiskTree, dir: &str, open: &OwnedFd, most: usize) -> io::Result<Vec<TrashedFile>> {
     let mut all = Vec::new();
     tree.entries(dir, &mut |name, _| {
-        if let Ok(name) = name.to_str()
-            && let Some(shown) = show(open, name)?
-        {
-            let is_file = shown.what == InodeType::File;
-            all.push(TrashedFile {
-                // the last rename was the move to the trash
-                since: shown.stamp.ctime,
-                bytes: if is_file { shown.stamp.size } else { 0 },
-                name: name.to_string(),
-            });
+        if let Ok(name) = name.to_str() {
+            all.extend(entry(open, name)?);
         }
-        Ok(all.len() < MAX_ENTRIES_READ)
+        Ok(all.len() < most)
     })?;
     Ok(all)
+}
+
+fn entry(open: &OwnedFd, name: &str) -> io::Result<Option<TrashedFile>> {
+    Ok(show(open, name)?.map(|shown| TrashedFile {
+        // the last rename was the move to the trash
+        since: shown.stamp.ctime,
+        bytes: if shown.what == InodeType::File {
+            shown.stamp.size
+        } else {
+            0
+        },
+        name: name.to_string(),
+    }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::tree::OpenedTree;
+
+    #[test]
+    fn a_file_beyond_those_that_are_read_is_found_by_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let trash = dir.path().join(TRASH);
+        std::fs::create_dir_all(&trash).unwrap();
+        for n in 0..5 {
+            std::fs::write(trash.join(n.to_string()), "x").unwrap();
+        }
+        let OpenedTree::Ready(tree) = DiskTree::open_to_look(dir.path(), None, &[], &[]).unwrap()
+        else {
+            panic!("held")
+        };
+        let open = tree.root().through(TRASH).unwrap();
+        assert_eq!(read(&tree, TRASH, &open, 3).unwrap().len(), 3);
+        assert_eq!(list(&tree).unwrap().len(), 5);
+        for n in 0..5 {
+            let found = file(&tree, &n.to_string()).unwrap().unwrap();
+            assert_eq!((found.name, found.bytes), (n.to_string(), 1));
+        }
+        for other in ["5", "", "../trash/1", ".", ".."] {
+            assert_eq!(file(&tree, other).unwrap(), None, "{other}");
+        }
+    }
 
     #[test]
     fn old_files_are_removed_and_then_the_oldest_until_the_rest_fits() {

@@ -190,7 +190,7 @@ fn output_that_does_not_fit_is_an_error_and_no_panic() {
         &["list", "outbox"],
     ] {
         ran(m.command(args).stdout(full())).check(
-            74,
+            75,
             "cannot write to standard output: no space left on device",
         );
     }
@@ -202,7 +202,7 @@ fn output_that_does_not_fit_is_an_error_and_no_panic() {
             .stderr(full())
             .status()
             .unwrap();
-        assert_eq!(status.code(), Some(if args == ["help"] { 74 } else { 2 }));
+        assert_eq!(status.code(), Some(if args == ["help"] { 75 } else { 2 }));
     }
     // beyond the limit of file sizes the kernel sends SIGXFSZ
     match Command::new("prlimit").arg("--version").output() {
