@@ -156,7 +156,7 @@
 //! [`sse`]): it takes the time as a value.
 //! All modules are private: the library shows [`main`], and [`internals`], which lists what tests use, item by item. So the
 //! compiler reports each item that nothing uses, and `pub` means "outside this module".
-//! `tests/tidy/` and `clippy.toml` hold these rules; `tests/fuzz/checks.rs` holds what must be true of every parser of foreign
+//! `tests/tidy/` and `clippy.toml` hold these rules; `tests/fuzz/checks/` holds what must be true of every parser of foreign
 //! bytes.
 
 mod backoff;

@@ -4,6 +4,8 @@
 //! `#[cfg(test)]` too, where a rule is for the program only.
 
 mod circles;
+mod documents;
+mod layers;
 mod source;
 mod types;
 mod words;
@@ -12,152 +14,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use source::{Breach, Source, line_of, used_from};
+use layers::{layers, places};
+use source::{Breach, Source, line_of};
 
 /// Lines of a source file, at most.
 const MOST_LINES: usize = 500;
-
-/// Files that are longer than [`MOST_LINES`] and are to be split; this list only shrinks.
-const LONG_FILES: &[&str] = &["tests/fuzz/checks.rs", "tests/tidy/main.rs"];
-
-/// Decide only: no files, no sockets, no clock, no threads.
-const PURE: &[&str] = &[
-    "src/wire/",
-    "src/relpath.rs",
-    "src/chunking.rs",
-    "src/error.rs",
-    "src/sse.rs",
-    "src/backoff.rs",
-    "src/messages/plan.rs",
-    "src/files/plan/",
-    "src/files/ignore.rs",
-    "src/files/debounce.rs",
-    "src/files/state/codec.rs",
-    "src/files/conflict.rs",
-    "src/files/delete_guard.rs",
-    "src/files/engine/queue/",
-    "src/files/engine/rows.rs",
-    "src/files/remote/rows.rs",
-    "src/hub/server/head.rs",
-    "src/hub/files/head.rs",
-    "src/hub/files/multipart/",
-    "src/hub/files/lines.rs",
-    "src/hub/files/answer.rs",
-    "src/hub/token.rs",
-];
-
-/// May start threads. A directory ends with a slash.
-const THREADS: &[&str] = &[
-    "src/daemon/",
-    "src/service.rs",
-    "src/joining/background.rs",
-    "src/hub/mod.rs",
-    "src/hub/commit.rs",
-    "src/hub/server/",
-    "src/messages/hooks/",
-];
-
-/// Names of constants that do not say what they are of.
-const BARE_CONSTANTS: &[&str] = &[
-    "const AGAIN:",
-    "const ATTEMPTS:",
-    "const BUFFER:",
-    "const CHUNK:",
-    "const FULL:",
-    "const KEPT:",
-    "const LIMIT:",
-    "const MAX:",
-    "const MOMENT:",
-    "const MOST:",
-    "const PATIENCE:",
-    "const PAUSE:",
-    "const PIECE:",
-    "const QUIET:",
-    "const SIZE:",
-    "const SMALL:",
-    "const STACK:",
-    "const STEP:",
-    "const TIMEOUT:",
-    "const TRIES:",
-    "const TURN:",
-    "const WINDOW:",
-];
-
-/// May say `unsafe`.
-const UNSAFE: &[&str] = &["src/clock.rs"];
-
-/// What files must not use: (files, modules of the crate, why).
-const LAYERS: &[(&str, &[&str], &str)] = &[
-    (
-        "src/hub/",
-        &[
-            "daemon",
-            "client",
-            "messages",
-            "transfer",
-            "login",
-            "cli",
-            "credentials",
-        ],
-        "the hub does not know the client side",
-    ),
-    (
-        "src/messages/",
-        &["hub", "files", "cli", "daemon"],
-        "the message half knows neither the hub's insides nor the file half",
-    ),
-    (
-        "src/files/",
-        &["hub", "messages", "cli", "daemon"],
-        "the file half knows neither the hub's insides nor the message half",
-    ),
-    (
-        "src/files/engine/",
-        &["disk", "client", "database", "transfer"],
-        "the engine reaches tree, state and hub through its traits only",
-    ),
-    (
-        "src/daemon/",
-        &["hub", "cli"],
-        "the client knows neither the hub's insides nor its own command line",
-    ),
-    (
-        "src/client/",
-        ABOVE_HTTP,
-        "the client's HTTP knows only what travels",
-    ),
-    (
-        "src/login.rs",
-        &[
-            "hub", "messages", "files", "cli", "daemon", "client", "transfer",
-        ],
-        "the login file knows no HTTP",
-    ),
-    (
-        "src/transfer/",
-        ABOVE_TRANSFER,
-        "transfers do what they are told, and know no directory that is kept in sync",
-    ),
-    ("src/wire/", UPPER, "the bottom uses nothing above it"),
-    ("src/error.rs", UPPER, "the bottom uses nothing above it"),
-    ("src/clock.rs", UPPER, "the bottom uses nothing above it"),
-    ("src/disk.rs", UPPER, "the bottom uses nothing above it"),
-    ("src/config/", UPPER, "the bottom uses nothing above it"),
-];
-const ABOVE_HTTP: &[&str] = &["hub", "messages", "files", "transfer", "cli", "daemon"];
-const ABOVE_TRANSFER: &[&str] = &["hub", "messages", "files", "cli", "daemon"];
-const UPPER: &[&str] = &[
-    "hub",
-    "messages",
-    "files",
-    "transfer",
-    "cli",
-    "daemon",
-    "client",
-    "login",
-    "service",
-    "credentials",
-];
 
 /// Rules about one file.
 fn breaches(s: &Source) -> Vec<Breach> {
@@ -172,16 +33,12 @@ fn breaches(s: &Source) -> Vec<Breach> {
 
 fn shape(s: &Source, all: &mut Vec<Breach>) {
     let lines = s.text.lines().count();
-    let is_listed = LONG_FILES.contains(&s.path.as_str());
-    if (lines >= MOST_LINES) != is_listed {
-        let what = if is_listed {
-            "is no longer long: remove it from LONG_FILES"
-        } else {
-            "must be under"
-        };
+    if lines >= MOST_LINES {
         all.push(s.breach(
             MOST_LINES,
-            format!("{lines} lines, {what} {MOST_LINES} (a file that one can read in one go)"),
+            format!(
+                "{lines} lines, must be under {MOST_LINES} (a file that one can read in one go)"
+            ),
         ));
     }
     if !s.text.starts_with("//! ") {
@@ -209,107 +66,6 @@ fn shape(s: &Source, all: &mut Vec<Breach>) {
     }
     if !s.text.ends_with('\n') || s.text.ends_with("\n\n") {
         all.push(s.breach(lines, "must end with exactly one newline"));
-    }
-}
-
-fn layers(s: &Source, all: &mut Vec<Breach>) {
-    for (place, unknown, why) in LAYERS.iter().filter(|(place, _, _)| s.is_in(&[place])) {
-        for (line, module) in used_from(&s.program, "crate")
-            .into_iter()
-            .filter(|(_, m)| unknown.contains(&m.as_str()))
-        {
-            all.push(s.breach(line, format!("{place} uses crate::{module} ({why})")));
-        }
-    }
-    if s.is_in(PURE) || s.path.starts_with("src/files/engine/") {
-        let tests = s.code.match_indices("#[cfg(test)]");
-        let switches = tests
-            .filter(|(at, cfg)| {
-                let item = s.code[at + cfg.len()..].trim_start().lines().next();
-                !item.is_some_and(|item| item.contains("mod "))
-            })
-            .chain(s.code.match_indices("not(test)"))
-            .chain(s.code.match_indices("cfg!(test)"));
-        for (at, what) in switches {
-            all.push(s.breach(
-                line_of(&s.code, at),
-                format!("{what} in what decides (it is the same in tests; tests/mutants/ breaks its rules from outside)"),
-            ));
-        }
-    }
-    if s.is_in(PURE) {
-        let modules = used_from(&s.program, "std")
-            .into_iter()
-            .filter(|(_, m)| ["fs", "net", "thread", "process"].contains(&m.as_str()));
-        let mut found: Vec<(usize, String)> = modules
-            .map(|(line, m)| (line, format!("std::{m}")))
-            .collect();
-        for word in [
-            "SystemTime::now",
-            "Instant::now",
-            "clock::now",
-            "clock::monotonic",
-            "thread::",
-            "crate::disk",
-        ] {
-            found.extend(
-                s.lines_with(&s.program, word)
-                    .into_iter()
-                    .map(|line| (line, word.to_string())),
-            );
-        }
-        for (line, what) in found {
-            all.push(s.breach(line, format!("{what} in a pure file (it decides; values such as the time come in as arguments)")));
-        }
-    }
-}
-
-fn places(s: &Source, all: &mut Vec<Breach>) {
-    let mut rule = |form: &str, words: &[&str], why: &str| {
-        for word in words {
-            all.extend(
-                s.lines_with(form, word)
-                    .into_iter()
-                    .map(|line| s.breach(line, format!("{word} ({why})"))),
-            );
-        }
-    };
-    rule(
-        &s.program,
-        &["println!", "eprintln!", "print!", "eprint!", "dbg!"],
-        "panics when standard output or error is full or closed: use the output of cli, or the log",
-    );
-    rule(
-        &s.program,
-        &[".unwrap()"],
-        "what comes from outside is an error with words; what cannot happen is .expect(\"why\")",
-    );
-    rule(
-        &s.code,
-        &[concat!("match () ", "{")],
-        "conditions one after the other are if and else",
-    );
-    rule(
-        &s.program,
-        BARE_CONSTANTS,
-        "a constant says of what it is and in which unit: MAX_DUE_PATHS, ACCEPT_RETRY_PAUSE",
-    );
-    if !s.is_in(UNSAFE) {
-        rule(&s.code, &["unsafe"], "unsafe has one home, src/clock.rs");
-    }
-    if s.path != "src/config/environment.rs" {
-        rule(
-            &s.program,
-            &["env::var", "env::var_os", "env::vars", "env::set_var"],
-            "the environment is read in config/environment.rs",
-        );
-    }
-    if !s.is_in(THREADS) {
-        rule(
-            &s.program,
-            &["thread::Builder"],
-            "threads start in daemon, service.rs, joining/background.rs, the hub's mod.rs, commit.rs and server, and for hooks",
-        );
     }
 }
 
@@ -473,184 +229,6 @@ fn the_sources_keep_the_rules() {
             .chain(circles::circles(&sources))
             .collect(),
     );
-}
-
-#[test]
-fn every_dependency_says_why_it_is_there() {
-    let text = read("Cargo.toml");
-    let (mut section, mut before, mut found) = ("", "", Vec::new());
-    for (i, line) in text.lines().enumerate() {
-        if line.starts_with('[') {
-            section = line.trim_matches(['[', ']']);
-        } else if section.ends_with("dependencies")
-            && line.contains('=')
-            && !line.starts_with(['#', ' '])
-            && !before.starts_with('#')
-        {
-            let what = format!("{line}: no comment above it (each dependency has a reason)");
-            found.push(Breach {
-                path: "Cargo.toml".into(),
-                line: i + 1,
-                what,
-            });
-        }
-        before = line;
-    }
-    report(found);
-}
-
-#[test]
-fn the_changelog_has_a_heading_for_unreleased_changes() {
-    assert!(
-        read("CHANGELOG.md")
-            .lines()
-            .any(|l| l == "## Unreleased" || l.starts_with("## ") && l.ends_with(", unreleased")),
-        "CHANGELOG.md: no heading \"Unreleased\" or \"VERSION, unreleased\""
-    );
-}
-
-#[test]
-fn nothing_in_the_repository_ends_in_spaces() {
-    let mut names = vec![
-        "Makefile".to_string(),
-        "README.md".into(),
-        "CHANGELOG.md".into(),
-        "CONTRIBUTING.md".into(),
-        "SECURITY.md".into(),
-        ".ci/run".into(),
-    ];
-    names.extend(["contrib", "man"].iter().flat_map(|dir| files(dir, "")));
-    let mut found = Vec::new();
-    for name in names {
-        for (i, _) in read(&name)
-            .lines()
-            .enumerate()
-            .filter(|(_, l)| l.ends_with([' ', '\t', '\r']))
-        {
-            found.push(Breach {
-                path: name.clone(),
-                line: i + 1,
-                what: "space at the end of the line (noise in diffs)".into(),
-            });
-        }
-    }
-    report(found);
-}
-
-#[test]
-fn the_man_page_tells_every_setting_with_its_default_and_range() {
-    let page = read("man/mesync.5");
-    let (top, watched) = page
-        .split_once("\n.Ss Under [[watch]]")
-        .expect("a section about watched directories");
-    let (watched, hub) = watched.split_once("\n.Ss ").expect("one more section");
-    let (others, mut found) = (format!("{top}{hub}"), Vec::new());
-    let mut check = |text: &str, key: &str, doc: &str, more: &[&str]| {
-        let entry = text
-            .split("\n.It Va ")
-            .skip(1)
-            .find(|e| e.lines().next() == Some(key))
-            .unwrap_or("");
-        let range = doc
-            .rsplit_once('(')
-            .map_or("", |(_, range)| range.trim_end_matches(')'));
-        for wanted in more
-            .iter()
-            .chain([&range])
-            .filter(|w| entry.is_empty() || !entry.contains(**w))
-        {
-            let what =
-                format!("no \"{wanted}\" under \".It Va {key}\" (every setting is documented)");
-            found.push(Breach {
-                path: "man/mesync.5".into(),
-                line: 1,
-                what,
-            });
-        }
-    };
-    for s in mesync::internals::config::SETTINGS {
-        let default = if s.default.is_empty() { "" } else { "default" };
-        check(
-            &others,
-            s.key,
-            s.doc,
-            &[&format!(".Ev {}", s.env), default, s.default],
-        );
-    }
-    mesync::internals::config::watch::SETTINGS
-        .iter()
-        .for_each(|s| check(watched, s.key, s.doc, &[s.default]));
-    report(found);
-}
-
-#[test]
-fn every_exit_status_is_documented() {
-    // help lists the kinds themselves
-    let page = read("man/mesync.1");
-    for (kind, name) in mesync::internals::error::Kind::ALL {
-        let status = kind.exit_status();
-        assert!(
-            page.contains(&format!("\n.It {status}\n")),
-            "man/mesync.1: no exit status {status} ({name})"
-        );
-    }
-}
-
-#[test]
-fn man_page_names_every_command_and_flag() {
-    use mesync::internals::cli::table::{COMMANDS, Flag, GLOBAL};
-    // the list entries of the page, each from its ".It" to the next one of a command
-    let page = read("man/mesync.1").replace(".It Xo\n.Ic ", ".It Ic ");
-    let entries: Vec<&str> = page.split(".It Ic ").skip(1).collect();
-    let mut found = Vec::new();
-    let mut missing = |what: String| {
-        found.push(Breach {
-            path: "man/mesync.1".into(),
-            line: 1,
-            what,
-        })
-    };
-    for command in COMMANDS {
-        let is_about = |e: &&&str| {
-            e.strip_prefix(command.name)
-                .is_some_and(|r| r.starts_with(['\n', ' ']))
-        };
-        // "hosts rebind" begins with "hosts" too: the shortest name is first
-        let Some(entry) = entries.iter().find(is_about) else {
-            missing(format!(
-                "no \".It Ic {}\" (every command is documented)",
-                command.name
-            ));
-            continue;
-        };
-        let forms = |f: &Flag| {
-            [
-                format!("Fl -{}", f.long),
-                f.short
-                    .map_or(String::from("\0"), |c| format!("Fl {c} , -{}", f.long)),
-            ]
-        };
-        for flag in command
-            .flags
-            .iter()
-            .filter(|f| forms(f).iter().all(|form| !entry.contains(form)))
-        {
-            missing(format!(
-                "no \"Fl -{}\" in \".It Ic {}\" (every flag is documented)",
-                flag.long, command.name
-            ));
-        }
-    }
-    for flag in GLOBAL.iter().filter(|f| {
-        !page.contains(&format!(".It Fl -{}", f.long))
-            && !page.contains(&format!(" , -{}\n", f.long))
-    }) {
-        missing(format!(
-            "no \".It Fl -{}\" (every flag is documented)",
-            flag.long
-        ));
-    }
-    report(found);
 }
 
 /// The rules themselves: (path, text) and what must be said about it, "" for nothing.

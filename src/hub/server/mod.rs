@@ -33,7 +33,7 @@ use crate::hub::memory::Room;
 use evict::{EvictionOrder, IdleConnections};
 use limits::{AddressSlot, Addresses, Latch, SHORT_BODY, ThreadGroup, ThreadGroupMember, Turns};
 
-// public for fuzz/checks.rs only
+// public for fuzz/checks only
 mod connection;
 pub mod head;
 

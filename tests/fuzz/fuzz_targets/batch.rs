@@ -1,8 +1,8 @@
-//! Runs `checks::batch`.
+//! Runs `checks::messages::batch`.
 #![no_main]
 
-#[path = "../checks.rs"]
+#[path = "../checks/mod.rs"]
 #[allow(dead_code)]
 mod checks;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::batch(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::messages::batch(bytes));

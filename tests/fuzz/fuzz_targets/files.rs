@@ -1,8 +1,8 @@
-//! Runs `checks::files`.
+//! Runs `checks::files::files`.
 #![no_main]
 
-#[path = "../checks.rs"]
+#[path = "../checks/mod.rs"]
 #[allow(dead_code)]
 mod checks;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::files(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::files::files(bytes));

@@ -1,8 +1,8 @@
-//! Runs `checks::form`.
+//! Runs `checks::files::form`.
 #![no_main]
 
-#[path = "../checks.rs"]
+#[path = "../checks/mod.rs"]
 #[allow(dead_code)]
 mod checks;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::form(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::files::form(bytes));

@@ -1,8 +1,8 @@
-//! Runs `checks::gate`.
+//! Runs `checks::http::gate`.
 #![no_main]
 
-#[path = "../checks.rs"]
+#[path = "../checks/mod.rs"]
 #[allow(dead_code)]
 mod checks;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::gate(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::http::gate(bytes));

@@ -1,8 +1,8 @@
-//! Runs `checks::message`.
+//! Runs `checks::messages::message`.
 #![no_main]
 
-#[path = "../checks.rs"]
+#[path = "../checks/mod.rs"]
 #[allow(dead_code)]
 mod checks;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::message(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::messages::message(bytes));

@@ -1,8 +1,8 @@
-//! Runs `checks::names`.
+//! Runs `checks::files::names`.
 #![no_main]
 
-#[path = "../checks.rs"]
+#[path = "../checks/mod.rs"]
 #[allow(dead_code)]
 mod checks;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::names(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::files::names(bytes));

@@ -1,8 +1,8 @@
-//! Runs `checks::settings`.
+//! Runs `checks::settings::settings`.
 #![no_main]
 
-#[path = "../checks.rs"]
+#[path = "../checks/mod.rs"]
 #[allow(dead_code)]
 mod checks;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::settings(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::settings::settings(bytes));

@@ -1,8 +1,8 @@
-//! Runs `checks::sse`.
+//! Runs `checks::http::sse`.
 #![no_main]
 
-#[path = "../checks.rs"]
+#[path = "../checks/mod.rs"]
 #[allow(dead_code)]
 mod checks;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::sse(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::http::sse(bytes));

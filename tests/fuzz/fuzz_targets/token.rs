@@ -1,8 +1,8 @@
-//! Runs `checks::token`.
+//! Runs `checks::http::token`.
 #![no_main]
 
-#[path = "../checks.rs"]
+#[path = "../checks/mod.rs"]
 #[allow(dead_code)]
 mod checks;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::token(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::http::token(bytes));

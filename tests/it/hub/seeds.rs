@@ -4,22 +4,22 @@ use std::fs;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
-#[path = "../../fuzz/checks.rs"]
+#[path = "../../fuzz/checks/mod.rs"]
 mod checks;
 
 type Check = fn(&[u8]);
 
 const TARGETS: &[(&str, Check)] = &[
-    ("head", checks::head),
-    ("gate", checks::gate),
-    ("sse", checks::sse),
-    ("message", checks::message),
-    ("batch", checks::batch),
-    ("settings", checks::settings),
-    ("token", checks::token),
-    ("names", checks::names),
-    ("form", checks::form),
-    ("files", checks::files),
+    ("head", checks::http::head),
+    ("gate", checks::http::gate),
+    ("sse", checks::http::sse),
+    ("message", checks::messages::message),
+    ("batch", checks::messages::batch),
+    ("settings", checks::settings::settings),
+    ("token", checks::http::token),
+    ("names", checks::files::names),
+    ("form", checks::files::form),
+    ("files", checks::files::files),
 ];
 
 fn fuzz() -> PathBuf {
@@ -79,7 +79,7 @@ fn every_target_is_built_seeded_and_in_the_makefile() {
         assert!(
             fs::read_to_string(fuzz().join(format!("fuzz_targets/{name}.rs")))
                 .unwrap()
-                .contains(&format!("checks::{name}(")),
+                .contains(&format!("::{name}(bytes)")),
             "{name}"
         );
         assert!(fuzz().join(format!("dict/{name}")).is_file(), "{name}");
