@@ -17,7 +17,10 @@ pub const SEND: Flag = valued(
     "it may send to these only: none, HOST,... or all",
 );
 pub const NO_MESSAGES: Flag = switch("no-messages", "it receives no messages");
-pub const ADMIN: Flag = switch("admin", "it may change hosts and make backups");
+pub const ADMIN: Flag = switch(
+    "admin",
+    "it may admit machines, and approve deletes everywhere",
+);
 
 pub const ADD: Command = Command {
     name: "key add",
