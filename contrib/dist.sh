@@ -37,6 +37,8 @@ build() {
     separator=$(printf '\037')
     flags="--remap-path-prefix=$root=/mesync${separator}--remap-path-prefix=$cargo_home=/cargo"
     flags="$flags${separator}-Clinker=rust-lld${separator}-Clink-self-contained=yes"
+    # equal functions once, short relocations
+    flags="$flags${separator}-Clink-arg=--icf=all${separator}-Clink-arg=--pack-dyn-relocs=relr"
     # the last one keeps clang's <immintrin.h> from including <stdlib.h> for an allocator that nothing uses
     c_flags="-nostdlibinc -DRING_CORE_NOSTDLIBINC=1 -D__MM_MALLOC_H"
     c_flags="$c_flags -ffile-prefix-map=$cargo_home=/cargo -ffile-prefix-map=$DIST_BUILD=/build"
