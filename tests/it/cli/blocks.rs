@@ -177,7 +177,6 @@ fn the_blocks_of_the_readme_run_as_they_are() {
     let mut pages = Pages {
         left: of_markdown(&read("README.md")),
     };
-    pages.skip("make demo", "builds; contrib runs the demo, make test this");
     pages.skip(
         "make &&",
         "builds; install runs \"make install\", .ci/run the rest",
