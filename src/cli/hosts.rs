@@ -18,7 +18,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// Machines that one line names.
 const MAX_NAMED: usize = 10;
 const MAX_WAIT: Duration = Duration::from_secs(86_400);
-/// Reports of all machines in a row that must say so: what one sent after its first, another has taken before its second.
+/// Consecutive reports in which every machine must be in sync: what a machine has sent before its first report, the others have
+/// taken before their second.
 const REPORTS: u32 = 2;
 
 /// `mesync hosts [--wait TIME] [HOST...]`: with a time, [`CommandEnd::NotAll`] if not all of them are in sync when it is over.
@@ -69,7 +70,7 @@ fn missing(names: &[&str]) -> String {
     }
 }
 
-/// Those that are named, also those that the hub does not know, or all; trouble first.
+/// The named machines, including those that the hub does not know, or all machines; degraded ones first.
 fn chosen(mut hosts: Vec<HostInfo>, named: &[String]) -> Vec<HostInfo> {
     if !named.is_empty() {
         hosts.retain(|host| named.contains(&host.name));

@@ -1,7 +1,7 @@
 //! `mesync trash`: lists, restores and removes the files that other machines deleted.
 //!
-//! It finds the directory and the file that are meant; `files::trash` does the rest. It asks no hub, and works beside a process
-//! that syncs the directory.
+//! It finds the named directory and file; `files::trash` does the rest. It asks no hub, and works beside a process that syncs the
+//! directory.
 
 use std::path::{Path, PathBuf};
 
@@ -72,7 +72,7 @@ impl Trash {
     }
 }
 
-/// The synced directory that is meant, which contains DIR; without DIR: all of this machine.
+/// The synced directory that contains DIR; without DIR: all synced directories of this machine.
 fn directories(settings: &Settings, dir: Option<&str>) -> Result<Vec<Trash>> {
     let Some(dir) = dir else {
         return synced_directories(settings)

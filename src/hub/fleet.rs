@@ -1,7 +1,7 @@
 //! The latest state that each machine has sent with a request: in memory, bounded, for `mesync hosts`, the page and metrics.
 //!
-//! The names of these machines are in the file `machines`: after a restart of the hub, one that has died since is missed, and not
-//! forgotten. No decision depends on any of it: a false state only affects the row of its machine.
+//! The names of these machines are in the file `machines`, so that the hub still lists a machine as silent that died before the hub
+//! was restarted. No decision depends on any of this: a false state only affects the row of its machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ pub struct Fleet {
 struct Machines {
     /// The latest state by host.
     states: BTreeMap<String, ToldState>,
-    /// All that ever sent one.
+    /// The names of all machines that have sent a state.
     names: BTreeSet<String>,
 }
 
@@ -65,7 +65,7 @@ pub struct Evidence<'a> {
 }
 
 impl Fleet {
-    /// Reads the names. A line that is none is left out.
+    /// Reads the names, and skips lines that are not names.
     pub fn open(data_dir: &Path, now: u64) -> Fleet {
         let path = data_dir.join(FILE);
         let text = match disk::read_at_most(&path, MAX_FILE_BYTES) {
