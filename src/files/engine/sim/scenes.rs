@@ -205,6 +205,23 @@ fn a_file_that_was_renamed_on_the_hub_stays_until_its_new_name_is_there() {
 }
 
 #[test]
+fn a_content_that_was_renamed_on_the_hub_is_not_replaced_before_its_new_name_is_there() {
+    check(|s| {
+        s.write(0, "a", 1);
+        s.sync(0);
+        let rev = s.world().hub.row("a").rev;
+        s.other("b", 1, ExpectedRow::Nothing, Some(("a", rev)));
+        s.other("a", 2, ExpectedRow::Nothing, None);
+        s.poll_all(0);
+        // both are examined, and one is carried out before the hub loses everything
+        (0..3).for_each(|_| drop(s.run.engine(0).work(1)));
+        s.world().hub = SimHub::new(true);
+        s.sync(0);
+        s.has(0, 1)
+    });
+}
+
+#[test]
 fn a_refusal_by_a_restored_hub_costs_no_edit() {
     check(|s| {
         // a hub that knows no tags
