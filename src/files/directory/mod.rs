@@ -54,6 +54,8 @@ const HELD_RECHECK_AFTER_MOVES: Duration = Duration::from_secs(1);
 /// burst.
 const QUIET_AFTER_ONE: Duration = Duration::from_millis(300);
 const QUIET_AFTER_MORE: Duration = Duration::from_secs(1);
+/// Deletes that were made on the hub arrive with one poll, or with two polls in a row.
+const QUIET_AFTER_PAGE: Duration = Duration::from_millis(150);
 /// Waiting paths that are named in the log at one time, at most; the status names more.
 const NAMED_IN_LOG: usize = 10;
 /// See the module documentation.
@@ -262,6 +264,7 @@ impl Directory {
         let quiet = Quiet {
             after_one: QUIET_AFTER_ONE,
             after_more: QUIET_AFTER_MORE + settings.debounce * 2,
+            after_page: QUIET_AFTER_PAGE,
         };
         let limits = DeleteLimits::of(settings);
         let options = Options {

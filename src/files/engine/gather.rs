@@ -2,17 +2,20 @@
 //! none of it.
 //!
 //! A burst ends when no further delete has arrived for a while: a short time after a single delete,
-//! a longer time after two or more. A burst that does not end is weighed after [`GATHER_MAX`].
+//! a longer time after two or more. Deletes that were made on the hub arrive together, so a burst of these alone ends
+//! sooner. A burst that does not end is weighed after [`GATHER_MAX`].
 
 use std::time::Duration;
 
-use super::{Engine, lock};
+use super::{Direction, Engine, lock};
 
 /// How long no further delete may arrive before the pending deletes are weighed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Quiet {
     pub after_one: Duration,
     pub after_more: Duration,
+    /// If all of them were made on the hub.
+    pub after_page: Duration,
 }
 
 /// A burst is weighed after this time even if more deletes arrive.
@@ -26,11 +29,19 @@ const WEIGHING: Duration = Duration::from_secs(1);
 pub struct Burst {
     /// When its first and its last delete arrived; `None`: no delete yet.
     times: Option<(Duration, Duration)>,
+    /// At least one of them was made here.
+    is_local: bool,
 }
 
 impl Burst {
-    /// Records a delete. `due`: pending deletes, including this one.
-    pub fn add(&mut self, now: Duration, due: usize, quiet: Quiet) {
+    /// Records a delete that is sent or, with [`Direction::Down`], was made on the hub. `due`: pending deletes, including
+    /// this one.
+    pub fn add(&mut self, now: Duration, due: usize, way: Direction, quiet: Quiet) {
+        self.is_local = way == Direction::Up || self.is_local && due > 1;
+        self.extend(now, due, quiet);
+    }
+
+    fn extend(&mut self, now: Duration, due: usize, quiet: Quiet) {
         let first = self
             .times
             .map(|(first, _)| first)
@@ -42,7 +53,7 @@ impl Burst {
     /// A burst that has ended does not restart, because its own deletes remove files too.
     pub fn prolong(&mut self, now: Duration, due: usize, quiet: Quiet) {
         if !self.left(now, due, quiet).is_zero() {
-            self.add(now, due, quiet);
+            self.extend(now, due, quiet);
         }
     }
 
@@ -62,7 +73,9 @@ impl Burst {
     }
 
     fn end(&self, due: usize, quiet: Quiet) -> Duration {
-        let quiet = if due > 1 {
+        let quiet = if !self.is_local {
+            quiet.after_page
+        } else if due > 1 {
             quiet.after_more
         } else {
             quiet.after_one
@@ -81,9 +94,9 @@ impl Engine {
     }
 
     /// Records that a delete is about to be counted.
-    pub(super) fn burst_grows(&self) {
+    pub(super) fn burst_grows(&self, way: Direction) {
         let due = self.queue().counted_deletes() + 1;
-        lock(&self.burst).add(self.env.ambient.elapsed(), due, self.options.quiet);
+        lock(&self.burst).add(self.env.ambient.elapsed(), due, way, self.options.quiet);
     }
 
     /// How long deletes wait for the end of their burst.
@@ -111,6 +124,7 @@ mod tests {
     const QUIET: Quiet = Quiet {
         after_one: Duration::from_millis(300),
         after_more: Duration::from_secs(2),
+        after_page: Duration::from_millis(100),
     };
 
     fn ms(n: u64) -> Duration {
@@ -121,12 +135,12 @@ mod tests {
     fn one_delete_waits_for_a_moment_and_several_for_the_end_of_the_burst() {
         let mut burst = Burst::default();
         assert_eq!(burst.left(ms(0), 1, QUIET), ms(0));
-        burst.add(ms(1000), 1, QUIET);
+        burst.add(ms(1000), 1, Direction::Up, QUIET);
         assert_eq!(burst.left(ms(1000), 1, QUIET), ms(300));
         assert_eq!(burst.left(ms(1300), 1, QUIET), ms(0));
-        burst.add(ms(1200), 2, QUIET);
+        burst.add(ms(1200), 2, Direction::Down, QUIET);
         assert_eq!(burst.left(ms(1300), 2, QUIET), ms(1900));
-        burst.add(ms(3000), 3, QUIET);
+        burst.add(ms(3000), 3, Direction::Up, QUIET);
         assert_eq!(
             (
                 burst.left(ms(4999), 3, QUIET),
@@ -143,11 +157,26 @@ mod tests {
     }
 
     #[test]
+    fn deletes_that_were_made_on_the_hub_wait_for_the_rest_of_their_page_only() {
+        let mut burst = Burst::default();
+        burst.add(ms(1000), 1, Direction::Down, QUIET);
+        burst.add(ms(1010), 2, Direction::Down, QUIET);
+        assert_eq!(burst.left(ms(1020), 2, QUIET), ms(90));
+        // one of this machine makes it a burst of its user
+        burst.add(ms(1020), 3, Direction::Up, QUIET);
+        burst.add(ms(1030), 4, Direction::Down, QUIET);
+        assert_eq!(burst.left(ms(1030), 4, QUIET), ms(2000));
+        // until all are carried out
+        burst.add(ms(9000), 1, Direction::Down, QUIET);
+        assert_eq!(burst.left(ms(9000), 1, QUIET), ms(100));
+    }
+
+    #[test]
     fn a_burst_without_an_end_is_weighed_now_and_then() {
         let mut burst = Burst::default();
         let mut open = 0;
         for n in 0..7000 {
-            burst.add(ms(n * 20), n as usize + 1, QUIET);
+            burst.add(ms(n * 20), n as usize + 1, Direction::Up, QUIET);
             open += u32::from(burst.left(ms(n * 20), n as usize + 1, QUIET).is_zero());
         }
         // the guard opens twice in two minutes, for a second each time

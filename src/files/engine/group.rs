@@ -65,11 +65,12 @@ impl Engine {
 
     fn ended(&self, path: String, done: Result<WorkEnd, Interrupted>) -> WorkReport {
         let (end, outcome) = outcome(done);
-        if matches!(&end, WorkEnd::Examined(found) if found.counted.is_some())
+        if let WorkEnd::Examined(found) = &end
+            && found.counted.is_some()
             && !self.queue().is_counted(&path)
         {
             // deletes are recorded before they may be taken
-            self.burst_grows();
+            self.burst_grows(found.way);
         }
         if end == WorkEnd::Progress && self.queue().is_fresh(&path) {
             self.arrivals.fetch_add(1, SeqCst);

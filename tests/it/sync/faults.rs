@@ -20,10 +20,12 @@ struct Pair {
     alpha: Synced,
     beta: Synced,
     round: usize,
+    /// Files that are changed in each way besides: from 16 on, one sync of the filesystem serves all.
+    many: usize,
 }
 
 impl Pair {
-    fn new() -> Pair {
+    fn new(many: usize) -> Pair {
         let hub = Hub::start();
         let (alpha, beta) = (
             Synced::new(&hub.world, "alpha"),
@@ -34,6 +36,7 @@ impl Pair {
             alpha: alpha.with(&["--allow-deletes"]),
             beta: beta.with(&["--allow-deletes"]),
             round: 0,
+            many,
         };
         for name in ["edited", "both", "mode", "dir/kept"] {
             pair.alpha.put(name, "first");
@@ -60,6 +63,15 @@ impl Pair {
             fs::remove_dir(alpha.at(format!("empty{}", n - 1))).unwrap();
         } else {
             alpha.put("here1", "renamed in each round");
+        }
+        for i in 0..self.many {
+            alpha.put(format!("many/edited{i}"), format!("alpha {n} {i}"));
+            alpha.put(format!("many/mode{i}"), "the same");
+            alpha.chmod(&format!("many/mode{i}"), [0o600, 0o640][n % 2]);
+            alpha.put(format!("many/{n}-{i}"), format!("moved {i}"));
+            if n > 1 {
+                alpha.remove(format!("many/{}-{i}", n - 1));
+            }
         }
         symlink(format!("target{n}"), alpha.at(format!("link{n}"))).unwrap();
         fs::create_dir(alpha.at(format!("empty{n}"))).unwrap();
@@ -162,9 +174,9 @@ fn temporaries(dir: &Path) -> Vec<String> {
 }
 
 /// Each of these calls fails in a pass of its own, with every error.
-fn sweep(calls: &[&'static str], errors: &[&'static str]) {
+fn sweep(many: usize, calls: &[&'static str], errors: &[&'static str]) {
     if inject::is_available() {
-        let mut pair = Pair::new();
+        let mut pair = Pair::new(many);
         let trace = pair.hub.world.dir.path().join("trace");
         inject::every_call(&trace, calls, errors, |fault| pair.attempt(fault));
     }
@@ -172,12 +184,18 @@ fn sweep(calls: &[&'static str], errors: &[&'static str]) {
 
 #[test]
 fn a_failed_sync_of_a_file_or_directory_loses_nothing() {
-    sweep(&["fsync", "fdatasync"], &["EIO", "ENOSPC"]);
+    sweep(0, &["fsync", "fdatasync"], &["EIO", "ENOSPC"]);
+}
+
+#[test]
+fn a_failed_sync_of_many_files_loses_nothing() {
+    sweep(20, &["syncfs"], &["EIO", "ENOSPC"]);
 }
 
 #[test]
 fn a_failed_change_of_a_name_loses_nothing() {
     sweep(
+        0,
         &["rename", "renameat2", "unlinkat", "mkdirat", "symlinkat"],
         &["EACCES", "ENOSPC"],
     );
@@ -186,10 +204,11 @@ fn a_failed_change_of_a_name_loses_nothing() {
 #[test]
 fn a_failed_change_of_a_file_loses_nothing() {
     sweep(
+        0,
         &["fchmod", "fchmodat", "utimensat", "ftruncate"],
         &["EIO", "EROFS"],
     );
-    sweep(&["pwrite64"], &["ENOSPC"]);
+    sweep(0, &["pwrite64"], &["ENOSPC"]);
 }
 
 /// Every ninth only: there are some hundred, and they leave nothing to recover from.
@@ -198,7 +217,7 @@ fn a_failed_read_loses_nothing() {
     if !inject::is_available() {
         return;
     }
-    let mut pair = Pair::new();
+    let mut pair = Pair::new(0);
     let trace = pair.hub.world.dir.path().join("trace");
     for (call, error) in [
         ("openat2", "EMFILE"),

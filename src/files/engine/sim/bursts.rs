@@ -9,6 +9,7 @@ use crate::files::engine::Quiet;
 const QUIET: Quiet = Quiet {
     after_one: Duration::from_secs(1),
     after_more: Duration::from_secs(10),
+    after_page: Duration::from_secs(2),
 };
 
 /// Two clients in sync, with `a0` to `a5`.
