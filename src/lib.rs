@@ -67,7 +67,7 @@
 //! ```
 //!
 //! `sync-N` opens the directory, starts `inotify`, `debounce`, `look`, `feed`, `upload-1` and `download-1` in a scope (and more of the last two
-//! while there is work for them, so that many short files share commits and requests), writes the state of the directory for
+//! while there is work for them; each carries out a group of paths at a time, which share commits, requests and syncs), writes the state of the directory for
 //! `mesync status`, takes requests of a person (`KEY.approve`, `KEY.adopt`), and reopens the directory after a failure, which does
 //! not affect the others. `sse` tells all of them that files changed on the hub; `sse-files` does if files are on another server
 //! than messages. All of them report to the loop of `sync-N`, for which whatever happens to a directory is one of a closed list

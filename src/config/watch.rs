@@ -93,7 +93,7 @@ pub static SETTINGS: &[WatchSetting] = &[
         |s, v| seconds(v, 10, 86_400).map(|v| s.rescan = v)),
     row("ignore", "", "patterns of files that are not synced, before those in .mesyncignore",
         |s, v| pattern(v).map(|v| s.ignore.push(v))),
-    row("concurrency", "8", "requests at the same time, each way, those aside that short files share (1 to 64)",
+    row("concurrency", "8", "requests at the same time, each way; many short files share one (1 to 64)",
         |s, v| number(v, 1, 64).map(|v| s.concurrency = v as usize)),
     row("max_deletes", "10", "files that may be deleted within an hour without approval, or more by max_delete_share (0 to 1000000)",
         |s, v| number(v, 0, 1_000_000).map(|v| s.max_deletes = v)),

@@ -67,7 +67,7 @@ impl Pair {
         for i in 0..self.many {
             alpha.put(format!("many/edited{i}"), format!("alpha {n} {i}"));
             alpha.put(format!("many/mode{i}"), "the same");
-            alpha.chmod(&format!("many/mode{i}"), [0o600, 0o640][n % 2]);
+            alpha.chmod(format!("many/mode{i}"), [0o600, 0o640][n % 2]);
             alpha.put(format!("many/{n}-{i}"), format!("moved {i}"));
             if n > 1 {
                 alpha.remove(format!("many/{}-{i}", n - 1));
