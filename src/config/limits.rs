@@ -17,8 +17,10 @@ pub const DUE: usize = 100_000;
 /// Paths of a synced directory that a rescan offers before it waits for some of them to be
 /// handled.
 pub const UNDER_WAY: usize = 4_000;
-/// Paths of a synced directory that share a request, commits and syncs, at most: 16 MiB of short files.
+/// Paths of a synced directory that share a request, commits and syncs, at most, and the bytes of their contents, which
+/// are in memory meanwhile.
 pub const GROUP_PATHS: usize = 256;
+pub const GROUP_BYTES: u64 = 2 * 1024 * 1024;
 /// From this many files on, one sync of the filesystem is cheaper than one for each file.
 pub const SYNCFS_FROM: usize = 16;
 /// Files of the log of received ids, one for each day: covers `wire::ID_MEMORY`.

@@ -1,10 +1,8 @@
 //! Examines one path, and decides on its next step.
 
 use crate::files::plan::{
-    Action, BaseRow, Entry, Local, Stamp, is_retimed, local_mode, parent, time_from,
+    Action, BaseRow, Local, Stamp, is_retimed, local_mode, parent, time_from,
 };
-
-use crate::wire::files::BATCH_FILE;
 
 use super::base_rows::{in_sync, seen_with};
 use super::queue::{Direction, Examined, Precedence, WorkEnd};
@@ -20,7 +18,7 @@ impl Engine {
             rank,
             way,
             fresh: None,
-            is_large: false,
+            bytes: 0,
             counted: None,
         };
         if self.is_ignored(path) {
@@ -67,10 +65,13 @@ impl Engine {
                 }
             }
             Action::Upload => {
-                let fresh = known.local.and_then(|local| brings(&known, &local));
+                let fresh = known
+                    .local
+                    .filter(|local| brings(&known, local).is_some())
+                    .map(|local| local.entry);
                 Examined {
-                    is_large: fresh.is_some() && is_large(known.local.map(|local| local.entry)),
-                    fresh: fresh.map(|hash| (hash, Direction::Up)),
+                    bytes: fresh.map_or(0, |new| new.size),
+                    fresh: fresh.map(|new| (new.hash, Direction::Up)),
                     ..examined(Precedence::Change, way)
                 }
             }
@@ -79,7 +80,7 @@ impl Engine {
                     !new.is_dir() && known.base().entry.is_none_or(|was| !was.same_body(new))
                 });
                 Examined {
-                    is_large: is_large(comes),
+                    bytes: comes.map_or(0, |new| new.size),
                     fresh: comes.map(|new| (new.hash, Direction::Down)),
                     ..examined(Precedence::Change, way)
                 }
@@ -212,11 +213,6 @@ impl Engine {
         }
         Ok(NextStep::Record(in_sync(known, Some(seen))))
     }
-}
-
-/// Whether a content does not travel together with others.
-fn is_large(entry: Option<Entry>) -> bool {
-    entry.is_some_and(|entry| entry.size > BATCH_FILE)
 }
 
 /// Removes a newly ignored path from the base, so that its absence is not a delete. The hub's row

@@ -41,8 +41,8 @@ pub(super) struct Due {
     /// The hash of content that is new at this name, and where: the possible other half of a rename, or of a move between
     /// two directories.
     pub(super) fresh: Option<(Hash, Direction)>,
-    /// Its content is long: it is carried out alone.
-    pub(super) is_large: bool,
+    /// Bytes of content that travel.
+    pub(super) bytes: u64,
     /// Consecutive steps that changed something.
     pub(super) turns: u32,
 }
@@ -62,7 +62,7 @@ pub struct Examined {
     /// See [`Due`].
     pub fresh: Option<(Hash, Direction)>,
     /// See [`Due`].
-    pub is_large: bool,
+    pub bytes: u64,
     /// The guard counts this delete.
     pub counted: Option<(Token, Hash)>,
 }

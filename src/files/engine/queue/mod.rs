@@ -14,12 +14,15 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::files::plan::{is_below, parent};
-use crate::wire::files::Hash;
+use crate::wire::files::{BATCH_FILE, Hash};
 
 use super::traits::Token;
 use item::{Due, Stage};
 
 pub use item::{Direction, Examined, Precedence, Task, WorkEnd};
+
+/// Bytes of the contents of a group, at most; a file that does not travel with others is a group of its own.
+const GROUP_BYTES: u64 = crate::config::limits::GROUP_BYTES;
 
 /// Paths that are due at one time, at most.
 pub const MAX_DUE_PATHS: usize = crate::config::limits::DUE;
@@ -75,7 +78,7 @@ impl WorkQueue {
                 stage: Stage::New,
                 again: false,
                 fresh: None,
-                is_large: false,
+                bytes: 0,
                 turns,
             },
         );
@@ -168,20 +171,21 @@ impl WorkQueue {
             if *rank == Precedence::Delete && !deletes {
                 return None;
             }
-            let mut group: Vec<String> = Vec::new();
+            let (mut group, mut bytes) = (Vec::new(), 0);
             for path in paths {
                 let due = self.due.get(path.as_ref());
                 let before = due.is_some_and(|d| d.seq < first);
-                let is_alone = due.is_some_and(|d| d.is_large);
+                let size = due.map_or(0, |d| d.bytes);
                 if *rank == Precedence::Delete && !before
-                    || is_alone && !group.is_empty()
+                    || !group.is_empty() && (bytes + size > GROUP_BYTES || size > BATCH_FILE)
                     || is_blocked(&self.busy, path)
                 {
                     continue;
                 }
                 self.busy.insert(path.to_string());
                 group.push(path.to_string());
-                if is_alone || group.len() == most {
+                bytes += size;
+                if bytes > GROUP_BYTES || size > BATCH_FILE || group.len() == most {
                     break;
                 }
             }
@@ -260,7 +264,7 @@ impl WorkQueue {
         // everything offered until now is handled before this delete
         let seq = self.seq();
         if let Some(due) = self.due.get_mut(path) {
-            (due.fresh, due.seq, due.is_large) = (found.fresh, seq, found.is_large);
+            (due.fresh, due.seq, due.bytes) = (found.fresh, seq, found.bytes);
         }
     }
 

@@ -17,7 +17,7 @@ fn examined(rank: Precedence, fresh: Option<Hash>, path: Option<&str>) -> WorkEn
         rank,
         way: Direction::Up,
         fresh: fresh.map(|hash| (hash, Direction::Up)),
-        is_large: false,
+        bytes: 0,
         counted,
     })
 }
@@ -172,12 +172,12 @@ fn a_path_offered_during_work_is_examined_after_it() {
 
 #[test]
 fn a_group_has_one_task_and_no_name_above_another() {
-    let examined = |is_large, rank| {
+    let examined = |bytes, rank| {
         WorkEnd::Examined(Examined {
             rank,
             way: Direction::Up,
             fresh: None,
-            is_large,
+            bytes,
             counted: None,
         })
     };
@@ -186,18 +186,18 @@ fn a_group_has_one_task_and_no_name_above_another() {
         d.offer(path);
     }
     assert_eq!(next_group(&mut d, 2).unwrap().0, ["a", "d"]);
-    d.ended("a", examined(false, Precedence::Change));
+    d.ended("a", examined(0, Precedence::Change));
     // examinations are first, in the order of offers
     assert_eq!(next_group(&mut d, 9).unwrap().0.len(), 5);
-    for (path, is_large, rank) in [
-        ("d", false, Precedence::Change),
-        ("d-", true, Precedence::Change),
-        ("d/x", false, Precedence::Change),
-        ("e", false, Precedence::Delete),
-        ("f", false, Precedence::Change),
-        ("g", true, Precedence::Change),
+    for (path, bytes, rank) in [
+        ("d", 1, Precedence::Change),
+        ("d-", 65_537, Precedence::Change),
+        ("d/x", 1, Precedence::Change),
+        ("e", 1, Precedence::Delete),
+        ("f", 1, Precedence::Change),
+        ("g", 65_537, Precedence::Change),
     ] {
-        d.ended(path, examined(is_large, rank));
+        d.ended(path, examined(bytes, rank));
     }
     let mut groups = Vec::new();
     while let Some((group, Task::CarryOut)) = next_group(&mut d, 9) {
@@ -207,4 +207,30 @@ fn a_group_has_one_task_and_no_name_above_another() {
     assert_eq!(groups, ["a d f", "d-", "g", "e"]);
     d.ended("d", WorkEnd::Settled);
     assert_eq!(next(&mut d), "c d/x");
+}
+
+#[test]
+fn a_group_fits_into_memory() {
+    let mut d = WorkQueue::default();
+    for n in 0..50 {
+        d.offer(&format!("{n:02}"));
+    }
+    while let Some((paths, Task::Examine)) = next_group(&mut d, 9) {
+        for path in paths {
+            let found = Examined {
+                rank: Precedence::Change,
+                way: Direction::Up,
+                fresh: None,
+                bytes: BATCH_FILE,
+                counted: None,
+            };
+            d.ended(&path, WorkEnd::Examined(found));
+        }
+        if !d.examines() {
+            break;
+        }
+    }
+    let most = (GROUP_BYTES / BATCH_FILE) as usize;
+    assert_eq!(next_group(&mut d, 99).unwrap().0.len(), most);
+    assert_eq!(next_group(&mut d, 99).unwrap().0.len(), 50 - most);
 }
