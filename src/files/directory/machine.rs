@@ -26,6 +26,10 @@ impl Ambient for EngineMachine {
         Uuid::new_v4()
     }
 
+    fn decided(&self, path: &str, why: &'static str) {
+        log::debug!("decision for {path:?}: {why} dir={}", self.1.display());
+    }
+
     fn done(&self, what: CompletedChange<'_>) {
         let dir = self.1.display();
         match what {

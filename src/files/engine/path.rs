@@ -129,6 +129,9 @@ impl Engine {
             return Ok(NextStep::Ended(false));
         }
         self.wait_for_those_above(path, plan.action)?;
+        if plan.action != Action::Nothing {
+            self.env.ambient.decided(path, plan.why);
+        }
         match (plan.action, known.local) {
             (Action::Nothing, local) => Ok(refresh(known, local)),
             (Action::Forget, _) => {

@@ -398,3 +398,28 @@ fn mistakes_are_named_before_anything_is_done() {
     .unwrap();
     check(&alpha.run(&["status"]), 78, "overlap, here or on the hub");
 }
+
+#[test]
+fn the_log_has_each_decision_with_its_reason() {
+    let mut world = World::new();
+    world.start_hub();
+    let alpha = world.machine("alpha");
+    let dir = world.dir.path().join("share");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("a"), "a").unwrap();
+    let said = |args: &[&str]| text(&alpha.run(&[args, &["sync", path(&dir)]].concat()).stderr);
+    let first = said(&["-vv"]);
+    assert!(
+        first.contains("decision for \"a\": new here dir="),
+        "{first}"
+    );
+    std::fs::remove_file(dir.join("a")).unwrap();
+    let second = said(&["-vv"]);
+    assert!(
+        second.contains("decision for \"a\": deleted here dir="),
+        "{second}"
+    );
+    std::fs::write(dir.join("b"), "b").unwrap();
+    let quiet = said(&["-v"]);
+    assert!(!quiet.contains("decision"), "{quiet}");
+}

@@ -345,6 +345,8 @@ pub trait Ambient: Send + Sync {
     fn elapsed(&self) -> Duration;
     /// A UUID that was never used before.
     fn fresh(&self) -> Uuid;
+    /// A path is about to be synced, for this reason.
+    fn decided(&self, _path: &str, _why: &'static str) {}
     fn done(&self, _: CompletedChange<'_>) {}
 }
 
