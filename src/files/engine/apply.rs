@@ -45,8 +45,14 @@ impl Engine {
         {
             return self.respell(known, &twin).map(NextStep::Ended);
         }
-        if let Some(over) = over {
-            self.new_names_first(path, &over)?;
+        // a new name that waits itself may wait for this one
+        if let Some(over) = &over
+            && let names = self.new_names(path, over)?
+            && names.iter().any(|new| self.queue().is_under_way(new))
+        {
+            return Err(Interrupted::Again(
+                "its content was renamed on the hub; the new name is synced first",
+            ));
         }
         let above = self.missing_above(path)?.into_iter();
         Ok(NextStep::Place(Placement {
@@ -57,25 +63,19 @@ impl Engine {
         }))
     }
 
-    /// Waits for new names that the hub has given to the content that is about to be replaced: until one of them is here,
-    /// this would be the only copy on this machine, and the hub may be set back.
-    fn new_names_first(&self, path: &str, over: &Local) -> Result<(), Interrupted> {
-        if over.entry.is_dir() {
-            return Ok(());
-        }
-        let comes = self.queue().comes(&over.entry.hash, CANDIDATES);
-        for new in comes
-            .iter()
-            .filter(|new| *new != path && !is_below(new, path))
-        {
-            // an existing name may wait for this one
-            if self.queue().is_under_way(new) && self.env.tree.stamp(new)?.is_none() {
-                return Err(Interrupted::Again(
-                    "its content was renamed on the hub; the new name is synced first",
-                ));
+    /// The new names that the hub has given to a content which is about to be replaced, and that are still to be placed here:
+    /// until one of them is, this is the only copy on this machine, and the hub may be set back. An existing name may wait
+    /// for this one, so it does not count.
+    pub(super) fn new_names(&self, path: &str, over: &Local) -> Result<Vec<String>, Interrupted> {
+        let mut names = Vec::new();
+        if !over.entry.is_dir() {
+            for new in self.queue().comes(&over.entry.hash, CANDIDATES) {
+                if new != path && !is_below(&new, path) && self.env.tree.stamp(&new)?.is_none() {
+                    names.push(new);
+                }
             }
         }
-        Ok(())
+        Ok(names)
     }
 
     /// Puts the hub's versions under their names: complete under temporary names first, then by one rename each.

@@ -42,25 +42,39 @@ impl Engine {
 
     /// Carries out work; a report for each path.
     pub fn carry_out(&self, WorkGroup { paths, task }: WorkGroup) -> Vec<WorkReport> {
-        let done: Vec<Result<WorkEnd, Interrupted>> = match task {
-            Task::Examine => paths.iter().map(|path| self.examine(path)).collect(),
-            Task::CarryOut => {
-                let end = |progress| {
-                    if progress {
-                        WorkEnd::Progress
-                    } else {
-                        WorkEnd::Settled
-                    }
-                };
-                let results = self.turn_all(&paths).into_iter();
-                results.map(|result| result.map(end)).collect()
+        match task {
+            Task::Examine => paths
+                .into_iter()
+                .map(|path| (self.examine(&path), path))
+                .map(|(done, path)| self.ended(path, done))
+                .collect(),
+            Task::CarryOut => self.carry_out_changes(paths),
+        }
+    }
+
+    fn carry_out_changes(&self, paths: Vec<String>) -> Vec<WorkReport> {
+        let end = |progress| {
+            if progress {
+                WorkEnd::Progress
+            } else {
+                WorkEnd::Settled
             }
         };
-        paths
-            .into_iter()
-            .zip(done)
-            .map(|(path, done)| self.ended(path, done))
-            .collect()
+        let (mut reports, mut blocked) = (Vec::with_capacity(paths.len()), Vec::new());
+        let is_group = paths.len() > 1;
+        let results = self.turn_all(&paths);
+        for (path, result) in paths.into_iter().zip(results) {
+            match result {
+                // perhaps by another path of the group
+                Err(Interrupted::Busy(_)) if is_group => blocked.push(path),
+                result => reports.push(self.ended(path, result.map(end))),
+            }
+        }
+        for path in blocked {
+            let mut results = self.turn_all(std::slice::from_ref(&path));
+            reports.push(self.ended(path, results.remove(0).map(end)));
+        }
+        reports
     }
 
     fn ended(&self, path: String, done: Result<WorkEnd, Interrupted>) -> WorkReport {

@@ -40,6 +40,8 @@ pub(super) enum Interrupted {
     Fault(Fault),
     /// The path is not as it was planned for: plan again at the next wake-up, with the reason.
     Again(&'static str),
+    /// Work on another path keeps a name busy that is needed, with the reason.
+    Busy(&'static str),
     /// Another path must be handled first.
     WaitFor(String),
     Held,
@@ -61,7 +63,9 @@ pub(super) fn outcome(done: Result<WorkEnd, Interrupted>) -> (WorkEnd, WorkOutco
         Ok(WorkEnd::Settled) => (WorkEnd::Settled, WorkOutcome::Settled),
         Ok(end @ WorkEnd::Examined(_)) => (end, WorkOutcome::Looked),
         Ok(end) => (end, WorkOutcome::Progress),
-        Err(Interrupted::Again(why)) => (WorkEnd::Wait(None), WorkOutcome::Waits(why.into())),
+        Err(Interrupted::Again(why) | Interrupted::Busy(why)) => {
+            (WorkEnd::Wait(None), WorkOutcome::Waits(why.into()))
+        }
         Err(Interrupted::WaitFor(other)) => {
             let why = format!("{other:?} is synced first");
             (WorkEnd::Wait(Some(other)), WorkOutcome::Waits(why))

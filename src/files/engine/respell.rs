@@ -41,7 +41,7 @@ impl Engine {
         }
         self.wait_for_deletes(&twin.wanted)?;
         if !self.queue().claim(there) {
-            return Err(Interrupted::Again(
+            return Err(Interrupted::Busy(
                 "another change of its old name is under way",
             ));
         }

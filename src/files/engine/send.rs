@@ -375,7 +375,7 @@ impl Engine {
             }
         }
         if is_busy {
-            Err(Interrupted::Again("its former name is being synced"))
+            Err(Interrupted::Busy("its former name is being synced"))
         } else {
             Ok(None)
         }

@@ -121,7 +121,7 @@ impl Engine {
                 continue;
             }
             if !self.queue().claim(&copy) {
-                return Err(Interrupted::Again(
+                return Err(Interrupted::Busy(
                     "another change of the same name is under way",
                 ));
             }

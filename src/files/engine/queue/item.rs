@@ -9,6 +9,8 @@ pub enum Precedence {
     /// Work that was begun before: intents and open keys.
     Begun,
     Change,
+    /// A version of the hub that replaces a content which gets a new name by a change.
+    Replacement,
     Delete,
 }
 
