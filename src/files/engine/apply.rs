@@ -45,14 +45,10 @@ impl Engine {
         {
             return self.respell(known, &twin).map(NextStep::Ended);
         }
-        // a new name that waits itself may wait for this one
         if let Some(over) = &over
-            && let names = self.new_names(path, over)?
-            && names.iter().any(|new| self.queue().is_under_way(new))
+            && self.moves_on(path, over)?
         {
-            return Err(Interrupted::Again(
-                "its content was renamed on the hub; the new name is synced first",
-            ));
+            return Err(Interrupted::Postponed);
         }
         let above = self.missing_above(path)?.into_iter();
         Ok(NextStep::Place(Placement {
@@ -63,19 +59,23 @@ impl Engine {
         }))
     }
 
-    /// The new names that the hub has given to a content which is about to be replaced, and that are still to be placed here:
-    /// until one of them is, this is the only copy on this machine, and the hub may be set back. An existing name may wait
-    /// for this one, so it does not count.
-    pub(super) fn new_names(&self, path: &str, over: &Local) -> Result<Vec<String>, Interrupted> {
-        let mut names = Vec::new();
-        if !over.entry.is_dir() {
-            for new in self.queue().comes(&over.entry.hash, CANDIDATES) {
-                if new != path && !is_below(&new, path) && self.env.tree.stamp(&new)?.is_none() {
-                    names.push(new);
-                }
+    /// Whether a content that is about to be replaced has a new name on the hub that is about to be placed here: until it is,
+    /// this is the only copy on this machine, and the hub may be set back. A new name that waits itself, or that exists
+    /// here, may wait for this one, so it does not count.
+    fn moves_on(&self, path: &str, over: &Local) -> Result<bool, Interrupted> {
+        if over.entry.is_dir() {
+            return Ok(false);
+        }
+        let names = self.queue().comes(&over.entry.hash, CANDIDATES);
+        for new in names
+            .iter()
+            .filter(|new| *new != path && !is_below(new, path))
+        {
+            if self.queue().is_under_way(new) && self.env.tree.stamp(new)?.is_none() {
+                return Ok(true);
             }
         }
-        Ok(names)
+        Ok(false)
     }
 
     /// Puts the hub's versions under their names: complete under temporary names first, then by one rename each.

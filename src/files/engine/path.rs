@@ -79,16 +79,10 @@ impl Engine {
                 let comes = known.remote().entry.filter(|new| {
                     !new.is_dir() && known.base().entry.is_none_or(|was| !was.same_body(new))
                 });
-                let rank = match &known.local {
-                    Some(over) if !self.new_names(path, over)?.is_empty() => {
-                        Precedence::Replacement
-                    }
-                    _ => Precedence::Change,
-                };
                 Examined {
                     bytes: comes.map_or(0, |new| new.size),
                     fresh: comes.map(|new| (new.hash, Direction::Down)),
-                    ..examined(rank, way)
+                    ..examined(Precedence::Change, way)
                 }
             }
             _ => examined(Precedence::Change, way),

@@ -42,6 +42,8 @@ pub(super) enum Interrupted {
     Again(&'static str),
     /// Work on another path keeps a name busy that is needed, with the reason.
     Busy(&'static str),
+    /// Its content has a new name, which is placed first.
+    Postponed,
     /// Another path must be handled first.
     WaitFor(String),
     Held,
@@ -69,6 +71,10 @@ pub(super) fn outcome(done: Result<WorkEnd, Interrupted>) -> (WorkEnd, WorkOutco
         Err(Interrupted::WaitFor(other)) => {
             let why = format!("{other:?} is synced first");
             (WorkEnd::Wait(Some(other)), WorkOutcome::Waits(why))
+        }
+        Err(Interrupted::Postponed) => {
+            let why = "its content was renamed on the hub; the new name is synced first";
+            (WorkEnd::Postponed, WorkOutcome::Waits(why.into()))
         }
         Err(Interrupted::Held) => (WorkEnd::Held, WorkOutcome::Held),
         Err(Interrupted::Unknown(e)) => (WorkEnd::Dropped, WorkOutcome::Refused(e)),

@@ -9,8 +9,8 @@ pub enum Precedence {
     /// Work that was begun before: intents and open keys.
     Begun,
     Change,
-    /// A version of the hub that replaces a content which gets a new name by a change.
-    Replacement,
+    /// Was to be carried out as a change, after all others.
+    Postponed,
     Delete,
 }
 
@@ -79,6 +79,8 @@ pub enum WorkEnd {
     Progress,
     /// Not possible now; retry after the next wake-up. The named path must be handled first.
     Wait(Option<String>),
+    /// To be carried out after the changes that are pending; if it was, it waits like a failed one.
+    Postponed,
     Held,
     /// Dropped until it is offered again.
     Dropped,

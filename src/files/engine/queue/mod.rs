@@ -6,6 +6,7 @@
 //! A path is first *examined* (inspected and planned), then *carried out*. Deletes wait until everything that was pending
 //! with them has been examined: only then is it known how many there are, and which are half of a rename.
 
+mod contents;
 mod item;
 
 use std::cell::Cell;
@@ -135,15 +136,6 @@ impl WorkQueue {
         was.is_some_and(|(.., hash)| self.deleted.remove(&(hash, path.into())))
     }
 
-    /// Returns some of the deletes that remove these bytes.
-    pub fn deleted(&self, hash: &Hash, most: usize) -> Vec<String> {
-        let same = self
-            .deleted
-            .range((*hash, Arc::from(""))..)
-            .take_while(|(h, _)| h == hash);
-        same.take(most).map(|(_, path)| path.to_string()).collect()
-    }
-
     /// Returns the next work, the same for so many paths at most. `deletes`: whether deletes may be carried out now. `way`: only
     /// work in this direction, and examinations.
     pub fn next(
@@ -242,6 +234,15 @@ impl WorkQueue {
                     self.offer(other);
                 }
                 self.set_stage(path, Stage::Waiting);
+            }
+            WorkEnd::Postponed => {
+                let stage = match self.due.get(path).map(|d| d.stage) {
+                    Some(Stage::Ready(Precedence::Change, way)) => {
+                        Stage::Ready(Precedence::Postponed, way)
+                    }
+                    _ => Stage::Waiting,
+                };
+                self.set_stage(path, stage);
             }
             WorkEnd::Held => self.set_stage(path, Stage::Held),
         }
@@ -388,34 +389,6 @@ impl WorkQueue {
     /// Deletes that were let through and are running: the files they remove may still be counted as present.
     pub fn passing(&self) -> usize {
         self.passing.len()
-    }
-
-    /// Whether a new entry has these bytes, so that the delete of `path` may be half of a rename. Excludes ancestors and
-    /// descendants, because both could not be worked on at once.
-    pub fn has_twin(&self, path: &str, hash: &Hash) -> bool {
-        let same = self
-            .fresh
-            .range((*hash, Direction::Up, Arc::from(""))..)
-            .take_while(|(h, way, _)| (h, *way) == (hash, Direction::Up));
-        same.map(|(.., p)| p)
-            .any(|p| !is_below(p, path) && !is_below(path, p))
-    }
-
-    /// Returns some of the paths at which these bytes of the hub are new.
-    pub fn comes(&self, hash: &Hash, most: usize) -> Vec<String> {
-        let same = self
-            .fresh
-            .range((*hash, Direction::Down, Arc::from(""))..)
-            .take_while(|(h, way, _)| (h, *way) == (hash, Direction::Down));
-        same.take(most).map(|(.., p)| p.to_string()).collect()
-    }
-
-    /// Whether pending work brings these bytes, in either direction.
-    pub fn brings(&self, hash: &Hash) -> bool {
-        self.fresh
-            .range((*hash, Direction::Up, Arc::from(""))..)
-            .next()
-            .is_some_and(|(h, ..)| h == hash)
     }
 
     /// Whether the last examination found these bytes to be new at this path.
