@@ -126,8 +126,8 @@ impl Engine {
                 NextStep::SetMetadata(change) => steps.metadata.push(work.with(|()| change)),
             }
         }
-        self.record_all(steps.records, &mut results);
-        self.refresh_all(steps.refreshes, &mut results);
+        self.record_all(steps.records, true, Engine::commit, &mut results);
+        self.record_all(steps.refreshes, false, Engine::commit_soon, &mut results);
         self.set_metadata_all(steps.metadata, &mut results);
         self.place_all(steps.places, &mut results);
         self.leave_all(steps.leaves, &mut results);
@@ -135,17 +135,19 @@ impl Engine {
         results.all().collect()
     }
 
-    fn record_all(&self, all: Vec<PathWork<BaseRow>>, results: &mut Results) {
-        let commits = self.commit_each(&all, base_write, Engine::commit);
+    /// Records bases. `progress`: each of them is a change.
+    fn record_all(
+        &self,
+        all: Vec<PathWork<BaseRow>>,
+        progress: bool,
+        commit: impl Fn(&Engine, u64, &[Write]) -> Result<(), Interrupted>,
+        results: &mut Results,
+    ) {
+        let base =
+            |work: &PathWork<BaseRow>| vec![Write::Base(work.path.clone(), work.what.clone())];
+        let commits = self.commit_each(&all, base, commit);
         for (work, ()) in results.keep(all, commits) {
-            results.set(&work, Ok(true));
-        }
-    }
-
-    fn refresh_all(&self, all: Vec<PathWork<BaseRow>>, results: &mut Results) {
-        let commits = self.commit_each(&all, base_write, Engine::commit_soon);
-        for (work, ()) in results.keep(all, commits) {
-            results.set(&work, Ok(false));
+            results.set(&work, Ok(progress));
         }
     }
 
@@ -193,9 +195,8 @@ impl Engine {
         let ended = works.into_iter().zip(commits);
         ended
             .map(|(work, committed)| {
-                let (rest, (what, finish)) = work.split();
-                let result = committed.and_then(|()| self.clean_up(&finish).map_err(Into::into));
-                (rest.with(|()| what), result.map(|()| true))
+                let cleaned = committed.and_then(|()| Ok(self.clean_up(&work.what.1)?));
+                (work.with(|(what, _)| what), cleaned.map(|()| true))
             })
             .collect()
     }
@@ -222,8 +223,4 @@ impl Engine {
         let kept = results.keep(all, passed);
         kept.into_iter().map(|(work, ())| work).collect()
     }
-}
-
-fn base_write(work: &PathWork<BaseRow>) -> Vec<Write> {
-    vec![Write::Base(work.path.clone(), work.what.clone())]
 }

@@ -31,31 +31,12 @@ pub(super) struct PathWork<W> {
 }
 
 impl<W> PathWork<W> {
-    pub(super) fn split(self) -> (PathWork<()>, W) {
-        let PathWork {
-            at,
-            path,
-            known,
-            what,
-        } = self;
-        (
-            PathWork {
-                at,
-                path,
-                known,
-                what: (),
-            },
-            what,
-        )
-    }
-
     pub(super) fn with<V>(self, what: impl FnOnce(W) -> V) -> PathWork<V> {
-        let (rest, old) = self.split();
         PathWork {
-            at: rest.at,
-            path: rest.path,
-            known: rest.known,
-            what: what(old),
+            at: self.at,
+            path: self.path,
+            known: self.known,
+            what: what(self.what),
         }
     }
 }

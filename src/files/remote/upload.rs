@@ -101,10 +101,7 @@ impl Remote {
             Some(_) if !batches => return Ok(Sending::Alone),
             Some(chunks) if chunks.len() > MAX_LINE_CHUNKS => return Ok(Sending::Alone),
             Some(chunks) => {
-                if let Some(local) = local
-                    && !entry.is_dir()
-                    && self.tree.stamp(&change.path)? != Some(local.stamp)
-                {
+                if self.has_moved(change, entry, local)? {
                     return Ok(Sending::Ended(Ok(ChangeOutcome::Moved)));
                 }
                 let item = BatchItem {
@@ -122,6 +119,14 @@ impl Remote {
             Some(bytes) => line(item, bytes),
             None => Ok(Sending::Ended(Ok(ChangeOutcome::Moved))),
         }
+    }
+
+    /// Whether a file whose content the hub has is no longer what was to be sent.
+    fn has_moved(&self, change: &HubChange, entry: &Entry, local: Option<&Local>) -> Called<bool> {
+        Ok(match local {
+            Some(local) if !entry.is_dir() => self.tree.stamp(&change.path)? != Some(local.stamp),
+            _ => false,
+        })
     }
 
     /// The content of a link or a short file; `None`: it is no longer what it was.
@@ -260,10 +265,7 @@ impl Remote {
             };
         };
         if let Some(chunks) = self.known_chunks(change, entry)? {
-            if let Some(local) = local
-                && !entry.is_dir()
-                && self.tree.stamp(&change.path)? != Some(local.stamp)
-            {
+            if self.has_moved(change, entry, local)? {
                 return Ok(ChangeOutcome::Moved);
             }
             match self.commit(change, entry, chunks)? {
