@@ -134,4 +134,7 @@ pub mod wire {
     pub mod revision {
         pub use crate::wire::revision::{Condition, Tag};
     }
+    pub mod scope {
+        pub use crate::wire::scope::Scope;
+    }
 }

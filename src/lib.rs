@@ -123,7 +123,8 @@
 //! Files are revisions under names, and their content chunks under their hashes ([`chunking`]). The thread of a connection cuts a
 //! body while it arrives, and writes and syncs the chunks before the transaction that names them; a change that depends on a
 //! revision is decided within that transaction. Every change has a number and a stored event: event streams read from the store,
-//! so a client that reconnects misses none.
+//! so a client that reconnects misses none. A client names the directories that it syncs ([`wire::scope`]), and lists and hears
+//! nothing else; each page says up to which revision it has heard, so a cursor follows the changes of others.
 //!
 //! Messages are numbered in one log. A broadcast is stored once, however many machines it has as targets; each machine has a
 //! cursor. The log belongs to an *epoch*, a UUID of its data directory: numbers of another epoch mean nothing. A client counts its

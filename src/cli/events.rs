@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::logger::one_line;
 use crate::wire::files::{FileEvent, PAGE};
 use crate::wire::revision::Revision;
+use crate::wire::scope::Scope;
 use crate::{clock, wire};
 
 /// The default age of the oldest event shown.
@@ -65,7 +66,7 @@ fn parse_since(text: &str) -> Option<String> {
 /// The latest revision; `None`: the server has no revisions.
 fn now_at(hub: &HubClient) -> Called<Option<Revision>> {
     if hub.is_ours()? {
-        hub.changes(0, Revision::default(), None, 1)
+        hub.changes(0, Revision::default(), None, 1, &Scope::default())
             .map(|changes| Some(changes.rev.into()))
     } else {
         Ok(None)

@@ -12,6 +12,7 @@ use super::{Call, Called, HubClient};
 use crate::sse;
 use crate::wire::files::FileEvent;
 use crate::wire::revision::Revision;
+use crate::wire::scope::Scope;
 
 /// `s3em` sends nothing while nothing happens, so a dead connection shows only at the next request.
 const STREAM_SILENCE_TIMEOUT: Duration = Duration::from_secs(600);
@@ -26,13 +27,16 @@ pub struct FileEvents<'a> {
 }
 
 impl HubClient {
-    /// `GET /api/events`: a stream of queued messages for `host`, and of changes of files if requested, that stays open;
-    /// a read fails after three missed keep-alives.
-    pub fn events(&self, host: Option<&str>, files: bool) -> Called<impl Read + use<>> {
+    /// `GET /api/events`: a stream of queued messages for `host`, and of changes of files in a scope, that stays open;
+    /// a read fails after three missed keep-alives. An older hub ignores the scope, and sends all changes.
+    pub fn events(&self, host: Option<&str>, files: Option<&Scope>) -> Called<impl Read + use<>> {
         let host = host.map_or(String::new(), |host| format!("&host={host}"));
-        let kinds = if files { "&kinds=all" } else { "" };
-        let mut call = Call::get(&format!("/api/events?files={files}{kinds}{host}"));
-        if files && !self.is_ours()? {
+        let files = match files {
+            Some(scope) => format!("files=true&kinds=all{}", scope.query()),
+            None => "files=false".to_string(),
+        };
+        let mut call = Call::get(&format!("/api/events?{files}{host}"));
+        if files.starts_with("files=true") && !self.is_ours()? {
             call.silence = Some(STREAM_SILENCE_TIMEOUT);
         }
         let answer = self.authorized(&self.streams, &call)?;

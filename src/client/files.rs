@@ -19,6 +19,7 @@ use crate::wire::files::{
     Made, MissingChunks, Record, Restore, Version,
 };
 use crate::wire::revision::{Common, Condition, Points, Revision};
+use crate::wire::scope::Scope;
 
 /// Maximum bytes of a page of records: 1000 with names of 1 KiB each, escaped.
 const PAGE_BYTES: u64 = 16 * 1024 * 1024;
@@ -143,16 +144,19 @@ impl HubClient {
     }
 
     /// `GET /api/files/changes`. `newest`: the newest known revision. `began`: from the first page of a full listing, which `after` = 0 begins. A failure with status 409:
-    /// the hub does not have `newest`.
+    /// the hub does not have `newest`. An older hub ignores the scope, and sends all rows.
     pub fn changes(
         &self,
         after: u64,
         newest: Revision,
         began: Option<u64>,
         limit: usize,
+        scope: &Scope,
     ) -> Called<ChangesPage> {
         let began = began.map_or(String::new(), |rev| format!("&began={rev}"));
-        let path = format!("/api/files/changes?after={after}&limit={limit}&kinds=all{began}");
+        let scope = scope.query();
+        let path =
+            format!("/api/files/changes?after={after}&limit={limit}&kinds=all{began}{scope}");
         self.json(&Call {
             most: PAGE_BYTES,
             headers: knows(newest).into_iter().chain(self.state()).collect(),

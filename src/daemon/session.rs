@@ -149,7 +149,7 @@ impl HubSession {
                 StreamListener {
                     hub: self.of_messages.clone(),
                     host,
-                    files: listens && one,
+                    watched: (listens && one).then(|| watched.clone()),
                 },
                 controls,
             )?;
@@ -160,7 +160,7 @@ impl HubSession {
                 StreamListener {
                     hub: self.of_files.clone(),
                     host: None,
-                    files: true,
+                    watched: Some(watched.clone()),
                 },
                 controls,
             )?;
@@ -176,7 +176,7 @@ impl HubSession {
             (self.events.clone(), controls.clone(), self.stopped.clone());
         self.threads.spawn(name, move || {
             stream.listen(&stopped, &|heard| {
-                if stream.files && heard != StreamEvent::Queued {
+                if stream.watched.is_some() && heard != StreamEvent::Queued {
                     each_control(&controls, |control| control.heard(&heard));
                 }
                 let event = match heard {

@@ -4,11 +4,12 @@
 //! Its events are hints; missed ones are found when the stream is opened again, and by polls.
 
 use std::io::{BufRead, BufReader, Read};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
+use super::machine_state::SharedWatches;
 use crate::backoff::Backoff;
 use crate::client::HubClient;
 use crate::clock;
@@ -16,6 +17,7 @@ use crate::error::{Kind, Result};
 use crate::logger::is_same_event;
 use crate::messages::exchange::REFUSED;
 use crate::sse;
+use crate::wire::scope::Scope;
 
 /// The longest pause before the event stream is opened again.
 const STREAM_RETRY_PAUSE: Duration = Duration::from_secs(15);
@@ -39,7 +41,8 @@ pub struct StreamListener {
     pub hub: Arc<HubClient>,
     /// Messages for this host.
     pub host: Option<String>,
-    pub files: bool,
+    /// The directories whose changes on the hub are reported; `None`: no changes of files.
+    pub watched: Option<SharedWatches>,
 }
 
 impl StreamListener {
@@ -49,16 +52,22 @@ impl StreamListener {
         let mut said: Option<String> = None;
         loop {
             let mut refused = false;
-            match self.hub.events(self.host.as_deref(), self.files) {
+            let scope = self.scope();
+            match self.hub.events(self.host.as_deref(), scope.as_ref()) {
                 Ok(stream) => {
                     let opened = clock::monotonic();
                     said = None;
                     log::debug!("opened the event stream");
+                    // a keep-alive ends the stream of other directories than those of now
                     if !tell(StreamEvent::Opened)
-                        || !follow(stream, tell)
+                        || !follow(stream, tell, &|| self.scope() == scope)
                         || !tell(StreamEvent::Closed)
                     {
                         return Ok(());
+                    }
+                    if self.scope() != scope {
+                        log::debug!("reopening the event stream for other directories");
+                        continue;
                     }
                     log::debug!("event stream ended");
                     // a stream that ends as it begins is no success
@@ -97,8 +106,21 @@ impl StreamListener {
     }
 }
 
-/// Reads a stream to its end; `false`: the receiver has ended.
-fn follow(stream: impl Read, tell: &dyn Fn(StreamEvent) -> bool) -> bool {
+impl StreamListener {
+    fn scope(&self) -> Option<Scope> {
+        let watched = self.watched.as_ref()?;
+        let watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let dirs = watched.iter().map(|watch| watch.remote.as_str());
+        Some(Scope::below(dirs).unwrap_or_default())
+    }
+}
+
+/// Reads a stream to its end, or while `wanted`; `false`: the receiver has ended.
+fn follow(
+    stream: impl Read,
+    tell: &dyn Fn(StreamEvent) -> bool,
+    wanted: &dyn Fn() -> bool,
+) -> bool {
     let mut lines = BufReader::with_capacity(4096, stream);
     let mut parser = sse::SseParser::default();
     let mut line = Vec::new();
@@ -108,7 +130,7 @@ fn follow(stream: impl Read, tell: &dyn Fn(StreamEvent) -> bool) -> bool {
             .take(sse::MAX_EVENT as u64)
             .read_until(b'\n', &mut line)
         {
-            Ok(n) if n > 0 && line.ends_with(b"\n") => {}
+            Ok(n) if n > 0 && line.ends_with(b"\n") && wanted() => {}
             _ => return true,
         }
         let text = String::from_utf8_lossy(&line);

@@ -14,6 +14,7 @@ use crate::config::watch::WatchSettings;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::wire::revision::Revision;
+use crate::wire::scope::Scope;
 
 /// If the directory has a state of this hub under another address, renames it to `file`. Errors:
 /// `Busy` if another process keeps the directory in sync under that address, `Unreachable` if the
@@ -71,11 +72,20 @@ fn is_of(state: &DiskState, hub: &HubClient) -> Result<bool> {
     if feed.epoch.is_nil() || !hub.is_ours()? {
         return Ok(false);
     }
-    let page = hub.changes(feed.cursor.max(1), Revision::default(), None, 1);
+    let page = hub.changes(
+        feed.cursor.max(1),
+        Revision::default(),
+        None,
+        1,
+        &Scope::default(),
+    );
     let epoch = match page {
         Ok(page) => page.epoch,
         // tombstones were forgotten since, as after a long time: a listing may begin anywhere
-        Err(Failure { status: 410, .. }) => hub.changes(0, Revision::default(), None, 1)?.epoch,
+        Err(Failure { status: 410, .. }) => {
+            hub.changes(0, Revision::default(), None, 1, &Scope::default())?
+                .epoch
+        }
         Err(failure) => return Err(failure.error),
     };
     Ok(epoch == feed.epoch || !points.is_empty() && common(hub, feed.epoch, &points)? > 0)

@@ -5,7 +5,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::ser::{CharEscape, Formatter};
@@ -15,10 +15,12 @@ use super::http::{Caller, Job, Pieces, Reply, Request};
 use super::rights::Rights;
 use super::store::Store;
 use super::subscribers::{Subscribers, Subscription};
+use crate::clock;
 use crate::config::limits::EVENT_PAGE;
 use crate::wire::KEEP_ALIVE;
 use crate::wire::files::{EntryKind, FileEvent};
 use crate::wire::revision::{Revision, Tag};
+use crate::wire::scope::Scope;
 
 /// Bytes of one write, approximately.
 const PIECE_BYTES: usize = 16 * 1024;
@@ -30,6 +32,11 @@ struct StreamFeed {
     /// The revision of the last written event, and the store; `None`: no events of files.
     files: Option<(u64, Arc<Store>)>,
     all_kinds: bool,
+    scope: Scope,
+    /// The last revision that the reader was told as an `id`.
+    told: u64,
+    /// When a keep-alive is to be written.
+    silent_until: Instant,
     /// The rights of a caller that may not read all files.
     rights: Option<Arc<Rights>>,
     /// The store's count of lost and replaced chunks at the last notice.
@@ -72,6 +79,7 @@ fn feed(
         ),
         None => request.number("after")?,
     };
+    let scope = request.scope()?;
     let tag = request
         .parsed("tag", "16 hexadecimal digits", |text| text.parse().ok())?
         .unwrap_or_default();
@@ -88,11 +96,18 @@ fn feed(
     Ok(StreamFeed {
         subscription,
         host,
-        files,
         all_kinds: all_kinds(request),
+        scope,
+        told: files.as_ref().map_or(0, |(last, _)| *last),
+        files,
+        silent_until: silent_until(),
         rights: request.caller.limited_reader().cloned(),
         wanted: store.wanted_changes(),
     })
+}
+
+fn silent_until() -> Instant {
+    clock::monotonic() + Duration::from_secs(KEEP_ALIVE)
 }
 
 /// The revision after which the stream begins.
@@ -128,8 +143,8 @@ impl StreamFeed {
                     woken.is_ok()
                 }
                 recv(self.subscription.changed) -> woken => woken.is_ok(),
-                default(Duration::from_secs(KEEP_ALIVE)) => {
-                    out.send(b": keep-alive\n\n")?;
+                default(self.silent_until.saturating_duration_since(clock::monotonic())) => {
+                    self.keep_alive(out)?;
                     true
                 }
             };
@@ -140,12 +155,29 @@ impl StreamFeed {
         Ok(())
     }
 
-    fn write_queued(&self, out: &mut dyn Pieces) -> io::Result<()> {
+    /// A line that is no event. It has the revision up to which there was none for this reader, so that it resumes after
+    /// that one, and not after its last event, which the hub may have forgotten by then.
+    fn keep_alive(&mut self, out: &mut dyn Pieces) -> io::Result<()> {
+        let passed = self.files.as_ref().map_or(0, |(last, _)| *last);
+        let id = if self.scope.is_all() || passed <= self.told {
+            String::new()
+        } else {
+            format!("id: {passed}\n")
+        };
+        self.told = self.told.max(passed);
+        self.send(out, format!("{id}: keep-alive\n\n").as_bytes())
+    }
+
+    fn send(&mut self, out: &mut dyn Pieces, piece: &[u8]) -> io::Result<()> {
+        self.silent_until = silent_until();
+        out.send(piece)
+    }
+
+    fn write_queued(&mut self, out: &mut dyn Pieces) -> io::Result<()> {
         // a host name needs no escaping in JSON
         let host = self.host.as_deref().unwrap_or("");
-        out.send(
-            format!("data: {{\"type\":\"message_queued\",\"host\":\"{host}\"}}\n\n").as_bytes(),
-        )
+        let event = format!("data: {{\"type\":\"message_queued\",\"host\":\"{host}\"}}\n\n");
+        self.send(out, event.as_bytes())
     }
 
     /// Writes all available events. `false`: some have expired, which the reader learns when it reconnects.
@@ -156,7 +188,7 @@ impl StreamFeed {
         let wanted = std::mem::replace(&mut self.wanted, store.wanted_changes());
         if self.all_kinds && wanted != self.wanted && self.rights.is_none() {
             // the list of changes names the lost content; a limited reader polls, because it may not see the file
-            out.send(b"data: {\"type\":\"file_wanted\"}\n\n")?;
+            self.send(out, b"data: {\"type\":\"file_wanted\"}\n\n")?;
         }
         loop {
             let page = match store.events_after(last, EVENT_PAGE) {
@@ -169,21 +201,23 @@ impl StreamFeed {
             for (rev, event) in page {
                 last = rev;
                 let is_kind = self.all_kinds || event.payload.kind == EntryKind::File;
+                let is_wanted = is_kind && self.scope.has(&event.payload.path);
                 let shown = match &self.rights {
                     Some(rights) => rights.shown_event(event),
                     None => Some(event),
                 };
-                if let Some(event) = shown.filter(|_| is_kind) {
+                if let Some(event) = shown.filter(|_| is_wanted) {
                     write_event(&mut piece, rev, &event)?;
+                    self.told = rev;
                 }
                 // keep pieces short: each has a time limit, and the reader may be slow
                 if piece.len() > PIECE_BYTES {
-                    out.send(&piece)?;
+                    self.send(out, &piece)?;
                     piece.clear();
                 }
             }
             if !piece.is_empty() {
-                out.send(&piece)?;
+                self.send(out, &piece)?;
             }
             self.files = Some((last, Arc::clone(&store)));
             if !whole || out.stopping() {

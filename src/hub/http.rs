@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::rights::{Administration, InboxRight, Right, Rights};
 use crate::error::{Error, Kind};
 use crate::wire;
+use crate::wire::scope::Scope;
 
 /// The caller of a request, identified by key, token and address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,9 +145,22 @@ impl Request {
 
     /// A percent-decoded parameter of the query; the first if there are several. `+` is a space.
     pub fn parameter(&self, name: &str) -> Option<String> {
-        self.query.split('&').find_map(|pair| {
+        self.parameters(name).next()
+    }
+
+    fn parameters(&self, name: &str) -> impl Iterator<Item = String> {
+        self.query.split('&').filter_map(move |pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             (decode(key) == name).then(|| decode(value))
+        })
+    }
+
+    /// The directories that the parameters `path` name; all files without one.
+    pub fn scope(&self) -> Result<Scope, Reply> {
+        let dirs: Vec<String> = self.parameters("path").collect();
+        Scope::below(dirs.iter().map(String::as_str)).map_err(|why| {
+            let hint = "name a directory, as in path=docs/2026, and percent-encode it";
+            Reply::error(400, format!("invalid parameter \"path\": {why}; {hint}"))
         })
     }
 

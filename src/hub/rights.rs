@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use crate::relpath;
 use crate::wire::files::{FileEvent, Name, Record};
 use crate::wire::rights::RightsRow;
+use crate::wire::scope::{is_below, outermost};
 use crate::wire::{self, Message};
 
 /// Directories, or hosts, that one key names at most, so that its row stays short.
@@ -103,8 +104,7 @@ pub fn scope(dirs: &[String]) -> Result<FileScope, String> {
         relpath::check(path).map_err(|why| format!("a directory of a key: {why}"))?;
         paths.insert(path.to_string());
     }
-    let below = |path: &String| paths.iter().any(|dir| dir != path && is_below(dir, path));
-    let kept: Vec<String> = paths.iter().filter(|path| !below(path)).cloned().collect();
+    let kept = outermost(&paths);
     match kept.len() {
         0 => Ok(FileScope::None),
         1..=MAX_NAMES => Ok(FileScope::Below(kept)),
@@ -125,12 +125,6 @@ pub fn targets(hosts: &[String]) -> Result<SendScope, String> {
         1..=MAX_NAMES => Ok(SendScope::Hosts(hosts)),
         n => Err(format!("a key names at most {MAX_NAMES} hosts, not {n}")),
     }
-}
-
-/// Whether `path` is the directory `dir` or one below it.
-pub fn is_below(dir: &str, path: &str) -> bool {
-    path.strip_prefix(dir)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 impl Rights {

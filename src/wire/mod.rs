@@ -8,6 +8,7 @@ pub mod fleet;
 pub mod join;
 pub mod revision;
 pub mod rights;
+pub mod scope;
 
 pub use crate::error::brief;
 use std::collections::BTreeMap;

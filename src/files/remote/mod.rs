@@ -246,7 +246,10 @@ fn set_back() -> Fault {
 
 impl HubCalls for Remote {
     fn changes(&self, after: u64, newest: Revision, began: Option<u64>) -> Called<ChangesResult> {
-        let page = match self.hub.changes(after, newest, began, PAGE) {
+        let page = match self
+            .hub
+            .changes(after, newest, began, PAGE, self.names.scope())
+        {
             Err(failure) if failure.status == 410 => {
                 self.link.reached();
                 return Ok(ChangesResult::Gone);
@@ -258,25 +261,9 @@ impl HubCalls for Remote {
             other => self.called(other)?,
         };
         if !page.more {
-            *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = page.wanted;
+            *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = page.wanted.clone();
         }
-        let last = page.changes.last().map(|record| record.rev);
-        let rows = page
-            .changes
-            .iter()
-            .filter_map(|record| self.names.row(record))
-            .collect();
-        // a hub that counts backwards would be polled forever
-        let more = page.more && last.is_some_and(|last| last > after);
-        Ok(ChangesResult::Page(RowPage {
-            rev: page.rev,
-            epoch: page.epoch,
-            more,
-            began: page.began,
-            last,
-            tag: page.tag,
-            rows,
-        }))
+        Ok(ChangesResult::Page(self.names.page(&page, after)))
     }
 
     fn common(&self, epoch: Uuid, points: &[Revision]) -> Called<u64> {

@@ -7,31 +7,46 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 use crate::clock;
+use crate::files::engine::traits::RowPage;
 use crate::files::plan::{Entry, RemoteRow};
 use crate::relpath;
-use crate::wire::files::{EntryKind, Extra, Hash, Metadata, Name, Record};
+use crate::wire::files::{ChangesPage, EntryKind, Extra, Hash, Metadata, Name, Record};
+use crate::wire::scope::Scope;
 
 /// The directory on the hub that a local directory is synced with; "" is the whole hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RemoteNames(String);
+pub struct RemoteNames {
+    directory: String,
+    scope: Scope,
+}
 
 impl RemoteNames {
     pub fn below(remote: &str) -> RemoteNames {
-        RemoteNames(remote.trim_matches('/').to_string())
+        let directory = remote.trim_matches('/').to_string();
+        RemoteNames {
+            // of a name that the hub would refuse, all files are heard, and none is taken
+            scope: Scope::below([directory.as_str()]).unwrap_or_default(),
+            directory,
+        }
+    }
+
+    /// The part of the hub to ask for.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
     }
 
     /// The full name on the hub. Errors: it is longer than the hub allows.
     pub fn name(&self, path: &str) -> Result<Name, String> {
-        Name::parse(&if self.0.is_empty() {
+        Name::parse(&if self.directory.is_empty() {
             path.to_string()
         } else {
-            format!("{}/{path}", self.0)
+            format!("{}/{path}", self.directory)
         })
     }
 
     /// The name within the directory; `None`: the name is outside it.
     pub fn path<'a>(&self, full: &'a str) -> Option<&'a str> {
-        let path = match self.0.as_str() {
+        let path = match self.directory.as_str() {
             "" => Some(full),
             above => full.strip_prefix(above)?.strip_prefix('/'),
         };
@@ -40,7 +55,25 @@ impl RemoteNames {
 
     /// The name of the directory itself.
     pub fn directory(&self) -> &str {
-        &self.0
+        &self.directory
+    }
+
+    /// The rows of a page that was asked for with `after`.
+    pub fn page(&self, page: &ChangesPage, after: u64) -> RowPage {
+        // a hub names no row outside the scope, so the cursor follows what the page has passed; an older hub names all
+        let last = page
+            .through
+            .or_else(|| page.changes.last().map(|record| record.rev));
+        RowPage {
+            rev: page.rev,
+            epoch: page.epoch,
+            // a hub that counts backwards would be polled forever
+            more: page.more && last.is_some_and(|last| last > after),
+            began: page.began,
+            last,
+            tag: page.tag,
+            rows: page.changes.iter().filter_map(|r| self.row(r)).collect(),
+        }
     }
 
     /// The row of a record; `None`: the record is outside the directory, its name is invalid, or
@@ -174,6 +207,41 @@ mod tests {
             mtime,
             checksum_sha256: sum,
             ..Record::default()
+        }
+    }
+
+    #[test]
+    fn the_cursor_follows_what_a_page_has_passed() {
+        let page = |through, rows: &[u64], more| ChangesPage {
+            rev: 90,
+            epoch: Uuid::nil(),
+            more,
+            began: None,
+            through,
+            tag: Default::default(),
+            changes: rows
+                .iter()
+                .map(|rev| Record {
+                    rev: *rev,
+                    ..record("docs", "f")
+                })
+                .collect(),
+            wanted: Vec::new(),
+        };
+        let names = RemoteNames::below("docs");
+        for (page, last, more) in [
+            // an older hub
+            (page(None, &[7, 9], true), Some(9), true),
+            (page(None, &[], true), None, false),
+            // nothing was in the scope
+            (page(Some(50), &[], true), Some(50), true),
+            (page(Some(90), &[], false), Some(90), false),
+            (page(Some(90), &[7], false), Some(90), false),
+            // it would be polled forever
+            (page(Some(5), &[], true), Some(5), false),
+        ] {
+            let rows = names.page(&page, 5);
+            assert_eq!((rows.last, rows.more), (last, more), "{page:?}");
         }
     }
 

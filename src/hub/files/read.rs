@@ -13,6 +13,8 @@ use crate::hub::store::files::{ChangesSince, Listing};
 use crate::wire::files::{EntryKind, FileEvent, Hash, PAGE, PAGE_DEFAULT, Record};
 use crate::wire::revision::{Common, POINTS, Points, Revision};
 
+/// Rows outside the scope of a request that one page of changes passes over: each page is to be answered soon.
+const MAX_SKIPPED_ROWS: usize = 10_000;
 /// A content security policy under which a browser that shows a file runs nothing in it.
 const NO_CONTENT: &str = "default-src 'none'; sandbox";
 
@@ -187,15 +189,23 @@ impl Files {
                 head::author(request)?.knows,
                 request.number("began")?,
                 limit(request, PAGE)?.max(1),
+                request.scope()?,
             ))
         };
-        let (after, newest, began, limit) = match read() {
+        let (after, newest, began, limit, scope) = match read() {
             Ok(asked) => asked,
             Err(reply) => return reply,
         };
         let rights = request.caller.limited_reader();
-        let reads = |path: &str| rights.is_none_or(|rights| rights.reads(path));
-        match self.store.changes(after, newest, began, limit, &reads) {
+        let reads = |path: &str| scope.has(path) && rights.is_none_or(|rights| rights.reads(path));
+        // a caller without a scope may not know that a page without rows can be followed by others
+        let most_skipped = if scope.is_all() {
+            usize::MAX
+        } else {
+            MAX_SKIPPED_ROWS
+        };
+        let rows: (&dyn Fn(&str) -> bool, usize) = (&reads, most_skipped);
+        match self.store.changes(after, newest, began, limit, rows) {
             Ok(ChangesSince::Page(mut changes)) => {
                 // do not ask a caller that may not send them
                 if !changes.more && request.caller.check(Right::WriteFiles).is_ok() {
@@ -261,9 +271,10 @@ impl Files {
                 kind,
                 request.number("offset")?.unwrap_or(0),
                 limit(request, PAGE)?,
+                request.scope()?,
             ))
         };
-        let (since, kind, offset, limit) = match parsed() {
+        let (since, kind, offset, limit, scope) = match parsed() {
             Ok(asked) => asked,
             Err(reply) => return reply,
         };
@@ -282,6 +293,7 @@ impl Files {
             let shown: Vec<FileEvent> = page
                 .into_iter()
                 .filter(|event| all || event.payload.kind == EntryKind::File)
+                .filter(|event| scope.has(&event.payload.path))
                 .filter_map(|event| match rights {
                     Some(rights) => rights.shown_event(event),
                     None => Some(event),

@@ -358,6 +358,9 @@ pub struct ChangesPage {
     /// The hub's revision at the first page of a full listing (`after=0`); sent with every later page of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub began: Option<u64>,
+    /// The revision after which the next page begins; an older hub does not name it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through: Option<u64>,
     /// The tag of `rev`.
     #[serde(default, skip_serializing_if = "Tag::is_unknown")]
     pub tag: Tag,

@@ -10,6 +10,7 @@ use mesync::internals::wire::files::{
     BatchItem, Chunk, Commit, EntryKind, Extra, FetchItem, Hash, Metadata, OldName, Record, Restore,
 };
 use mesync::internals::wire::revision::Condition;
+use mesync::internals::wire::scope::Scope;
 use uuid::Uuid;
 
 use crate::support::world::World;
@@ -356,7 +357,9 @@ fn changes_and_events_are_read_in_order_and_to_the_end() {
     hub.remove(made[1].id, when(Condition::None)).unwrap();
     let (mut after, mut began, mut live) = (0, None, Vec::new());
     loop {
-        let page = hub.changes(after, 0.into(), began, 2).unwrap();
+        let page = hub
+            .changes(after, 0.into(), began, 2, &Scope::default())
+            .unwrap();
         assert!(page.rev >= made[4].rev && page.changes.len() <= 2);
         live.extend(
             page.changes

@@ -17,6 +17,7 @@ mod network;
 mod older;
 mod protocol_page;
 mod rights;
+mod scopes;
 mod security_page;
 mod seeds;
 mod serve;

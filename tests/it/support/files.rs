@@ -287,19 +287,16 @@ impl Listener {
 
     /// The next event: its id and JSON. Comments and settings of the stream are passed over.
     pub fn event(&mut self) -> io::Result<(Option<u64>, Value)> {
-        let mut id = None;
+        // keep-alives are no event
+        let (mut id, until) = (None, Instant::now() + PATIENCE);
         loop {
-            let line = self.0.line(Instant::now() + PATIENCE)?;
+            let line = self.0.line(until)?;
             assert!(line.bytes().all(|b| (b' '..=b'~').contains(&b)), "{line:?}");
             if let Some(text) = line.strip_prefix("id: ") {
                 id = Some(text.parse().unwrap());
             }
             if let Some(text) = line.strip_prefix("data: ") {
-                assert_eq!(
-                    self.0.line(Instant::now() + PATIENCE)?,
-                    "",
-                    "an event has one line of data"
-                );
+                assert_eq!(self.0.line(until)?, "", "an event has one line of data");
                 return Ok((id, serde_json::from_str(text).unwrap()));
             }
         }

@@ -65,7 +65,7 @@ pub struct RowPage {
     pub more: bool,
     /// Sent by the hub with every page of a full listing.
     pub began: Option<u64>,
-    /// The rev of the last record, even if that record is not in `rows`; `None`: the page had none.
+    /// The revision after which the next page begins, even if its record is not in `rows`; `None`: the page had none.
     pub last: Option<u64>,
     /// The tag of `rev`.
     pub tag: Tag,

@@ -173,14 +173,14 @@ impl Store {
     }
 
     /// The changes after a revision. `newest`: the latest one that the caller knows; without its tag, its history is unknown.
-    /// Rows of directories that `reads` does not admit are left out.
+    /// Rows of directories that `reads` does not admit are left out; a page ends after `most_skipped` of them.
     pub fn changes(
         &self,
         after: u64,
         newest: Revision,
         began: Option<u64>,
         limit: usize,
-        reads: &dyn Fn(&str) -> bool,
+        (reads, most_skipped): (&dyn Fn(&str) -> bool, usize),
     ) -> Result<ChangesSince> {
         self.read(|tx| {
             let totals = FileTotals::read(&tx.open_table(META)?)?;
@@ -198,20 +198,24 @@ impl Store {
                 tx.open_table(schema::CHANGES)?,
                 tx.open_table(schema::FILES)?,
             );
-            let (limit, mut page, mut more) = (limit.clamp(1, PAGE), Vec::new(), false);
+            let (limit, mut page, mut skipped) = (limit.clamp(1, PAGE), Vec::new(), 0);
+            let (mut more, mut passed) = (false, after);
             for row in changes.range((Bound::Excluded(after), Bound::Unbounded))? {
                 let row = files
                     .get(row?.1.value())?
                     .ok_or_else(|| damaged("a change"))?;
                 let row = Row::from_bytes(row.value())?;
-                if !reads(&row.name.path) {
-                    continue;
-                }
-                if page.len() == limit {
+                let is_read = reads(&row.name.path);
+                if is_read && page.len() == limit || !is_read && skipped == most_skipped {
                     more = true;
                     break;
                 }
-                page.push(row.record());
+                passed = row.rev;
+                if is_read {
+                    page.push(row.record());
+                } else {
+                    skipped += 1;
+                }
             }
             let began = if after == 0 { Some(totals.rev) } else { began };
             let tag = commits::tag_of(&chain, totals.rev)?;
@@ -220,6 +224,7 @@ impl Store {
                 epoch: self.epoch,
                 more,
                 began,
+                through: Some(if more { passed } else { totals.rev }),
                 tag,
                 changes: page,
                 wanted: Vec::new(),

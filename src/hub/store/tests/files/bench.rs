@@ -105,7 +105,7 @@ fn bench_a_hundred_thousand_files() {
     for after in [0, 50_000, 99_000] {
         let (took, page) = timed(|| {
             hub.store
-                .changes(after, 0.into(), None, 1000, &|_| true)
+                .changes(after, 0.into(), None, 1000, (&|_| true, usize::MAX))
                 .unwrap()
                 .page()
                 .unwrap()

@@ -162,7 +162,7 @@ fn changes_are_returned_page_by_page_with_one_row_for_each_name() {
     let page = |after: u64, began, limit| {
         let page = hub
             .store
-            .changes(after, 0.into(), began, limit, &|_| true)
+            .changes(after, 0.into(), began, limit, (&|_| true, usize::MAX))
             .unwrap()
             .page()
             .unwrap();
@@ -179,7 +179,7 @@ fn changes_are_returned_page_by_page_with_one_row_for_each_name() {
     assert_eq!(page(8, None, 3), (vec![], false, None, 8));
     assert_eq!(
         hub.store
-            .changes(7, 0.into(), None, 3, &|_| true)
+            .changes(7, 0.into(), None, 3, (&|_| true, usize::MAX))
             .unwrap()
             .page()
             .unwrap()

@@ -412,7 +412,7 @@ fn a_rename_is_one_change_of_two_names() {
     assert_eq!(hub.names("", "", 0, 10), (vec!["b/y".to_string()], 1));
     let changes = hub
         .store
-        .changes(0, 0.into(), None, 10, &|_| true)
+        .changes(0, 0.into(), None, 10, (&|_| true, usize::MAX))
         .unwrap()
         .page()
         .unwrap();

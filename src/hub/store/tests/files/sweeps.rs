@@ -89,7 +89,7 @@ fn tombstones_are_removed_after_ninety_days_and_old_cursors_with_them() {
     hub.sweep_files();
     assert!(
         hub.store
-            .changes(2, 0.into(), None, 10, &|_| true)
+            .changes(2, 0.into(), None, 10, (&|_| true, usize::MAX))
             .unwrap()
             .page()
             .is_some()
@@ -98,7 +98,7 @@ fn tombstones_are_removed_after_ninety_days_and_old_cursors_with_them() {
     hub.sweep_files();
     assert!(
         hub.store
-            .changes(2, 0.into(), None, 10, &|_| true)
+            .changes(2, 0.into(), None, 10, (&|_| true, usize::MAX))
             .unwrap()
             .page()
             .is_none(),
@@ -106,14 +106,14 @@ fn tombstones_are_removed_after_ninety_days_and_old_cursors_with_them() {
     );
     assert!(
         hub.store
-            .changes(3, 0.into(), None, 10, &|_| true)
+            .changes(3, 0.into(), None, 10, (&|_| true, usize::MAX))
             .unwrap()
             .page()
             .is_some()
     );
     assert!(
         hub.store
-            .changes(2, 0.into(), Some(3), 10, &|_| true)
+            .changes(2, 0.into(), Some(3), 10, (&|_| true, usize::MAX))
             .unwrap()
             .page()
             .is_some(),
@@ -121,7 +121,7 @@ fn tombstones_are_removed_after_ninety_days_and_old_cursors_with_them() {
     );
     assert_eq!(
         hub.store
-            .changes(0, 0.into(), None, 10, &|_| true)
+            .changes(0, 0.into(), None, 10, (&|_| true, usize::MAX))
             .unwrap()
             .page()
             .unwrap()

@@ -8,7 +8,7 @@ impl World {
         self.sweep();
         let store = &self.hub.store;
         let changes = store
-            .changes(0, 0.into(), None, 1000, &|_| true)
+            .changes(0, 0.into(), None, 1000, (&|_| true, usize::MAX))
             .unwrap()
             .page()
             .unwrap();
