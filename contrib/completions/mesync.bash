@@ -76,22 +76,6 @@ _mesync() {
             [[ ${#words[@]} -ge 1 ]] && { mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words failed -- "$cur" 2>/dev/null); };;
         'flush '*) flags=''
             [[ ${#words[@]} == 1 ]] && { COMPREPLY=($(compgen -W 'sent failed inbox hooks outbox' -- "$cur")); };;
-        'login '*) flags='--server --api-key --api-key-file';;
-        'upload '*) flags='--path --name --recursive --bytes'
-            [[ ${#words[@]} -ge 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); };;
-        'download '*) flags='--output --recursive --bytes'
-            [[ ${#words[@]} == 1 ]] && { compopt -o filenames -o nospace; mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words files -- "$cur" 2>/dev/null); };;
-        'ls '*) flags='--path --search --limit --offset --all --bytes'
-            [[ ${#words[@]} == 1 ]] && { compopt -o filenames -o nospace; mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words files -- "$cur" 2>/dev/null); };;
-        'info '*) flags='--bytes'
-            [[ ${#words[@]} == 1 ]] && { compopt -o filenames -o nospace; mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words files -- "$cur" 2>/dev/null); };;
-        'rm '*) flags='--recursive'
-            [[ ${#words[@]} -ge 1 ]] && { compopt -o filenames -o nospace; mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words files -- "$cur" 2>/dev/null); };;
-        'versions '*) flags='--bytes'
-            [[ ${#words[@]} == 1 ]] && { compopt -o filenames -o nospace; mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words files -- "$cur" 2>/dev/null); };;
-        'restore '*) flags='--rev --bytes'
-            [[ ${#words[@]} == 1 ]] && { compopt -o filenames -o nospace; mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words files -- "$cur" 2>/dev/null); };;
-        'events '*) flags='--since --follow --bytes';;
         'sync '*) flags='--watch --yes --remote --send-only --receive-only --dry-run --allow-deletes --bytes'
             [[ ${#words[@]} == 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
         'daemon '*) flags='--watch --yes --remote --send-only --receive-only --debounce'
@@ -104,6 +88,22 @@ _mesync() {
             [[ ${#words[@]} -ge 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
         'forget '*) flags=''
             [[ ${#words[@]} == 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
+        'login '*) flags='--server --api-key --api-key-file';;
+        'upload '*) flags='--path --name --recursive --bytes'
+            [[ ${#words[@]} -ge 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); };;
+        'download '*) flags='--output --recursive --bytes'
+            [[ ${#words[@]} == 1 ]] && { compopt -o filenames -o nospace; mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words files -- "$cur" 2>/dev/null); };;
+        'ls '*) flags='--path --search --limit --offset --all --ids --bytes'
+            [[ ${#words[@]} == 1 ]] && { compopt -o filenames -o nospace; mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words files -- "$cur" 2>/dev/null); };;
+        'info '*) flags='--bytes'
+            [[ ${#words[@]} == 1 ]] && { compopt -o filenames -o nospace; mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words files -- "$cur" 2>/dev/null); };;
+        'rm '*) flags='--recursive'
+            [[ ${#words[@]} -ge 1 ]] && { compopt -o filenames -o nospace; mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words files -- "$cur" 2>/dev/null); };;
+        'versions '*) flags='--bytes'
+            [[ ${#words[@]} == 1 ]] && { compopt -o filenames -o nospace; mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words files -- "$cur" 2>/dev/null); };;
+        'restore '*) flags='--rev --bytes'
+            [[ ${#words[@]} == 1 ]] && { compopt -o filenames -o nospace; mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" words files -- "$cur" 2>/dev/null); };;
+        'events '*) flags='--since --follow --bytes';;
         'start '*) flags='--watch --yes --once'
             [[ ${#words[@]} == 1 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
         'join '*) flags='--name --watch --yes --replace';;
@@ -119,11 +119,11 @@ _mesync() {
         'words '*) flags=''
             [[ ${#words[@]} == 1 ]] && { COMPREPLY=($(compgen -W 'hosts keys messages failed files trash' -- "$cur")); };;
         'help '*) flags=''
-            [[ ${#words[@]} -ge 1 ]] && { COMPREPLY=($(compgen -W 'send list show retry flush login upload download ls info rm versions restore events sync daemon approve adopt conflicts trash forget start join status serve accept invite hub key hosts completions words help' -- "$cur")); };;
+            [[ ${#words[@]} -ge 1 ]] && { COMPREPLY=($(compgen -W 'send list show retry flush sync daemon approve adopt conflicts trash forget login upload download ls info rm versions restore events start join status serve accept invite hub key hosts completions words help' -- "$cur")); };;
         'trash ') COMPREPLY=($(compgen -W 'list restore empty' -- "$cur"));;
         'hub ') COMPREPLY=($(compgen -W 'page renew-certificate backup check' -- "$cur"));;
         'key ') COMPREPLY=($(compgen -W 'add list set rotate remove' -- "$cur"));;
-        ' ') COMPREPLY=($(compgen -W 'send list show retry flush login upload download ls info rm versions restore events sync daemon approve adopt conflicts trash forget start join status serve accept invite hub key hosts completions words help' -- "$cur"));;
+        ' ') COMPREPLY=($(compgen -W 'send list show retry flush sync daemon approve adopt conflicts trash forget login upload download ls info rm versions restore events start join status serve accept invite hub key hosts completions words help' -- "$cur"));;
     esac
     if [[ $cur == -* ]]; then COMPREPLY=($(compgen -W "$flags --json --quiet --verbose --help --version" -- "$cur")); fi
 }

@@ -4,7 +4,7 @@ use super::output::Output;
 use super::parse::Invocation;
 use super::{
     CommandEnd, Context, admit, approve, client, completions, conflicts, events, files, forget,
-    help, hosts, hub, join, keys, login, queue, send, sync, transfers, trash, words,
+    help, hosts, hub, join, keys, login, ls, queue, send, sync, transfers, trash, words,
 };
 use crate::error::Result;
 
@@ -50,7 +50,7 @@ pub fn find(name: &str) -> Option<CommandFunction> {
         "login" => CommandFunction::Command(login::login),
         "upload" => CommandFunction::Command(transfers::upload),
         "download" => CommandFunction::Command(transfers::download),
-        "ls" => CommandFunction::Command(files::ls),
+        "ls" => CommandFunction::Command(ls::ls),
         "info" => CommandFunction::Command(files::info),
         "rm" => CommandFunction::Command(files::rm),
         "versions" => CommandFunction::Command(files::versions),

@@ -14,7 +14,7 @@ use super::files::path_on_hub;
 use super::output::Output;
 use super::parse::Invocation;
 use super::progress::Progress;
-use super::{CommandEnd, Context, counted, fail};
+use super::{CommandEnd, Context, counted, fail, local_path};
 use crate::client::HubClient;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
@@ -32,9 +32,16 @@ pub fn download(
     hub: &HubClient,
 ) -> Result<CommandEnd> {
     let what = invocation.argument(0)?;
-    let name = find::path(&path_on_hub(&context.settings, hub, what)?)?;
-    let mut records = find::below(hub, &name)?;
-    records.retain(|record| record.deleted_at.is_none());
+    let mut name = find::path(&path_on_hub(&context.settings, hub, what)?)?;
+    let mut records = below(hub, &name)?;
+    if records.is_empty() {
+        // the hub has no such directory, but this machine has one that is synced with it
+        let synced = local_path::on_hub(&context.settings, hub.url(), what);
+        if let Some(Ok(synced)) = synced.map(|path| find::path(&path)) {
+            records = below(hub, &synced)?;
+            name = synced;
+        }
+    }
     if records.is_empty() {
         let what = format!(
             "there is no directory \"{}\" on hub {}",
@@ -87,6 +94,12 @@ pub fn download(
         ));
     }
     fail(errors)
+}
+
+fn below(hub: &HubClient, name: &Name) -> Result<Vec<Record>> {
+    let mut records = find::below(hub, name)?;
+    records.retain(|record| record.deleted_at.is_none());
+    Ok(records)
 }
 
 /// Fetches one record; `false`: it existed already.

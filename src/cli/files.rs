@@ -1,13 +1,11 @@
-//! Commands about files on the hub that transfer no content: list, show, remove, versions.
+//! Commands about files on the hub that transfer no content: show, remove, versions. `ls` has its own file.
 //!
 //! `transfer::find` interprets paths of the command line; `client` has the routes.
-
-use std::io::IsTerminal;
 
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::output::{Output, left, right};
+use super::output::{left, right};
 use super::parse::Invocation;
 use super::{CommandEnd, Context, fail, local_path, note};
 use crate::client::{Called, ChangeHeaders, HubClient, Query, UploadOutcome};
@@ -16,124 +14,11 @@ use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
 use crate::logger::one_line;
 use crate::transfer::find;
-use crate::wire::files::{self, Name, PAGE_DEFAULT, Record, Restore, Version};
+use crate::wire::files::{self, Name, Record, Restore, Version};
 use crate::wire::revision::Condition;
 use crate::{clock, wire};
 
-/// `mesync ls`
-pub fn ls(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
-    let number = |flag: &str| -> Result<Option<u64>> {
-        let bad = |text: &str| {
-            invocation.usage(format!(
-                "bad value for --{flag}: not a whole number: \"{}\"",
-                wire::brief(text)
-            ))
-        };
-        invocation
-            .value(flag)?
-            .map(|text| text.parse().map_err(|_| bad(text)))
-            .transpose()
-    };
-    if invocation.has("all") && invocation.value("limit")?.is_some() {
-        return Err(invocation.usage("--all and --limit exclude each other"));
-    }
-    let most = if invocation.has("all") {
-        u64::MAX
-    } else {
-        number("limit")?.unwrap_or(PAGE_DEFAULT as u64)
-    };
-    let offset = number("offset")?.unwrap_or(0);
-    let path = invocation.value("path")?.map(|p| p.trim_matches('/'));
-    let dir = match invocation.arguments.first() {
-        Some(_) if path.is_some() => {
-            return Err(invocation.usage("DIR and --path exclude each other"));
-        }
-        Some(_) => Some(invocation.argument(0)?),
-        None => None,
-    };
-    let query = Query {
-        path,
-        search: invocation.value("search")?,
-        all_kinds: true,
-    };
-    let hub = servers::files(&context.settings)?;
-    let dir = match dir {
-        Some(dir) if local_path::is_explicit(dir) => {
-            local_path::on_hub(&context.settings, hub.url(), dir).ok_or_else(|| {
-                let what = format!("{} is in no synced directory", wire::brief(dir));
-                Error::new(Kind::Failed, what).hint("name the directory by its path on the hub")
-            })?
-        }
-        Some(dir) => dir.trim_matches('/').to_string(),
-        None => String::new(),
-    };
-    let out = &mut context.out;
-    let (mut shown, mut more, mut skip) = (0, false, 0);
-    let (query, first, read) = if dir.is_empty() {
-        (query, offset, most.saturating_add(1))
-    } else {
-        // the server's prefix "docs" also matches "docs2", so rows are counted here
-        skip = offset;
-        let path = Some(dir.as_str());
-        (Query { path, ..query }, 0, u64::MAX)
-    };
-    let inside = format!("{dir}/");
-    find::each(&hub, &query, first, read, |record| {
-        if !dir.is_empty() {
-            if !record.full_name().starts_with(&inside) {
-                return true;
-            }
-            if skip > 0 {
-                skip -= 1;
-                return true;
-            }
-        }
-        more = shown == most;
-        if !more {
-            list_one(&record, shown == 0, out);
-            shown += 1;
-        }
-        !more && !out.is_over()
-    })?;
-    if more {
-        out.flush();
-        note(&format!(
-            "there are more: --offset {} shows the next, --all shows all",
-            offset + shown
-        ));
-    } else if shown == 0 && !out.json && std::io::stderr().is_terminal() {
-        note("no such files");
-    }
-    Ok(CommandEnd::All)
-}
-
-/// Writes each line at once, because there can be many; so columns have fixed widths.
-fn list_one(record: &Record, first: bool, out: &mut Output) {
-    if out.json {
-        return out.object(record);
-    }
-    if first {
-        let title = out.bold(&format!(
-            "{:>10}  {:19}  {:36}  NAME",
-            "SIZE", "MODIFIED", "ID"
-        ));
-        out.line(&title);
-    }
-    let mark = match record.kind {
-        files::EntryKind::File => "",
-        files::EntryKind::Dir => "/",
-        files::EntryKind::Symlink => "@",
-    };
-    let name = one_line(&record.full_name());
-    let size = out.size(record.size);
-    out.line(&format!(
-        "{size:>10}  {:19}  {:36}  {name}{mark}",
-        time(record.mtime.as_deref()),
-        record.id.to_string()
-    ));
-}
-
-fn time(text: Option<&str>) -> String {
+pub fn time(text: Option<&str>) -> String {
     text.and_then(clock::parse_rfc3339)
         .map_or("-".into(), clock::local)
 }

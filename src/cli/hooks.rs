@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::conclude::conclude;
 use super::output::{left, right};
 use super::parse::Invocation;
+use super::short_ids::ShortIds;
 use super::{CommandEnd, Context, counted, fail, note};
 use crate::error::{Error, Kind, Result};
 use crate::messages::hooks::{self, HookRecord, Programs};
@@ -87,6 +88,7 @@ pub fn list(context: &mut Context) -> Result<CommandEnd> {
                 counted(u64::from(runs.unwrap_or(0)), "run")
             ),
         };
+        let ids = ShortIds::of(rows.iter().map(|row| row.id));
         let cells = |row: &ListedHook| {
             let source = row.source.as_deref().unwrap_or("-").to_string();
             vec![
@@ -94,7 +96,7 @@ pub fn list(context: &mut Context) -> Result<CommandEnd> {
                 row.r#type.clone(),
                 source,
                 out.size(row.size),
-                row.id.to_string(),
+                ids.short(row.id),
                 state(row),
             ]
         };

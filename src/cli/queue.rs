@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::conclude::conclude;
 use super::output::{Output, layout, left, right};
 use super::parse::Invocation;
+use super::short_ids::ShortIds;
 use super::{CommandEnd, Context, counted, fail, hooks, note};
 use crate::error::Result;
 use crate::messages::Queue;
@@ -59,6 +60,8 @@ fn table(queue: Queue, entries: &[QueueEntry], out: &mut Output) {
         right("SIZE"),
         left("ID"),
     ];
+    let ids = ShortIds::of(entries.iter().filter_map(|e| e.id));
+    let label = |e: &QueueEntry| e.id.map_or_else(|| e.label(), |id| ids.short(id));
     let row = |e: &QueueEntry| {
         let (priority, kind, other) = match &e.message {
             Ok(m) if queue == Queue::Inbox => (
@@ -84,7 +87,7 @@ fn table(queue: Queue, entries: &[QueueEntry], out: &mut Output) {
             kind.to_string(),
             other.to_string(),
             out.size(e.size),
-            e.label(),
+            label(e),
             note.into_iter()
                 .flatten()
                 .next()

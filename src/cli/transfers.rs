@@ -87,7 +87,7 @@ impl TransferReport<'_> {
                 let id = id.map_or(String::new(), |id| format!("  {id}"));
                 let size = self.out.size(size);
                 self.out
-                    .line(&format!("{outcome:9}  {size:>10}{id}  {}", one_line(&path)));
+                    .line(&format!("{outcome:9}  {size:>10}  {}{id}", one_line(&path)));
             }
             Err(failure) => {
                 let what = failure.error.what.as_str();

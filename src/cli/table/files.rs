@@ -155,11 +155,12 @@ pub const LS: Command = Command {
             "skip this many at the beginning",
         ),
         switch("all", "all of them"),
+        switch("ids", "show the id of each, after its name"),
         BYTES,
     ],
     doc: "list the files on the hub",
     long: &[
-        "DIR is a directory on the hub, listed with all below it. Without DIR: all of the hub. \".\" and \"./docs\" are local directories that are synced with the hub.",
+        "DIR is a directory on the hub, listed with all below it, or a file. Without DIR: all of the hub. \".\" and \"./docs\" are local directories that are synced with the hub, and so is docs if the hub has nothing of that path.",
         "Sorted by directory, then name. A slash after a name marks an empty directory, an @ a symbolic link.",
     ],
     examples: &[

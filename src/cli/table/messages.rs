@@ -81,7 +81,7 @@ pub const LIST: Command = Command {
     flags: &[BYTES],
     doc: "list outbox, inbox, sent, failed or hooks",
     long: &[
-        "The outbox is listed in the order of sending, the others by time. Files that are not messages are listed with the reason. In the inbox, \"hook failed\" marks messages whose hook has failed: see retry --hooks.",
+        "The outbox is listed in the order of sending, the others by time. An id is shown by as many of its last digits as tell the messages apart; show and retry take them, and --json has the whole. Files that are not messages are listed with the reason. In the inbox, \"hook failed\" marks messages whose hook has failed: see retry --hooks.",
         "\"list hooks\" shows pending and failed hooks: why one failed, and the remedy. Their messages may have left the inbox.",
     ],
     examples: &[

@@ -82,6 +82,27 @@ fn ls_lists_all_below_a_directory() {
         all[1..]
     );
     assert_eq!(place.ok(&["ls", "nothing"]), "");
+    assert_eq!(listed(&place.ok(&["ls", "site/docs/a.txt"])), all[..1]);
+    // a local directory, if the hub has no such path
+    assert_eq!(listed(&place.ok(&["ls", "share/docs"])), all);
+    assert_eq!(listed(&place.ok_in("share", &["ls", "docs"])), all);
+    assert_eq!(
+        listed(&place.ok_in("share", &["ls", "top.txt"])),
+        ["site/top.txt"]
+    );
+    let copied = place.ok_in("share", &["download", "-r", "docs", "-o", "../copy"]);
+    assert!(copied.contains("2 paths downloaded"), "{copied}");
+    assert_eq!(std::fs::read(place.at("copy/deep/b.txt")).unwrap(), b"bb");
+    // names come before ids
+    let id = place.json(&["ls", "site/docs", "--json"])[0]["id"].clone();
+    let with_ids = place.ok(&["ls", "site/docs", "--ids"]);
+    assert!(with_ids.contains("  site/docs/a.txt  "), "{with_ids}");
+    assert_eq!(listed(&with_ids)[0], id.as_str().unwrap());
+    assert!(
+        !place
+            .ok(&["ls", "site/docs"])
+            .contains(listed(&with_ids)[0])
+    );
     place.fails_in(
         "",
         &["ls", "site", "--path", "site"],

@@ -135,9 +135,12 @@ fn a_queue_is_a_table_or_one_object_a_line() {
     let id = m.ok(["send", "x"]);
     let table = m.ok(["list", "outbox"]);
     assert!(
-        table.starts_with("TIME ") && table.lines().count() == 2 && table.ends_with(&id),
+        table.starts_with("TIME ") && table.lines().count() == 2,
         "{table}"
     );
+    let short = table.split(' ').next_back().unwrap();
+    assert_eq!((short.len(), id.ends_with(short)), (8, true), "{table}");
+    assert!(m.ok(["show", short]).contains(&id));
     assert!(
         table.contains(" 167 B ") && m.ok(["list", "outbox", "--bytes"]).contains(" 167 "),
         "{table}"
