@@ -3,13 +3,16 @@
 //! It contains no facts about commands; a missing fact belongs in the tables.
 
 use super::CommandEnd;
-use super::output::{Output, wrap};
+use super::output::{Output, width_of, wrap};
 use super::parse::{self, Invocation};
 use super::table::{COMMANDS, Command, CommandGroup, Flag, GLOBAL, first_words};
 use crate::config::{SETTINGS, Section, watch};
 use crate::error::{Kind, Result};
 
-const INTRODUCTION: &str = "mesync keeps machines in sync through one hub: a JSON file in the outbox of one appears in the inbox of the others and runs a hook there.";
+/// Below this width for a description, names and descriptions have lines of their own.
+const MIN_DOC_WIDTH: usize = 32;
+
+const INTRODUCTION: &str = "mesync keeps machines in sync through one hub: a file in a synced directory of one appears in those of the others, and a message in the outbox of one appears in the inbox of the others and runs a hook there.";
 
 /// `mesync help [COMMAND]`.
 pub fn run(invocation: &Invocation, out: &mut Output) -> Result<CommandEnd> {
@@ -33,13 +36,21 @@ pub fn print(rows: &[&Command], out: &mut Output) {
 pub fn short() -> String {
     format!(
         "usage: mesync COMMAND [ARGUMENT…] [FLAG…]\n{}",
-        wrap("commands: ", first_words().into_iter())
+        wrap(
+            "commands: ",
+            first_words().into_iter(),
+            width_of(std::io::stderr())
+        )
     )
 }
 
 fn overview(out: &mut Output) {
     paragraph(INTRODUCTION, out);
-    out.line("\nUsage: mesync COMMAND [ARGUMENT…] [FLAG…]");
+    out.line("");
+    out.wrapped(
+        "Usage: ",
+        ["mesync", "COMMAND", "[ARGUMENT…]", "[FLAG…]"].into_iter(),
+    );
     for (group, title) in CommandGroup::ALL {
         out.line(&format!("\n{title}:"));
         let rows = COMMANDS.iter().filter(|c| c.group == group);
@@ -64,7 +75,8 @@ fn overview(out: &mut Output) {
         &format!("Exit status: 0 done; {}.", statuses.join("; ")),
         out,
     );
-    out.line("\nMore: mesync help COMMAND, mesync help settings");
+    out.line("");
+    paragraph("More: mesync help COMMAND, mesync help settings", out);
 }
 
 fn commands(rows: &[&Command], out: &mut Output) {
@@ -81,7 +93,8 @@ fn commands(rows: &[&Command], out: &mut Output) {
 fn command(row: &Command, out: &mut Output) {
     paragraph(&format!("mesync {}: {}", row.name, row.doc), out);
     out.line("");
-    out.text(&wrap("Usage: ", row.usage().iter().map(String::as_str)));
+    let usage = row.usage();
+    out.wrapped("Usage: ", usage.iter().map(String::as_str));
     for text in row.long {
         out.line("");
         paragraph(text, out);
@@ -96,7 +109,8 @@ fn command(row: &Command, out: &mut Output) {
         "\nExamples:"
     });
     for (line, purpose) in row.examples {
-        out.line(&format!("  # {purpose}\n  {line}"));
+        out.wrapped("  # ", purpose.split(' '));
+        out.line(&format!("  {line}"));
     }
 }
 
@@ -138,12 +152,18 @@ fn pairs(rows: &[(String, String)], out: &mut Output) {
         .max()
         .unwrap_or(0);
     for (name, doc) in rows {
-        out.text(&wrap(&format!("  {name:width$}  "), doc.split(' ')));
+        // two columns need room
+        if out.width < width + MIN_DOC_WIDTH {
+            out.wrapped("  ", name.split_whitespace());
+            out.wrapped("      ", doc.split(' '));
+            continue;
+        }
+        out.wrapped(&format!("  {name:width$}  "), doc.split(' '));
     }
 }
 
 fn paragraph(text: &str, out: &mut Output) {
-    out.text(&wrap("", text.split(' ')));
+    out.wrapped("", text.split(' '));
 }
 
 fn settings(out: &mut Output) {
@@ -179,8 +199,8 @@ fn setting(name: &str, default: &str, doc: &str, out: &mut Output) {
     } else {
         format!(" = {default}")
     };
-    out.line(&format!("  {name}{default}"));
-    out.text(&wrap("      ", doc.split(' ')));
+    out.wrapped("  ", format!("{name}{default}").split(' '));
+    out.wrapped("      ", doc.split(' '));
 }
 
 #[cfg(test)]

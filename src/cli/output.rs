@@ -4,6 +4,7 @@
 //! the end whether everything was written. The log is elsewhere.
 
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::os::fd::AsFd;
 
 use serde::Serialize;
 
@@ -12,8 +13,10 @@ use crate::config::environment;
 use crate::error::{Error, Result};
 use crate::logger::disturbs;
 
-/// The width at which help is wrapped.
-const DEFAULT_WIDTH: usize = 80;
+/// Help is wrapped at this width, or at that of a narrower terminal.
+const MAX_WIDTH: usize = 80;
+/// A terminal that says that it is narrower does not know its width.
+const MIN_WIDTH: usize = 20;
 
 /// Cells up to this width are aligned: an id and some more.
 const MAX_COLUMN_WIDTH: usize = 40;
@@ -27,6 +30,8 @@ pub struct Output {
     /// Exact sizes.
     pub bytes: bool,
     color: bool,
+    /// The width at which text is wrapped.
+    pub width: usize,
 }
 
 /// The error of a write to standard output that failed. A closed pipe is none.
@@ -46,6 +51,7 @@ impl Output {
             json,
             bytes,
             color,
+            width: width_of(io::stdout()),
         }
     }
 
@@ -58,6 +64,11 @@ impl Output {
     pub fn line(&mut self, text: &str) {
         self.text(text);
         self.text("\n");
+    }
+
+    /// Writes words as [`wrap`] does.
+    pub fn wrapped<'a>(&mut self, lead: &str, words: impl Iterator<Item = &'a str>) {
+        self.text(&wrap(lead, words, self.width));
     }
 
     /// Writes one object on one line.
@@ -171,6 +182,7 @@ impl Output {
                 json: false,
                 bytes: false,
                 color: false,
+                width: MAX_WIDTH,
             },
             text,
         )
@@ -212,13 +224,21 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// Wraps words to lines of at most 80 columns: the first begins with `lead`, the others are indented to its end.
-pub fn wrap<'a>(lead: &str, words: impl Iterator<Item = &'a str>) -> String {
+/// The width at which text for this output is wrapped.
+pub fn width_of(output: impl AsFd) -> usize {
+    match rustix::termios::tcgetwinsize(output) {
+        Ok(size) if usize::from(size.ws_col) >= MIN_WIDTH => MAX_WIDTH.min(size.ws_col.into()),
+        _ => MAX_WIDTH,
+    }
+}
+
+/// Wraps words to lines of at most `width` columns: the first begins with `lead`, the others are indented to its end.
+pub fn wrap<'a>(lead: &str, words: impl Iterator<Item = &'a str>, width: usize) -> String {
     let indent = lead.chars().count();
     let (mut out, mut column) = (lead.to_string(), indent);
     for word in words {
-        let width = word.chars().count();
-        if column > indent && column + 1 + width > DEFAULT_WIDTH {
+        let letters = word.chars().count();
+        if column > indent && column + 1 + letters > width {
             out.push('\n');
             out.push_str(&" ".repeat(indent));
             column = indent;
@@ -227,7 +247,7 @@ pub fn wrap<'a>(lead: &str, words: impl Iterator<Item = &'a str>) -> String {
             column += 1;
         }
         out.push_str(word);
-        column += width;
+        column += letters;
     }
     out.push('\n');
     out

@@ -124,6 +124,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed> {
             Some(name) => match parser.value() {
                 Ok(value) => Some(value),
                 Err(_) => {
+                    // a misspelled command is the mistake, not a flag that may take no value in the right one
+                    if !words.is_empty() && command_so_far(&words).is_empty() {
+                        find_command(&words)?;
+                    }
                     return Err(usage(
                         command_so_far(&words),
                         format!("{shown} needs a value: {shown} {name}"),
@@ -435,6 +439,10 @@ mod tests {
         check(
             &["xyzzy\n"],
             r#"there is no command "xyzzy\n" (see mesync help) [2]"#,
+        );
+        check(
+            &["statsu", "--watch"],
+            r#"there is no command "statsu" (did you mean "status"? see mesync help) [2]"#,
         );
         check(
             &["start", "--onec"],

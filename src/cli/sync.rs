@@ -31,7 +31,7 @@ use crate::service::{self, Signals};
 fn some(settings: &Settings, invocation: &Invocation) -> Result<Vec<WatchSettings>> {
     let watches = watches(settings, invocation)?;
     if watches.is_empty() {
-        Err(invocation.usage("which directory? name it with -w, or under [[watch]] in config.toml"))
+        Err(invocation.usage("which directory? name it here, or under [[watch]] in config.toml"))
     } else {
         Ok(watches)
     }

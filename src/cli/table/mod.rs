@@ -27,6 +27,7 @@ pub struct Command {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommandGroup {
     Files,
+    Directories,
     Messages,
     Machine,
     Hub,
@@ -34,9 +35,10 @@ pub enum CommandGroup {
 }
 
 impl CommandGroup {
-    pub const ALL: [(CommandGroup, &'static str); 5] = [
+    pub const ALL: [(CommandGroup, &'static str); 6] = [
         (CommandGroup::Messages, "Messages"),
-        (CommandGroup::Files, "Files"),
+        (CommandGroup::Directories, "Synced directories"),
+        (CommandGroup::Files, "Files on the hub"),
         (CommandGroup::Machine, "This machine"),
         (CommandGroup::Hub, "The hub"),
         (CommandGroup::Other, "Other"),
@@ -216,15 +218,6 @@ pub static COMMANDS: &[Command] = &[
     messages::SHOW,
     messages::RETRY,
     messages::FLUSH,
-    files::LOGIN,
-    files::UPLOAD,
-    files::DOWNLOAD,
-    files::LS,
-    files::INFO,
-    files::RM,
-    files::VERSIONS,
-    files::RESTORE,
-    files::EVENTS,
     sync::SYNC,
     sync::DAEMON,
     sync::APPROVE,
@@ -234,6 +227,15 @@ pub static COMMANDS: &[Command] = &[
     sync::TRASH_RESTORE,
     sync::TRASH_EMPTY,
     sync::FORGET,
+    files::LOGIN,
+    files::UPLOAD,
+    files::DOWNLOAD,
+    files::LS,
+    files::INFO,
+    files::RM,
+    files::VERSIONS,
+    files::RESTORE,
+    files::EVENTS,
     Command {
         name: "start",
         group: CommandGroup::Machine,

@@ -32,7 +32,7 @@ const SETTINGS: &str = "DIR and -w DIR are the same. Without either: the directo
 
 pub const SYNC: Command = Command {
     name: "sync",
-    group: CommandGroup::Files,
+    group: CommandGroup::Directories,
     arguments: DIRECTORY,
     flags: &[
         WATCH,
@@ -63,7 +63,7 @@ pub const SYNC: Command = Command {
 
 pub const DAEMON: Command = Command {
     name: "daemon",
-    group: CommandGroup::Files,
+    group: CommandGroup::Directories,
     arguments: DIRECTORY,
     flags: &[
         WATCH,
@@ -96,7 +96,7 @@ pub const DAEMON: Command = Command {
 
 pub const APPROVE: Command = Command {
     name: "approve",
-    group: CommandGroup::Files,
+    group: CommandGroup::Directories,
     arguments: &[one("DIR", Values::Directory)],
     flags: &[
         switch("dry-run", "only list the held deletes"),
@@ -140,7 +140,7 @@ pub const APPROVE: Command = Command {
 
 pub const ADOPT: Command = Command {
     name: "adopt",
-    group: CommandGroup::Files,
+    group: CommandGroup::Directories,
     arguments: &[one("DIR", Values::Directory)],
     flags: &[],
     doc: "accept a directory whose marker is missing",
@@ -152,7 +152,7 @@ pub const ADOPT: Command = Command {
 
 pub const CONFLICTS: Command = Command {
     name: "conflicts",
-    group: CommandGroup::Files,
+    group: CommandGroup::Directories,
     arguments: &[any("DIR", Values::Directory)],
     flags: &[BYTES],
     doc: "list the conflict copies in synced directories",
@@ -169,7 +169,7 @@ const TRASH: &str = "DIR is a synced directory, or one in it; without DIR: all s
 
 pub const TRASH_LIST: Command = Command {
     name: "trash list",
-    group: CommandGroup::Files,
+    group: CommandGroup::Directories,
     arguments: DIRECTORY,
     flags: &[BYTES],
     doc: "list the files that other machines deleted here",
@@ -188,7 +188,7 @@ pub const TRASH_LIST: Command = Command {
 
 pub const TRASH_RESTORE: Command = Command {
     name: "trash restore",
-    group: CommandGroup::Files,
+    group: CommandGroup::Directories,
     arguments: &[
         one("NAME", Values::Names("trash")),
         optional("DIR", Values::Directory),
@@ -219,7 +219,7 @@ pub const TRASH_RESTORE: Command = Command {
 
 pub const TRASH_EMPTY: Command = Command {
     name: "trash empty",
-    group: CommandGroup::Files,
+    group: CommandGroup::Directories,
     arguments: DIRECTORY,
     flags: &[],
     doc: "remove all files from the trash",
@@ -232,7 +232,7 @@ pub const TRASH_EMPTY: Command = Command {
 
 pub const FORGET: Command = Command {
     name: "forget",
-    group: CommandGroup::Files,
+    group: CommandGroup::Directories,
     arguments: &[one("DIR", Values::Directory)],
     flags: &[],
     doc: "forget a directory that is no longer synced",

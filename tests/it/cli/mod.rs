@@ -15,6 +15,7 @@ mod root;
 mod status;
 mod surprises;
 mod sync;
+mod terminals;
 mod transfer;
 mod trash;
 mod usage;

@@ -335,12 +335,8 @@ fn a_dry_run_says_why_and_changes_nothing() {
 #[test]
 fn mistakes_are_named_before_anything_is_done() {
     let (_world, alpha, dir) = world();
-    check(&alpha.run(&["sync"]), 2, "which directory? name it with -w");
-    check(
-        &alpha.run(&["daemon"]),
-        2,
-        "which directory? name it with -w",
-    );
+    check(&alpha.run(&["sync"]), 2, "which directory? name it here");
+    check(&alpha.run(&["daemon"]), 2, "which directory? name it here");
     check(
         &alpha.run(&["daemon", "--send-only"]),
         2,
