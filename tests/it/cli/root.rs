@@ -41,8 +41,12 @@ fn of_another_user() -> Option<(World, Machine)> {
 }
 
 fn as_user() -> Vec<String> {
-    let id = format!("--reuid={USER}");
-    ["setpriv", &id, &format!("--regid={USER}"), "--clear-groups"]
+    as_this_user(USER)
+}
+
+fn as_this_user(user: u32) -> Vec<String> {
+    let id = format!("--reuid={user}");
+    ["setpriv", &id, &format!("--regid={user}"), "--clear-groups"]
         .map(String::from)
         .to_vec()
 }
@@ -112,6 +116,63 @@ fn messages_that_root_sends_for_another_user_are_sent_by_that_users_client() {
     });
     assert_eq!((m.stop(), foreign(&m.base)), (Some(0), vec![]));
     assert_eq!(m.run(&["status"]).status.code(), Some(0));
+}
+
+#[test]
+fn two_users_of_one_machine_have_a_client_each() {
+    const OTHER: u32 = USER + 1;
+    let Some((world, mut first)) = of_another_user() else {
+        return;
+    };
+    start_as_user(&mut first);
+    let mut second = world.machine("second");
+    std::fs::create_dir(&second.base).unwrap();
+    chown(&second.base, Some(OTHER), Some(OTHER)).unwrap();
+    second.wrap = as_this_user(OTHER);
+
+    // the same name, as each has from the machine: the hub tells them apart, and what to do
+    wait_for("the first is known", &world, || {
+        second.ok(&["hosts"]).contains("m ")
+    });
+    second.name = "m".into();
+    let refused = second.run(&["start", "--once"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(77), "{said}");
+    assert!(
+        said.contains("another machine acts under the name \"m\""),
+        "{said}"
+    );
+    assert!(said.contains("MESYNC_HOST_ID"), "{said}");
+
+    // names of their own: messages and files
+    second.name = "second".into();
+    second.start();
+    first.wrap = as_user();
+    first.ok(&["send", "hello", "--target", "second"]);
+    wait_for("it arrives", &world, || second.names("inbox").len() == 1);
+    let dirs = [(&first, USER), (&second, OTHER)].map(|(machine, user)| {
+        let dir = world.dir.path().join(format!("files-{user}"));
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join(&machine.name), "text").unwrap();
+        for path in [dir.clone(), dir.join(&machine.name)] {
+            chown(&path, Some(user), Some(user)).unwrap();
+        }
+        dir
+    });
+    first.ok(&["sync", dirs[0].to_str().unwrap()]);
+    second.ok(&["sync", dirs[1].to_str().unwrap()]);
+    assert_eq!(dirs[1].join("m").metadata().unwrap().uid(), OTHER);
+
+    // neither reads or changes what the other has
+    second.base.clone_from(&first.base);
+    let spy = second.run(&["list", "inbox"]);
+    let said = String::from_utf8_lossy(&spy.stderr).into_owned();
+    assert!(
+        !spy.status.success() && said.contains("ermission denied"),
+        "{said}"
+    );
+    second.base = world.dir.path().join("second");
+    assert_eq!((first.stop(), second.stop()), (Some(0), Some(0)));
 }
 
 #[test]
