@@ -55,6 +55,18 @@ pub fn choose_server(settings: &mut Settings) {
     }
 }
 
+/// If nothing names a server, a command calls this user's hub on this machine, at whatever port that listens. A daemon does
+/// not, because it must not change its hub when that one ends.
+pub fn choose_own_hub(settings: &mut Settings) {
+    if settings.server_is_default
+        && let Some(listen) = listen_address(&settings.hub.data_dir)
+        && local_url(&settings.server_url, listen).is_none()
+        && let Some(url) = local_url(&format!("http://localhost:{}", listen.port()), listen)
+    {
+        settings.server_url = url;
+    }
+}
+
 /// The server and key for file commands: those of the login file, or else those for messages.
 pub fn file_access(settings: &Settings, login: Option<&Login>) -> Result<Access> {
     match login {
@@ -106,12 +118,13 @@ fn given_key(settings: &Settings, credentials: Option<&Path>) -> Result<Option<S
 
 /// A hub writes its address into its lock file once it listens, and holds the lock as long as it
 /// runs: so the port is its own, and no other program gets the key.
+fn listen_address(data_dir: &Path) -> Option<SocketAddr> {
+    let holder = disk::lock_holder(&data_dir.join(wire::HUB_LOCK))?;
+    holder.trim().parse().ok()
+}
+
 fn local_access(data_dir: &Path, server_url: &str) -> Option<Access> {
-    let listen: SocketAddr = disk::lock_holder(&data_dir.join(wire::HUB_LOCK))?
-        .trim()
-        .parse()
-        .ok()?;
-    let url = local_url(server_url, listen)?;
+    let url = local_url(server_url, listen_address(data_dir)?)?;
     let key = disk::read_secret(&data_dir.join(wire::LOCAL_KEY)).ok()?;
     Some(Access {
         url,
@@ -222,6 +235,26 @@ mod tests {
         assert_eq!(found().as_deref(), Some("the-local-key"));
         drop(lock);
         assert_eq!(found(), None);
+    }
+
+    #[test]
+    fn commands_call_the_own_hub_if_nothing_names_a_server() {
+        let check = |listen: &str, server: Option<&str>, wants: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let _lock = disk::lock(&dir.path().join(wire::HUB_LOCK), listen).unwrap();
+            let mut settings = Settings::default();
+            settings.hub.data_dir = dir.path().into();
+            settings.server_is_default = server.is_none();
+            settings.server_url = server.unwrap_or("http://localhost:8080").into();
+            choose_own_hub(&mut settings);
+            assert_eq!(settings.server_url, wants, "{listen}");
+        };
+        check("0.0.0.0:9000", None, "http://127.0.0.1:9000");
+        check("127.0.0.1:9000", None, "http://127.0.0.1:9000");
+        check("0.0.0.0:8080", None, "http://localhost:8080");
+        check("192.0.2.1:9000", None, "http://localhost:8080");
+        check("starting", None, "http://localhost:8080");
+        check("0.0.0.0:9000", Some("http://hub:1"), "http://hub:1");
     }
 
     #[test]

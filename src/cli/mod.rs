@@ -156,6 +156,9 @@ fn read_settings(invocation: &Invocation) -> Result<Settings> {
         settings.log,
     );
     logger::start(level, daemon);
+    if !is_daemon(invocation) {
+        credentials::choose_own_hub(&mut settings);
+    }
     credentials::choose_server(&mut settings);
     Ok(settings)
 }

@@ -133,7 +133,7 @@ impl Auth {
             }
             None => {
                 return Err(unauthorized(
-                    "no key was sent: set MESYNC_API_KEY on this machine to the one that \"mesync key add NAME\" shows on the hub",
+                    "no key was sent: \"mesync start\" and \"mesync join\" ask to be let in, or set MESYNC_API_KEY to one of \"mesync key add\" on the hub",
                 ));
             }
             Some(text) if token::is_token(text) => {

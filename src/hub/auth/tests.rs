@@ -116,7 +116,7 @@ fn with_a_key_everybody_needs_one() {
     for peer in [HERE, THERE] {
         starts(
             &b.ask(peer, &[]),
-            "401 {\"error\":\"no key was sent: set MESYNC_API_KEY",
+            "401 {\"error\":\"no key was sent: \\\"mesync start",
         );
         starts(&b.ask(peer, &["authorization: Basic eDp5"]), "401");
         starts(&b.ask(peer, &["x-api-key: wrong-key"]), "401");
