@@ -268,15 +268,15 @@ fn tell_people(
     if bytes > 0 {
         did.push(out.size(bytes));
     }
+    let (end, nothing) = if passed.failure().is_none() {
+        ("in sync", "nothing to do")
+    } else {
+        ("not in sync", "nothing was done")
+    };
     let did = if did.is_empty() {
-        "nothing to do".to_string()
+        nothing.to_string()
     } else {
         did.join(", ")
-    };
-    let end = if passed.failure().is_none() {
-        "in sync"
-    } else {
-        "not in sync"
     };
     out.line(&format!("{dir}: {end}: {did}"));
     for (path, why) in facts.refused.iter().take(crate::files::stats::NAMED) {
