@@ -3,11 +3,15 @@
 //!
 //! Where BusyBox or jq is missing, the part that needs it is skipped with a message.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use crate::support::files::Hub;
+use crate::support::world::wait_for;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -229,4 +233,37 @@ fn hooks_run_under_sh() {
 #[test]
 fn hooks_run_under_busybox() {
     hooks(true);
+}
+
+/// The names of metrics that a file for Prometheus or Grafana uses.
+fn metrics_in(text: &str) -> BTreeSet<&str> {
+    let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
+    text.split(|c| !is_part(c))
+        .filter(|word| word.starts_with("mesync_") || word.starts_with("process_"))
+        .collect()
+}
+
+#[test]
+fn dashboard_and_alerts_use_metrics_that_the_hub_has() {
+    let hub = Hub::start();
+    // most are there only once the hub knows a machine, and one for which a message waits
+    let mut machine = hub.world.machine("one");
+    machine.start();
+    machine.ok(&["send", "note", "--target", "two"]);
+    let mut text = String::new();
+    wait_for("the hub knows them", &hub.world, || {
+        text = String::from_utf8_lossy(&hub.get("/metrics").body).into_owned();
+        text.contains("mesync_host_condition{") && text.contains("mesync_oldest_queued_seconds{")
+    });
+    let known: BTreeSet<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .collect();
+    for file in ["mesync-hub.json", "alerts.yml"] {
+        let used = fs::read_to_string(root().join("contrib/grafana").join(file)).unwrap();
+        let used = metrics_in(&used);
+        assert!(used.len() > 3, "{file}: {used:?}");
+        let unknown: Vec<_> = used.difference(&known).collect();
+        assert!(unknown.is_empty(), "{file}: {unknown:?}");
+    }
 }
