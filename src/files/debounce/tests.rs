@@ -1,0 +1,199 @@
+//! The debounce by itself: events and times in, hints out.
+
+use super::*;
+use proptest::prelude::*;
+
+const QUIET: u64 = 500;
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// Each step: a time in ms, the event ("-" for none), and the resulting hints.
+fn check(steps: &[(u64, &str, &[&str])]) {
+    let mut debounce = Debounce::new(ms(QUIET));
+    for (at, event, wants) in steps {
+        let (what, path) = event.split_once(' ').unwrap_or((event, ""));
+        let what = match what {
+            "close" => Some(ChangeKind::Complete),
+            "write" => Some(ChangeKind::Touched),
+            "tree" => Some(ChangeKind::Tree),
+            _ => None,
+        };
+        let mut got: Vec<Hint> = std::iter::from_fn(|| debounce.due(ms(*at))).collect();
+        got.extend(what.and_then(|what| debounce.happened(path, what, ms(*at))));
+        let got: Vec<String> = got.into_iter().map(show).collect();
+        assert_eq!(got, *wants, "at {at}: {event}");
+    }
+}
+
+fn show(hint: Hint) -> String {
+    match hint {
+        Hint::Path(path) => path,
+        Hint::Entries(path) => format!("{path}/*"),
+        Hint::Tree(path) => format!("{path}/**"),
+    }
+}
+
+#[test]
+fn an_isolated_change_is_reported_at_once_and_a_storm_is_coalesced() {
+    check(&[
+        (0, "write a", &[]),
+        (1, "write a", &[]),
+        (2, "close a", &["a"]),
+        (600, "-", &[]),
+    ]);
+    check(&[
+        (0, "close a", &["a"]),
+        (100, "close a", &[]),
+        (200, "close a", &[]),
+        (699, "-", &[]),
+        (700, "-", &["a"]),
+    ]);
+    check(&[
+        (0, "close a", &["a"]),
+        (501, "close a", &["a"]),
+        (502, "close b", &["b"]),
+    ]);
+    // after a storm the path must become quiet again
+    check(&[
+        (0, "close a", &["a"]),
+        (400, "close a", &[]),
+        (900, "close a", &["a"]),
+        (1300, "-", &[]),
+        (1400, "-", &["a"]),
+    ]);
+    // a long write is one change
+    check(&[
+        (0, "write a", &[]),
+        (400, "write a", &[]),
+        (800, "write a", &[]),
+        (1000, "close a", &["a"]),
+        (9000, "-", &[]),
+    ]);
+}
+
+#[test]
+fn a_path_that_is_never_quiet_is_reported_after_ten_quiet_times() {
+    let mut debounce = Debounce::new(ms(QUIET));
+    let mut told = Vec::new();
+    for at in (0..20_000).step_by(100) {
+        told.extend(std::iter::from_fn(|| debounce.due(ms(at))).map(|_| at));
+        told.extend(
+            debounce
+                .happened("log", ChangeKind::Touched, ms(at))
+                .map(|_| at),
+        );
+    }
+    assert_eq!(told, [5000, 10_000, 15_000]);
+}
+
+#[test]
+fn removals_and_modes_wait_for_the_next_change() {
+    check(&[
+        (0, "write a", &[]),
+        (499, "-", &[]),
+        (500, "-", &["a"]),
+        (501, "write a", &[]),
+        (1000, "-", &[]),
+        (1001, "-", &["a"]),
+    ]);
+    // an editor that moves the old file away and writes a new one: one rescan
+    check(&[
+        (0, "write a", &[]),
+        (1, "write a", &[]),
+        (3, "close a", &["a"]),
+        (2000, "-", &[]),
+    ]);
+    check(&[
+        (0, "tree d", &[]),
+        (500, "-", &["d/**"]),
+        (600, "write d", &[]),
+        (1100, "-", &["d"]),
+    ]);
+    check(&[
+        (0, "write d", &[]),
+        (100, "tree d", &[]),
+        (600, "-", &["d/**"]),
+    ]);
+}
+
+#[test]
+fn much_in_one_directory_becomes_the_directory() {
+    let mut debounce = Debounce::new(ms(QUIET));
+    for i in 0..1000 {
+        let hint = debounce.happened(&format!("d/{i}"), ChangeKind::Complete, ms(i));
+        assert_eq!(hint.is_some(), i < IN_A_DIRECTORY as u64, "{i}");
+    }
+    assert_eq!(
+        debounce.happened("e/x", ChangeKind::Complete, ms(1000)),
+        Some(Hint::Path("e/x".into()))
+    );
+    assert_eq!(debounce.due(ms(1498)), None);
+    assert_eq!(debounce.due(ms(1499)), Some(Hint::Entries("d".into())));
+    assert_eq!(
+        (debounce.due(ms(9000)), debounce.next(), debounce.paths),
+        (None, None, 0)
+    );
+    // the root, with a directory among its other paths
+    for i in 0..200 {
+        debounce.happened(
+            &i.to_string(),
+            if i == 50 {
+                ChangeKind::Tree
+            } else {
+                ChangeKind::Touched
+            },
+            ms(10_000),
+        );
+    }
+    assert_eq!(debounce.due(ms(20_000)), Some(Hint::Tree(String::new())));
+}
+
+#[test]
+fn much_everywhere_becomes_one_look_at_everything() {
+    let mut debounce = Debounce::new(ms(QUIET));
+    for i in 0..2 * limits::BUSY_PATHS {
+        debounce.happened(&format!("{}/{i}", i / 100), ChangeKind::Touched, ms(1));
+    }
+    assert!(debounce.paths <= limits::BUSY_PATHS);
+    let hints: Vec<Hint> = std::iter::from_fn(|| debounce.due(ms(501))).collect();
+    assert!(hints.contains(&Hint::Tree(String::new())));
+}
+
+proptest! {
+    /// After each change a hint covers it, at once or within ten quiet times, and nothing is kept forever.
+    #[test]
+    fn every_change_is_told(events in proptest::collection::vec((0..5usize, 0..3u8, 0..400u64), 1..300)) {
+        let paths = ["a", "b", "d/a", "d/e/a", "d"];
+        let mut debounce = Debounce::new(ms(QUIET));
+        let (mut now, mut open) = (0, BTreeMap::<&str, u64>::new());
+        let covers = |hint: &Hint, path: &str| match hint {
+            Hint::Path(p) | Hint::Entries(p) => p == path,
+            Hint::Tree(p) => p == path || path.strip_prefix(p.as_str()).is_some_and(|r| p.is_empty() || r.starts_with('/')),
+        };
+        for (path, what, pause) in events {
+            for at in now..=now + pause {
+                for hint in std::iter::from_fn(|| debounce.due(ms(at))) {
+                    open.retain(|path, _| !covers(&hint, path));
+                }
+                prop_assert!(open.values().all(|since| at - since <= QUIET * u64::from(AT_MOST)), "{open:?} at {at}");
+                prop_assert!(open.is_empty() || debounce.next().is_some());
+            }
+            now += pause;
+            let what = [ChangeKind::Complete, ChangeKind::Touched, ChangeKind::Tree][what as usize];
+            open.entry(paths[path]).or_insert(now);
+            if let Some(hint) = debounce.happened(paths[path], what, ms(now)) {
+                open.retain(|path, _| !covers(&hint, path));
+            }
+        }
+        now += QUIET * u64::from(AT_MOST);
+        for _ in 0..3 {
+            for hint in std::iter::from_fn(|| debounce.due(ms(now))) {
+                open.retain(|path, _| !covers(&hint, path));
+            }
+            now += QUIET;
+        }
+        prop_assert!(open.is_empty() && debounce.next().is_none() && debounce.busy.is_empty() && debounce.paths == 0);
+    }
+}
