@@ -85,9 +85,9 @@
 //!   files are adopted, of others both versions are kept. A hub with a new address is the same hub ([`files::moved`]).
 //! * *Nothing is lost*: the loser of two edits is renamed to a conflict copy, a deleted file is moved to the trash, and many deletes
 //!   wait for a person ([`files::delete_guard`]): they are approved here, or through the hub for all machines ([`hub::approvals`]).
-//!   They are judged together when their burst has ended; moves between two directories of a client do not count
-//!   ([`files::engine`], `neighbours`). A directory without its marker is not touched, nor is another directory to which its link
-//!   leads now ([`files::repointed`]).
+//!   They are judged together when their burst has ended, which a single delete soon shows: the files beside it are still here.
+//!   Moves between two directories of a client do not count ([`files::engine`], `neighbours`). A directory without its marker is
+//!   not touched, nor is another directory to which its link leads now ([`files::repointed`]).
 //! * *A directory* has a row if it is empty or has a mode other than the usual one. Its mode is known before its content, on the hub
 //!   and on the receiver, and its row is deleted after its content. A directory that its owner may not write to is opened for a
 //!   change, and recorded before in `.mesync/opened` ([`files::tree`]).

@@ -3,30 +3,91 @@
 //!
 //! Pure: it takes events and their times. Its output is only a hint where to look; the tree decides.
 //!
-//! An isolated change that was written and closed is reported at once. Every change within the quiet time after it waits
-//! until the path has been quiet for that time, but at most ten times as long. Many changes in one directory become one
-//! hint.
+//! An isolated change that is complete is reported at once: a file that was written and closed, a removal, a change of mode.
+//! Every change within the quiet time after it waits until the path has been quiet for that time, but at most ten times as
+//! long; a removal waits for less, because nothing is being written. Many changes in one directory become one hint.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use crate::config::limits;
+use crate::files::plan::is_below;
 
 /// A path that is never quiet is reported after so many quiet times.
 pub const AT_MOST: u32 = 10;
 /// If a directory has more busy paths than this, the whole directory is reported.
 pub const IN_A_DIRECTORY: usize = 128;
+/// The quiet time after a removal, unless the usual one is shorter.
+const QUIET_AFTER_REMOVAL: Duration = Duration::from_millis(100);
 
 /// What happened to a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangeKind {
     /// Complete: closed after writing, or renamed to this name.
     Complete,
-    /// Being written, created, removed, or its mode changed.
+    /// Being written, or created.
     Touched,
-    /// A directory with everything below it appeared or disappeared.
+    /// Its mode or another attribute changed. A file that is being written gets its mode before it is closed.
+    Mode,
+    /// Removed: this is no half of a rename.
+    Removed,
+    /// Renamed from this name: the other half is examined first.
+    MovedAway,
+    /// A directory appeared, and is being filled.
     Tree,
+    /// A directory was renamed to this name, with everything below it.
+    CompleteTree,
+    /// A directory was removed, after everything below it.
+    RemovedTree,
+    /// A directory was renamed from this name, with everything below it.
+    MovedAwayTree,
+}
+
+impl ChangeKind {
+    /// Whether an isolated change of this kind is reported at once.
+    fn is_complete(self) -> bool {
+        match self {
+            ChangeKind::Complete
+            | ChangeKind::Mode
+            | ChangeKind::Removed
+            | ChangeKind::CompleteTree
+            | ChangeKind::RemovedTree => true,
+            ChangeKind::Touched
+            | ChangeKind::MovedAway
+            | ChangeKind::Tree
+            | ChangeKind::MovedAwayTree => false,
+        }
+    }
+
+    /// Whether the name is free now.
+    fn is_removal(self) -> bool {
+        match self {
+            ChangeKind::Removed
+            | ChangeKind::MovedAway
+            | ChangeKind::RemovedTree
+            | ChangeKind::MovedAwayTree => true,
+            ChangeKind::Complete
+            | ChangeKind::Touched
+            | ChangeKind::Mode
+            | ChangeKind::Tree
+            | ChangeKind::CompleteTree => false,
+        }
+    }
+
+    fn scope(self) -> HintScope {
+        match self {
+            ChangeKind::Tree
+            | ChangeKind::CompleteTree
+            | ChangeKind::RemovedTree
+            | ChangeKind::MovedAwayTree => HintScope::Tree,
+            ChangeKind::Complete
+            | ChangeKind::Touched
+            | ChangeKind::Mode
+            | ChangeKind::Removed
+            | ChangeKind::MovedAway => HintScope::Path,
+        }
+    }
 }
 
 /// Where to look.
@@ -57,6 +118,8 @@ struct BusyPath {
     /// A change before this time is not isolated.
     until: Duration,
     form: HintScope,
+    /// One of the unreported changes is a removal.
+    is_removed: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,44 +153,43 @@ impl Debounce {
         } else {
             (dir, name)
         };
+        let quiet = self.quiet;
         let known = self.busy.get_mut(dir).and_then(|paths| paths.get_mut(name));
-        let whole = if what == ChangeKind::Tree {
-            HintScope::Tree
-        } else {
-            HintScope::Path
-        };
+        let scope = what.scope();
         match known {
             // it was being written for the first time, and is complete now
             Some(busy)
-                if what == ChangeKind::Complete
+                if matches!(what, ChangeKind::Complete | ChangeKind::Removed)
                     && busy.until.is_zero()
                     && busy.form == HintScope::Path =>
             {
-                *busy = BusyPath {
-                    untold: None,
-                    until: now + self.quiet,
-                    form: HintScope::Path,
-                };
+                *busy = BusyPath::told(now + quiet);
                 Some(Hint::Path(path.to_string()))
             }
             Some(busy) => {
                 busy.untold = Some((busy.untold.map_or(now, |(first, _)| first), now));
-                if whole == HintScope::Tree {
+                if scope == HintScope::Tree {
                     busy.form = HintScope::Tree;
+                }
+                if what.is_removal() && !std::mem::replace(&mut busy.is_removed, true) {
+                    // earlier than the time that is known
+                    let at = time(busy, quiet);
+                    self.times
+                        .push(Reverse((at, dir.to_string(), name.to_string())));
                 }
                 None
             }
-            None if what == ChangeKind::Complete => {
-                self.insert(
-                    dir,
-                    name,
-                    BusyPath {
-                        untold: None,
-                        until: now + self.quiet,
-                        form: HintScope::Path,
-                    },
-                );
-                Some(Hint::Path(path.to_string()))
+            None if what.is_complete() => {
+                if what == ChangeKind::RemovedTree {
+                    // this hint covers what was below
+                    self.forget_below(path);
+                }
+                self.insert(dir, name, BusyPath::told(now + quiet));
+                Some(if scope == HintScope::Tree {
+                    Hint::Tree(path.to_string())
+                } else {
+                    Hint::Path(path.to_string())
+                })
             }
             None => {
                 self.insert(
@@ -136,7 +198,8 @@ impl Debounce {
                     BusyPath {
                         untold: Some((now, now)),
                         until: Duration::ZERO,
-                        form: whole,
+                        form: scope,
+                        is_removed: what.is_removal(),
                     },
                 );
                 None
@@ -177,6 +240,7 @@ impl Debounce {
                 },
             );
             busy.until = now + self.quiet;
+            busy.is_removed = false;
             self.times
                 .push(Reverse((busy.until, dir.clone(), name.clone())));
             let path = if dir.is_empty() || name.is_empty() {
@@ -223,18 +287,34 @@ impl Debounce {
         }
     }
 
+    fn forget_below(&mut self, dir: &str) {
+        let below = |path: &str| path == dir || is_below(path, dir);
+        let gone: Vec<String> = self
+            .busy
+            .range(dir.to_string()..)
+            .take_while(|(path, _)| path.starts_with(dir))
+            .filter(|(path, _)| below(path))
+            .map(|(path, _)| path.clone())
+            .collect();
+        for path in gone {
+            self.paths -= self.busy.remove(&path).map_or(0, |paths| paths.len());
+        }
+    }
+
     /// Collapses the paths of a directory into one hint that has waited as long as the oldest of them. Paths that were
     /// reported already need no rescan; paths with entries below them make it a rescan of the whole subtree.
     fn collapse<'a>(&mut self, dir: &'a str, what: ChangeKind, now: Duration) -> &'a str {
         let paths = self.busy.remove(dir).unwrap_or_default();
         self.paths -= paths.len();
-        let deep = what == ChangeKind::Tree || paths.values().any(|b| b.form == HintScope::Tree);
+        let deep =
+            what.scope() == HintScope::Tree || paths.values().any(|b| b.form == HintScope::Tree);
         let first = paths
             .values()
             .filter_map(|b| b.untold)
             .map(|(first, _)| first)
             .min()
             .unwrap_or(now);
+        let is_removed = what.is_removal() || paths.values().any(|b| b.is_removed);
         let form = if deep {
             HintScope::Tree
         } else {
@@ -247,6 +327,7 @@ impl Debounce {
                 untold: Some((first, now)),
                 until: now,
                 form,
+                is_removed,
             },
         );
         dir
@@ -268,14 +349,32 @@ impl Debounce {
                 untold: Some((first.unwrap_or(now), now)),
                 until: now,
                 form: HintScope::Tree,
+                is_removed: false,
             },
         );
         ""
     }
 }
 
+impl BusyPath {
+    /// One whose change was reported.
+    fn told(until: Duration) -> BusyPath {
+        BusyPath {
+            untold: None,
+            until,
+            form: HintScope::Path,
+            is_removed: false,
+        }
+    }
+}
+
 /// When a path is reported, or forgotten.
 fn time(busy: &BusyPath, quiet: Duration) -> Duration {
+    let quiet = if busy.is_removed {
+        quiet.min(QUIET_AFTER_REMOVAL)
+    } else {
+        quiet
+    };
     match busy.untold {
         Some((first, last)) => (last + quiet).min(first + quiet * AT_MOST),
         None => busy.until,

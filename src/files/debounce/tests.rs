@@ -18,6 +18,12 @@ fn check(steps: &[(u64, &str, &[&str])]) {
             "close" => Some(ChangeKind::Complete),
             "write" => Some(ChangeKind::Touched),
             "tree" => Some(ChangeKind::Tree),
+            "chmod" => Some(ChangeKind::Mode),
+            "rm" => Some(ChangeKind::Removed),
+            "away" => Some(ChangeKind::MovedAway),
+            "mvdir" => Some(ChangeKind::CompleteTree),
+            "awaydir" => Some(ChangeKind::MovedAwayTree),
+            "rmdir" => Some(ChangeKind::RemovedTree),
             _ => None,
         };
         let mut got: Vec<Hint> = std::iter::from_fn(|| debounce.due(ms(*at))).collect();
@@ -89,7 +95,7 @@ fn a_path_that_is_never_quiet_is_reported_after_ten_quiet_times() {
 }
 
 #[test]
-fn removals_and_modes_wait_for_the_next_change() {
+fn changes_that_another_may_follow_wait_for_it() {
     check(&[
         (0, "write a", &[]),
         (499, "-", &[]),
@@ -116,6 +122,67 @@ fn removals_and_modes_wait_for_the_next_change() {
         (100, "tree d", &[]),
         (600, "-", &["d/**"]),
     ]);
+}
+
+#[test]
+fn isolated_removals_and_modes_are_reported_at_once() {
+    check(&[
+        (0, "rm a", &["a"]),
+        (1, "chmod b", &["b"]),
+        (2, "rmdir d", &["d/**"]),
+        (900, "-", &[]),
+    ]);
+    // the new name first
+    check(&[
+        (0, "away a", &[]),
+        (0, "close b", &["b"]),
+        (0, "awaydir d", &[]),
+        (0, "mvdir e", &["e/**"]),
+        (99, "-", &[]),
+        (100, "-", &["a", "d/**"]),
+    ]);
+    // a file gets its mode while it is written
+    check(&[
+        (0, "write a", &[]),
+        (1, "chmod a", &[]),
+        (2, "close a", &["a"]),
+    ]);
+    // a temporary file
+    check(&[(0, "write a", &[]), (1, "rm a", &["a"]), (999, "-", &[])]);
+    // after another change a removal waits for a moment, and a mode for the quiet time
+    check(&[
+        (0, "close a", &["a"]),
+        (50, "rm a", &[]),
+        (149, "-", &[]),
+        (150, "-", &["a"]),
+    ]);
+    check(&[
+        (0, "close a", &["a"]),
+        (50, "chmod a", &[]),
+        (549, "-", &[]),
+        (550, "-", &["a"]),
+    ]);
+}
+
+#[test]
+fn a_removed_directory_is_reported_with_everything_below_it() {
+    let mut debounce = Debounce::new(ms(QUIET));
+    for i in 0..1000 {
+        debounce.happened(&format!("d/{i}"), ChangeKind::Removed, ms(i / 10));
+    }
+    debounce.happened("dd", ChangeKind::Touched, ms(100));
+    let hint = debounce.happened("d", ChangeKind::RemovedTree, ms(100));
+    assert_eq!(hint, Some(Hint::Tree("d".into())));
+    let rest: Vec<Hint> = std::iter::from_fn(|| debounce.due(ms(9000))).collect();
+    assert_eq!(rest, [Hint::Path("dd".into())]);
+    assert_eq!(debounce.paths, 1);
+    assert_eq!((debounce.due(ms(99_000)), debounce.paths), (None, 0));
+    // not yet removed: its files are reported together, soon
+    for i in 0..1000 {
+        debounce.happened(&format!("d/{i}"), ChangeKind::Removed, ms(100_000));
+    }
+    assert_eq!(debounce.due(ms(100_099)), None);
+    assert_eq!(debounce.due(ms(100_100)), Some(Hint::Entries("d".into())));
 }
 
 #[test]
@@ -164,7 +231,7 @@ fn much_everywhere_becomes_one_look_at_everything() {
 proptest! {
     /// After each change a hint covers it, at once or within ten quiet times, and nothing is kept forever.
     #[test]
-    fn every_change_is_told(events in proptest::collection::vec((0..5usize, 0..3u8, 0..400u64), 1..300)) {
+    fn every_change_is_told(events in proptest::collection::vec((0..5usize, 0..9u8, 0..400u64), 1..300)) {
         let paths = ["a", "b", "d/a", "d/e/a", "d"];
         let mut debounce = Debounce::new(ms(QUIET));
         let (mut now, mut open) = (0, BTreeMap::<&str, u64>::new());
@@ -181,7 +248,8 @@ proptest! {
                 prop_assert!(open.is_empty() || debounce.next().is_some());
             }
             now += pause;
-            let what = [ChangeKind::Complete, ChangeKind::Touched, ChangeKind::Tree][what as usize];
+            let what = [ChangeKind::Complete, ChangeKind::Touched, ChangeKind::Tree, ChangeKind::Mode, ChangeKind::Removed, ChangeKind::RemovedTree,
+                    ChangeKind::CompleteTree, ChangeKind::MovedAway, ChangeKind::MovedAwayTree][what as usize];
             open.entry(paths[path]).or_insert(now);
             if let Some(hint) = debounce.happened(paths[path], what, ms(now)) {
                 open.retain(|path, _| !covers(&hint, path));

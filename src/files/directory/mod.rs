@@ -52,10 +52,11 @@ const HELD_RECHECK_INTERVAL: Duration = Duration::from_secs(300);
 const HELD_RECHECK_AFTER_MOVES: Duration = Duration::from_secs(1);
 /// How long a single delete waits to see whether it is the first of many; several wait for the end of the
 /// burst.
-const QUIET_AFTER_ONE: Duration = Duration::from_millis(300);
+const QUIET_AFTER_ONE: Duration = Duration::from_millis(40);
 const QUIET_AFTER_MORE: Duration = Duration::from_secs(1);
 /// Deletes that were made on the hub arrive with one poll, or with two polls in a row.
-const QUIET_AFTER_PAGE: Duration = Duration::from_millis(150);
+const QUIET_AFTER_ONE_OF_HUB: Duration = Duration::from_millis(15);
+const QUIET_AFTER_MORE_OF_HUB: Duration = Duration::from_millis(150);
 /// Waiting paths that are named in the log at one time, at most; the status names more.
 const NAMED_IN_LOG: usize = 10;
 /// See the module documentation.
@@ -92,8 +93,6 @@ struct Again {
     pause: Duration,
     worked: u64,
     guard: Instant,
-    /// Whether deletes were waiting for the end of their burst at the last check.
-    gathers: bool,
     /// How many contents had arrived in other directories when held deletes were last weighed.
     arrivals: u64,
 }
@@ -260,11 +259,11 @@ impl Directory {
             state: state.clone(),
             ambient,
         };
-        // a busy directory reports its pending paths after the debounce's quiet time
         let quiet = Quiet {
             after_one: QUIET_AFTER_ONE,
-            after_more: QUIET_AFTER_MORE + settings.debounce * 2,
-            after_page: QUIET_AFTER_PAGE,
+            after_more: QUIET_AFTER_MORE,
+            after_one_of_hub: QUIET_AFTER_ONE_OF_HUB,
+            after_more_of_hub: QUIET_AFTER_MORE_OF_HUB,
         };
         let limits = DeleteLimits::of(settings);
         let options = Options {
@@ -297,7 +296,6 @@ impl Directory {
                 pause: RETRY_PAUSE,
                 worked: 0,
                 guard: now + HELD_RECHECK_INTERVAL,
-                gathers: false,
                 arrivals: 0,
             }),
             workers: Default::default(),

@@ -63,8 +63,7 @@ impl Directory {
     /// carry them out.
     pub fn end_of_burst(&self) -> Duration {
         let left = self.engine.gathers();
-        let was = std::mem::replace(&mut lock(&self.again).gathers, !left.is_zero());
-        if was && left.is_zero() {
+        if left.is_zero() && self.engine.take_burst_end() {
             self.wakeup.wake();
         }
         left

@@ -83,7 +83,15 @@ impl Directory {
         } else {
             MAX_IDLE_TIME
         };
-        let is_woken = self.wakeup.wait(way, time);
+        // deletes that this worker has examined may be a short burst
+        let burst = self.engine.gathers();
+        let is_woken = if burst.is_zero() {
+            self.wakeup.wait(way, time)
+        } else {
+            self.wakeup.wait(way, time.min(burst));
+            self.end_of_burst();
+            true
+        };
         let mut workers = lock(self.workers(way));
         workers.waiting -= 1;
         // a worker that was woken, or has work, stays; so does the last one

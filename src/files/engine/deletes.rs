@@ -3,13 +3,16 @@
 use std::collections::BTreeSet;
 
 use crate::files::delete_guard::{self, Standing};
-use crate::files::plan::Entry;
+use crate::files::plan::{Entry, parent};
 use crate::wire::files::Hash;
 
 use super::neighbours::MOVED_PERHAPS;
 use super::path::token;
 use super::traits::{Token, Write};
-use super::{Engine, Interrupted, PathState, SET_BACK};
+use super::{Engine, Interrupted, PathState, SET_BACK, is_file};
+
+/// Files that are looked at on each side of a single delete.
+const FILES_BESIDE: usize = 8;
 
 /// A delete as the guard sees it.
 pub(super) enum DeleteEffect {
@@ -151,6 +154,9 @@ impl Engine {
             counted,
             pending,
         };
+        if pending == 1 && known.node.is_none() && self.is_lone_delete() {
+            self.check_beside(path)?;
+        }
         if !delete_guard::passes(self.options.limits, standing) {
             return Err(if self.may_come_elsewhere(&hash) {
                 Interrupted::Again(MOVED_PERHAPS)
@@ -160,6 +166,29 @@ impl Engine {
         }
         self.queue().let_through(path);
         count.passed.insert(path.to_string());
+        Ok(())
+    }
+
+    /// Before a delete passes that has waited for a moment only: whether the files beside it are still here. If one is not,
+    /// this is the first of many, and the events of the others are late.
+    fn check_beside(&self, path: &str) -> Result<(), Interrupted> {
+        let dir = parent(path).unwrap_or("");
+        let mut are_missing = false;
+        for after in [path, ""] {
+            for (beside, rows) in self.env.state.below(dir, after, FILES_BESIDE)? {
+                if beside == path || !is_file(rows.base.entry.as_ref()) || rows.is_pending() {
+                    continue;
+                }
+                // its own work item reports any error
+                if matches!(self.env.tree.stamp(&beside), Ok(None)) {
+                    are_missing |= self.offer(&beside);
+                }
+            }
+        }
+        if are_missing {
+            self.expect_more();
+            return Err(Interrupted::Again("others beside it are missing too"));
+        }
         Ok(())
     }
 

@@ -1,8 +1,8 @@
 //! Decides when deletes are weighed: after the burst has ended, so that the whole burst passes or
 //! none of it.
 //!
-//! A burst ends when no further delete has arrived for a while: a short time after a single delete,
-//! a longer time after two or more. Deletes that were made on the hub arrive together, so a burst of these alone ends
+//! A burst ends when no further delete has arrived for a while: a moment after a single delete that none preceded for long, a
+//! longer time after two or more. Deletes that were made on the hub arrive together, so a burst of these alone ends
 //! sooner. A burst that does not end is weighed after [`GATHER_MAX`].
 
 use std::time::Duration;
@@ -14,8 +14,10 @@ use super::{Direction, Engine, lock};
 pub struct Quiet {
     pub after_one: Duration,
     pub after_more: Duration,
+    /// If it was made on the hub.
+    pub after_one_of_hub: Duration,
     /// If all of them were made on the hub.
-    pub after_page: Duration,
+    pub after_more_of_hub: Duration,
 }
 
 /// A burst is weighed after this time even if more deletes arrive.
@@ -31,6 +33,10 @@ pub struct Burst {
     times: Option<(Duration, Duration)>,
     /// At least one of them was made here.
     is_local: bool,
+    /// It is a single delete, and none preceded it for as long as several wait.
+    is_lone: bool,
+    /// [`Burst::take_end`] has reported its end.
+    is_over: bool,
 }
 
 impl Burst {
@@ -46,7 +52,25 @@ impl Burst {
             .times
             .map(|(first, _)| first)
             .filter(|_| now < self.end(due, quiet) + WEIGHING);
+        self.is_lone = self
+            .times
+            .is_none_or(|(_, last)| first.is_none() && now >= last + self.after_more(quiet));
         self.times = Some((first.unwrap_or(now), now));
+        self.is_over = false;
+    }
+
+    /// Whether the burst has ended since the last call.
+    pub fn take_end(&mut self, now: Duration, due: usize, quiet: Quiet) -> bool {
+        let is_over = self.times.is_some() && self.left(now, due, quiet).is_zero();
+        is_over && !std::mem::replace(&mut self.is_over, true)
+    }
+
+    fn after_more(&self, quiet: Quiet) -> Duration {
+        if self.is_local {
+            quiet.after_more
+        } else {
+            quiet.after_more_of_hub
+        }
     }
 
     /// Records a removal for which no delete is known yet: it prolongs a burst that has not ended.
@@ -55,6 +79,12 @@ impl Burst {
         if !self.left(now, due, quiet).is_zero() {
             self.extend(now, due, quiet);
         }
+    }
+
+    /// Records that more deletes were made than are known.
+    fn expect_more(&mut self, now: Duration, due: usize, quiet: Quiet) {
+        self.extend(now, due, quiet);
+        self.is_lone = false;
     }
 
     /// How long to wait before so many deletes are weighed.
@@ -73,12 +103,12 @@ impl Burst {
     }
 
     fn end(&self, due: usize, quiet: Quiet) -> Duration {
-        let quiet = if !self.is_local {
-            quiet.after_page
-        } else if due > 1 {
-            quiet.after_more
-        } else {
+        let quiet = if due > 1 || !self.is_lone {
+            self.after_more(quiet)
+        } else if self.is_local {
             quiet.after_one
+        } else {
+            quiet.after_one_of_hub
         };
         self.times.map_or(Duration::ZERO, |(first, last)| {
             (last + quiet).min(first + GATHER_MAX)
@@ -108,6 +138,23 @@ impl Engine {
         lock(&self.burst).left(self.env.ambient.elapsed(), due, self.options.quiet)
     }
 
+    /// Whether a burst has ended since the last call: its deletes can be carried out now.
+    pub fn take_burst_end(&self) -> bool {
+        let due = self.queue().counted_deletes();
+        lock(&self.burst).take_end(self.env.ambient.elapsed(), due, self.options.quiet)
+    }
+
+    /// Whether the pending delete is a single one, so that it has waited for a moment only.
+    pub(super) fn is_lone_delete(&self) -> bool {
+        lock(&self.burst).is_lone
+    }
+
+    /// Makes the pending deletes wait as several do, because others are missing here for which no delete is pending yet.
+    pub(super) fn expect_more(&self) {
+        let due = self.queue().counted_deletes();
+        lock(&self.burst).expect_more(self.env.ambient.elapsed(), due, self.options.quiet);
+    }
+
     pub(super) fn is_burst_young(&self) -> bool {
         lock(&self.burst).is_young(self.env.ambient.elapsed())
     }
@@ -124,7 +171,8 @@ mod tests {
     const QUIET: Quiet = Quiet {
         after_one: Duration::from_millis(300),
         after_more: Duration::from_secs(2),
-        after_page: Duration::from_millis(100),
+        after_one_of_hub: Duration::from_millis(20),
+        after_more_of_hub: Duration::from_millis(100),
     };
 
     fn ms(n: u64) -> Duration {
@@ -168,7 +216,38 @@ mod tests {
         assert_eq!(burst.left(ms(1030), 4, QUIET), ms(2000));
         // until all are carried out
         burst.add(ms(9000), 1, Direction::Down, QUIET);
-        assert_eq!(burst.left(ms(9000), 1, QUIET), ms(100));
+        assert_eq!(burst.left(ms(9000), 1, QUIET), ms(20));
+        // right after that one
+        burst.add(ms(9050), 1, Direction::Down, QUIET);
+        assert_eq!(burst.left(ms(9050), 1, QUIET), ms(100));
+    }
+
+    #[test]
+    fn a_delete_soon_after_another_waits_for_more() {
+        let mut burst = Burst::default();
+        burst.add(ms(1000), 1, Direction::Up, QUIET);
+        assert_eq!(burst.left(ms(1300), 1, QUIET), ms(0));
+        // the first was carried out
+        burst.add(ms(2900), 1, Direction::Up, QUIET);
+        assert_eq!(burst.left(ms(2900), 1, QUIET), ms(2000));
+        // and so was this one, long ago
+        burst.add(ms(7000), 1, Direction::Up, QUIET);
+        assert_eq!(burst.left(ms(7000), 1, QUIET), ms(300));
+        // something else is removed meanwhile
+        burst.prolong(ms(7100), 1, QUIET);
+        assert_eq!(burst.left(ms(7100), 1, QUIET), ms(2000));
+    }
+
+    #[test]
+    fn the_end_of_each_burst_is_reported_once_however_short_it_was() {
+        let mut burst = Burst::default();
+        assert!(!burst.take_end(ms(0), 0, QUIET));
+        for at in [1000, 9000] {
+            burst.add(ms(at), 1, Direction::Up, QUIET);
+            assert!(!burst.take_end(ms(at + 299), 1, QUIET));
+            assert!(burst.take_end(ms(at + 5000), 1, QUIET));
+            assert!(!burst.take_end(ms(at + 5001), 1, QUIET));
+        }
     }
 
     #[test]

@@ -345,15 +345,39 @@ impl<'a> ActiveWatch<'a> {
             // a full rescan records that the directory cannot be read
             self.add_rescan("");
         }
-        let happened = if is_dir && !mask.contains(EventMask::ATTRIB) {
-            ChangeKind::Tree
-        } else if mask.intersects(EventMask::CLOSE_WRITE | EventMask::MOVED_TO) {
-            ChangeKind::Complete
-        } else {
-            ChangeKind::Touched
-        };
+        let happened = change(mask, is_dir);
         self.seen.push(WatchEvent::Path(path, happened));
         Ok(None)
+    }
+}
+
+fn change(mask: EventMask, is_dir: bool) -> ChangeKind {
+    if mask.contains(EventMask::ATTRIB) {
+        ChangeKind::Mode
+    } else if mask.contains(EventMask::DELETE) {
+        if is_dir {
+            ChangeKind::RemovedTree
+        } else {
+            ChangeKind::Removed
+        }
+    } else if mask.contains(EventMask::MOVED_FROM) {
+        if is_dir {
+            ChangeKind::MovedAwayTree
+        } else {
+            ChangeKind::MovedAway
+        }
+    } else if mask.contains(EventMask::MOVED_TO) {
+        if is_dir {
+            ChangeKind::CompleteTree
+        } else {
+            ChangeKind::Complete
+        }
+    } else if is_dir {
+        ChangeKind::Tree
+    } else if mask.contains(EventMask::CLOSE_WRITE) {
+        ChangeKind::Complete
+    } else {
+        ChangeKind::Touched
     }
 }
 

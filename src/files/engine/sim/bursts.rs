@@ -9,7 +9,8 @@ use crate::files::engine::Quiet;
 const QUIET: Quiet = Quiet {
     after_one: Duration::from_secs(1),
     after_more: Duration::from_secs(10),
-    after_page: Duration::from_secs(2),
+    after_one_of_hub: Duration::from_secs(1),
+    after_more_of_hub: Duration::from_secs(2),
 };
 
 /// Two clients in sync, with `a0` to `a5`.
@@ -71,6 +72,38 @@ fn a_single_delete_passes_after_a_moment_and_a_few_together() {
     s.passes(QUIET.after_more);
     s.sync(0);
     assert_eq!((s.left(), s.run.engine(0).deletes().len()), (4, 0));
+}
+
+/// A program deletes slowly: the first is gone before the second is known, and no more.
+#[test]
+fn deletes_that_follow_a_single_one_wait_for_the_end() {
+    let s = pair();
+    for n in 0..5 {
+        s.remove(0, &format!("a{n}"));
+        s.sync(0);
+        s.passes(Duration::from_secs(1));
+        s.sync(0);
+    }
+    s.passes(Duration::from_secs(20));
+    s.sync(0);
+    assert_eq!((s.left(), s.run.engine(0).deletes().len()), (5, 4));
+}
+
+/// Only the first of many deletes is known, because the events of the others are late.
+#[test]
+fn a_single_delete_looks_at_the_files_beside_it() {
+    let s = pair();
+    (0..5).for_each(|n| s.remove(0, &format!("a{n}")));
+    s.run.work(0, &["a3".into()], 500, true);
+    s.passes(QUIET.after_one);
+    for _ in 0..20 {
+        s.run.engine(0).wake(false);
+        s.run.work(0, &[], 500, true);
+        s.passes(Duration::from_secs(1));
+    }
+    s.passes(QUIET.after_more);
+    s.sync(0);
+    assert_eq!((s.left(), s.run.engine(0).deletes().len()), (6, 5));
 }
 
 /// The other client receives a burst from the hub in pieces.
