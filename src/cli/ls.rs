@@ -1,7 +1,5 @@
 //! `mesync ls`: lists the files on the hub.
 
-use std::io::IsTerminal;
-
 use super::files::time;
 use super::output::Output;
 use super::parse::Invocation;
@@ -50,6 +48,7 @@ pub fn ls(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> 
         search: invocation.value("search")?,
         all_kinds: true,
     };
+    let is_narrowed = dir.is_some() || path.is_some() || query.search.is_some() || offset > 0;
     let hub = servers::files(&context.settings)?;
     let on_hub = |dir: &str| local_path::on_hub(&context.settings, hub.url(), dir);
     let mut listing = HubListing {
@@ -77,7 +76,8 @@ pub fn ls(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> 
     };
     let out = &mut context.out;
     match listed {
-        ListEnd::Nothing if !out.json && std::io::stderr().is_terminal() => note("no such files"),
+        ListEnd::Nothing if !out.json && is_narrowed => note("no such files"),
+        ListEnd::Nothing if !out.json => note("there are no files on the hub"),
         ListEnd::Cut { next } => {
             out.flush();
             note(&format!(

@@ -34,7 +34,7 @@ impl Directory {
                 Ok(Polled::NewEpoch) => {
                     epochs += 1;
                     log::info!(
-                        "hub is new or was restored; comparing everything dir={}",
+                        "comparing everything: the hub is new to this directory, or was restored dir={}",
                         self.settings.path.display()
                     );
                     self.rescan_later();
