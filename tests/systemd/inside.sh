@@ -28,6 +28,7 @@ drop_in() {
 }
 client() { MESYNC_BASE_DIR=/var/lib/mesync MESYNC_API_KEY_FILE=/etc/mesync/key mesync "$@"; }
 ann() { su ann -c "XDG_RUNTIME_DIR=/run/user/$(id -u ann) $*"; }
+bob() { su bob -c "XDG_RUNTIME_DIR=/run/user/$(id -u bob) $*"; }
 has_another_pid() { pid=$(property "$1" MainPID) && [ "$pid" != 0 ] && [ "$pid" != "$2" ] && systemctl -q is-active "$1"; }
 
 # install
@@ -39,6 +40,11 @@ done
 getent passwd mesync >/dev/null || fail "no user mesync"
 equals "mode of /etc/mesync" "$(stat -c %a:%U /etc/mesync)" 700:root
 systemd-analyze verify --man=no /lib/systemd/system/mesync*.service /lib/systemd/system/mesync-pass.timer
+sed -n 's/^\([a-z_.]*\) = .*/\1/p' /usr/share/doc/mesync/examples/systemd/sysctl.conf >/test/limits
+[ -s /test/limits ] || fail "no limits in sysctl.conf"
+while read -r limit; do
+    [ -e "/proc/sys/$(echo "$limit" | tr . /)" ] || fail "the kernel has no $limit"
+done </test/limits
 say "install: the units are valid, and neither enabled nor started"
 
 # the hub, a key for each client as a credential
@@ -91,6 +97,25 @@ equals "user of the hook" "$(cat /test/hook)" root
 echo text >/srv/share/file
 wait_for test -s ~ann/share/file
 say "a message each way, a hook, a synced file"
+
+# in place of s3ec
+useradd -m bob
+mkdir -m 700 ~bob/.daemon
+(umask 077 && mesync key add gamma --data /var/lib/mesync-hub >~bob/.daemon/key)
+printf 'server_url = "http://127.0.0.1:8080"\nhost_id = "gamma"\napi_key_file = "/home/bob/.daemon/key"\n' >~bob/.daemon/config.toml
+mkdir -p ~bob/.config/systemd/user ~bob/share
+cp /usr/share/doc/mesync/examples/s3ec.service ~bob/.config/systemd/user/
+chown -R bob: ~bob
+loginctl enable-linger bob
+wait_for bob systemctl --user is-system-running
+bob systemctl --user enable --now s3ec
+wait_for test -s ~bob/share/share/file
+pid=$(bob systemctl --user show -p MainPID --value s3ec)
+bob systemctl --user reload s3ec
+equals "process of s3ec after the reload" "$(bob systemctl --user show -p MainPID --value s3ec)" "$pid"
+bob systemctl --user disable --now s3ec
+equals "result of s3ec" "$(bob systemctl --user show -p Result --value s3ec)" success
+say "s3ec.service: a user's directory, with all of the hub"
 
 # reload
 pid=$(property mesync MainPID)
