@@ -15,8 +15,8 @@ use super::header::media_type;
 use super::{Body, Call, Called, HubClient};
 use crate::wire::KeyUse;
 use crate::wire::files::{
-    AskedChunks, Backup, ChangesPage, Chunk, Commit, FileEvent, HISTORY_HEADER, Hash, KeyAnswer,
-    Made, MissingChunks, Record, Restore, Version,
+    AskedChunks, Backup, COMPACT_ROWS, ChangesPage, Chunk, Commit, FileEvent, HISTORY_HEADER, Hash,
+    KeyAnswer, Made, MissingChunks, Record, Restore, Version,
 };
 use crate::wire::revision::{Common, Condition, Points, Revision};
 use crate::wire::scope::Scope;
@@ -157,11 +157,21 @@ impl HubClient {
         let scope = scope.query();
         let path =
             format!("/api/files/changes?after={after}&limit={limit}&kinds=all{began}{scope}");
-        self.json(&Call {
+        let accepted = [("accept", format!("{COMPACT_ROWS}, application/json"))];
+        let headers = knows(newest).into_iter().chain(self.state());
+        let call = Call {
             most: PAGE_BYTES,
-            headers: knows(newest).into_iter().chain(self.state()).collect(),
+            headers: headers.chain(accepted).collect(),
             ..Call::get(&path)
-        })
+        };
+        let answer = self.authorized(&self.agent, &call)?;
+        // an older hub sends JSON
+        if media_type(&answer) != COMPACT_ROWS {
+            return self.body(answer, call.most, &call.path);
+        }
+        let bytes = self.bytes(answer, call.most)?;
+        ChangesPage::from_compact(&bytes)
+            .ok_or_else(|| self.not_a_hub("not its rows of changes").into())
     }
 
     /// `POST /api/files/common`: up to which revision the hub has the history of these points, at most

@@ -281,16 +281,17 @@ impl HubClient {
         path: &str,
     ) -> Called<T> {
         let answer = self.typed(answer, "application/json", path)?;
-        let mut body = answer.into_body();
-        let bytes = body
-            .with_config()
-            .limit(most)
-            .read_to_vec()
-            .map_err(|e| self.unreachable(e))?;
+        let bytes = self.bytes(answer, most)?;
         serde_json::from_slice(&bytes).map_err(|_| {
             self.not_a_hub(&format!("not its JSON at {}", bare(path)))
                 .into()
         })
+    }
+
+    fn bytes(&self, answer: http::Response<ureq::Body>, most: u64) -> Called<Vec<u8>> {
+        let mut body = answer.into_body();
+        let read = body.with_config().limit(most).read_to_vec();
+        read.map_err(|e| self.unreachable(e))
     }
 
     /// A response of the type that the route returns. A status alone proves nothing: a captive network's login page has

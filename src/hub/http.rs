@@ -309,11 +309,16 @@ impl Reply {
 
     /// A body of any length: inline if it is short, else a job.
     pub fn text(status: u16, content_type: &'static str, body: String) -> Reply {
+        Reply::bytes(status, content_type, body.into_bytes())
+    }
+
+    /// [`Reply::text`] of any bytes.
+    pub fn bytes(status: u16, content_type: &'static str, body: Vec<u8>) -> Reply {
         let mut reply = Reply {
             status,
             headers: Vec::new(),
             content_type: content_type.into(),
-            body: body.into_bytes(),
+            body,
             job: None,
         };
         if reply.body.len() > Reply::INLINE {

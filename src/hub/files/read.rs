@@ -10,7 +10,7 @@ use super::{Files, answer, commit, head, last_part};
 use crate::hub::http::{Job, Reply, Request};
 use crate::hub::rights::Right;
 use crate::hub::store::files::{ChangesSince, Listing};
-use crate::wire::files::{EntryKind, FileEvent, Hash, PAGE, PAGE_DEFAULT, Record};
+use crate::wire::files::{COMPACT_ROWS, EntryKind, FileEvent, Hash, PAGE, PAGE_DEFAULT, Record};
 use crate::wire::revision::{Common, POINTS, Points, Revision};
 
 /// Rows outside the scope of a request that one page of changes passes over: each page is to be answered soon.
@@ -216,7 +216,12 @@ impl Files {
                     let rows = changes.changes.into_iter();
                     changes.changes = rows.filter_map(|row| rights.shown(row)).collect();
                 }
-                Reply::json(200, &changes)
+                let accepted = request.header("accept");
+                if accepted.is_some_and(|types| types.contains(COMPACT_ROWS)) {
+                    Reply::bytes(200, COMPACT_ROWS, changes.to_compact())
+                } else {
+                    Reply::json(200, &changes)
+                }
             }
             Ok(ChangesSince::OtherHistory) => Reply::error(
                 409,

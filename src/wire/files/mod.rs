@@ -4,6 +4,7 @@
 //! which has fewer fields: each missing field has a default here, such as 0 for `rev`.
 
 mod batch;
+mod compact;
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,6 +16,7 @@ use super::revision::{Revision, Tag};
 use crate::relpath;
 
 pub use batch::{BatchAnswer, BatchItem, BatchResult};
+pub use compact::COMPACT_ROWS;
 
 /// A body up to this long is one chunk, and may be sent in one request; longer ones are cut
 /// ([`crate::chunking`]).

@@ -187,3 +187,26 @@ fn a_machine_hears_no_change_of_another_directory() {
         "{alone} bytes alone, {among_others} among 300 changes of others"
     );
 }
+
+#[test]
+fn rows_are_a_quarter_of_their_json_for_a_client_that_accepts_them() {
+    let hub = Hub::start();
+    for n in 0..200 {
+        put(&hub, "docs/2026", &format!("letter-{n}.txt"), None);
+    }
+    let ask = |accept: &str| {
+        let got = hub.ask("GET", "/api/files/changes?after=0", accept, "");
+        assert_eq!(got.status, 200);
+        got
+    };
+    let (json, rows) = (
+        ask("Accept: */*\r\n"),
+        ask("Accept: application/vnd.mesync.rows, application/json\r\n"),
+    );
+    assert_eq!(json.header("content-type"), Some("application/json"));
+    let kind = rows.header("content-type");
+    assert_eq!(kind, Some("application/vnd.mesync.rows"));
+    // each of these has a commit, and so a tag, of its own
+    let (many, few) = (json.body.len(), rows.body.len());
+    assert!(few * 4 < many, "{few} bytes, {many} in JSON");
+}
