@@ -132,6 +132,7 @@ complete -c mesync -n '__mesync_in download' -s o -l output -r -F -d 'where to (
 complete -c mesync -n '__mesync_in download' -s r -l recursive -d 'a directory with all that is below it'
 complete -c mesync -n '__mesync_in download' -l bytes -d 'print exact numbers of bytes'
 complete -c mesync -n '__mesync_is download' -a '(mesync words files -- (commandline -ct) 2>/dev/null)'
+complete -c mesync -n '__mesync_is download' -F
 complete -c mesync -n '__mesync_in ls' -l path -x -d 'only files in directories whose path begins so'
 complete -c mesync -n '__mesync_in ls' -l search -x -d 'only files whose name contains this'
 complete -c mesync -n '__mesync_in ls' -l limit -x -d 'show at most this many (default: 50)'

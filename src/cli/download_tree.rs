@@ -25,7 +25,15 @@ use crate::wire::files::{self, Hash, Name, Record};
 
 const READ_BUFFER_BYTES: usize = 64 * 1024;
 
-/// `mesync download -r PATH`
+/// The local target of a download, if one is given.
+pub fn destination(invocation: &Invocation) -> Result<Option<&OsStr>> {
+    match (invocation.arguments.get(1), invocation.os_value("output")) {
+        (Some(_), Some(_)) => Err(invocation.usage("FILE and -o exclude each other")),
+        (argument, flag) => Ok(argument.map(|a| a.as_os_str()).or(flag)),
+    }
+}
+
+/// `mesync download -r PATH [DIR]`
 pub fn download(
     context: &mut Context,
     invocation: &Invocation,
@@ -50,7 +58,7 @@ pub fn download(
         );
         return Err(Error::new(Kind::Failed, what).hint("see mesync ls"));
     }
-    let root = match invocation.os_value("output") {
+    let root = match destination(invocation)? {
         Some(to) if to == "-" => {
             return Err(invocation.usage("-r writes a directory: name it with -o DIR"));
         }

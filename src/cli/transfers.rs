@@ -373,7 +373,7 @@ pub fn download(context: &mut Context, invocation: &Invocation) -> Result<Comman
         return Err(Error::new(Kind::Failed, what).hint("see mesync versions and mesync restore"));
     }
     let transfer = Transfer::new(&hub, &watch)?;
-    let to = match invocation.os_value("output") {
+    let to = match download_tree::destination(invocation)? {
         Some(to) if to == "-" => {
             let written = transfer.download_to(&record, &mut std::io::stdout().lock());
             progress.clear();

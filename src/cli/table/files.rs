@@ -91,7 +91,10 @@ pub const UPLOAD: Command = Command {
 pub const DOWNLOAD: Command = Command {
     name: "download",
     group: CommandGroup::Files,
-    arguments: &[one(WHAT, Values::Names("files"))],
+    arguments: &[
+        one(WHAT, Values::Names("files")),
+        optional("FILE", Values::File),
+    ],
     flags: &[
         short_valued(
             'o',
@@ -106,6 +109,7 @@ pub const DOWNLOAD: Command = Command {
     doc: "download a file or directory",
     long: &[
         PATHS,
+        "FILE and -o FILE are the same: a file, or a directory for a file of its own name.",
         "The file gets its name only when it is whole, verified and on the disk; it replaces a file of that name. An interrupted download resumes when it is repeated; until then its bytes are in a hidden file beside it, .mesync-….tmp. Mode and modification time are restored.",
         "With -r, files that are there already with the same content are left alone, others of the same name are replaced, and nothing is removed. A file that cannot be downloaded is reported, and the others follow.",
     ],
@@ -115,7 +119,7 @@ pub const DOWNLOAD: Command = Command {
             "to report.pdf in the current directory",
         ),
         (
-            "mesync download -r docs -o /tmp/docs",
+            "mesync download -r docs /tmp/docs",
             "the directory docs, as /tmp/docs",
         ),
         (

@@ -128,6 +128,16 @@ fn a_local_path_means_the_file_on_the_hub() {
     // a path is looked for on the hub first; an explicit one is local
     place.put("other/top.txt", b"of the root");
     place.ok(&["upload", "other/top.txt"]);
+    // the argument and the flag
+    let to = place.ok(&["download", "site/top.txt", "copy.txt"]);
+    assert!(to.contains("downloaded to copy.txt"), "{to}");
+    assert_eq!(std::fs::read(place.at("copy.txt")).unwrap(), b"top");
+    place.fails_in(
+        "",
+        &["download", "site/top.txt", "a", "-o", "b"],
+        2,
+        "FILE and -o exclude each other",
+    );
     assert_eq!(
         place.ok_in("share", &["download", "top.txt", "-o", "-"]),
         "of the root"
