@@ -267,3 +267,40 @@ fn dashboard_and_alerts_use_metrics_that_the_hub_has() {
         assert!(unknown.is_empty(), "{file}: {unknown:?}");
     }
 }
+
+/// What procd would be told; its functions only print here.
+const PROCD: &str = "procd_open_instance() { :; }; procd_close_instance() { :; }; procd_set_param() { echo \"$*\"; }
+. ./mesync.init && start_service && echo \"$USE_PROCD $START $STOP\"";
+
+#[test]
+fn the_init_script_of_openwrt_starts_the_client_under_procd() {
+    let dir = root().join("contrib/openwrt");
+    let sh = which("busybox").map_or(vec!["sh".into()], |b| vec![b, "sh".into()]);
+    let mut command = Command::new(&sh[0]);
+    let out = command
+        .args(&sh[1..])
+        .args(["-euc", PROCD])
+        .current_dir(&dir)
+        .output()
+        .unwrap();
+    let told = String::from_utf8(out.stdout).unwrap();
+    assert!(out.status.success(), "{told}{out:?}", out = out.stderr);
+    let base = "/etc/mesync";
+    for line in [
+        "command /usr/bin/mesync start",
+        &format!("env MESYNC_BASE_DIR={base}"),
+        &format!("file {base}/config.toml"),
+        "reload_signal HUP",
+        "1 95 10",
+    ] {
+        assert!(told.lines().any(|l| l == line), "{line}: {told}");
+    }
+    // what an upgrade of the system and of the package keeps is that directory
+    assert_eq!(text(&dir.join("mesync.keep")), format!("{base}/\n"));
+    let package = text(&dir.join("Makefile"));
+    assert!(package.contains(&format!("define Package/mesync/conffiles\n{base}/\nendef")));
+}
+
+fn text(path: &Path) -> String {
+    fs::read_to_string(path).unwrap()
+}
