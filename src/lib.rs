@@ -26,7 +26,8 @@
 //! ```
 //!
 //! [`daemon`] starts the threads; they carry these names (`ps -T`). `inotify` and `sse` send [`messages::exchange::TickEvent`]s to
-//! `tick` over a bounded channel and may wait there; `tick` would find the same by itself at the next `poll_interval`. A thread
+//! `tick` over a bounded channel and may wait there; `tick` would find the same by itself at the next `poll_interval`, or within
+//! a minute while the event stream is open. A thread
 //! that ends early ends the process with a message and a status that is not 0.
 //!
 //! **The spool is plain files, and every change of state is one rename or link** ([`messages`]):

@@ -94,15 +94,14 @@ impl MachineStates {
     }
 
     /// Runs until the channel is closed.
-    pub fn run(mut self, poll_interval: Duration, stopped: &Receiver<()>) -> Result<()> {
-        let interval = poll_interval.min(STATE_INTERVAL);
+    pub fn run(mut self, stopped: &Receiver<()>) -> Result<()> {
         loop {
             let began = clock::monotonic();
             self.read();
             let pause = (began.elapsed() * READ_SHARE).clamp(READ_INTERVAL, MAX_READ_INTERVAL);
             let latest = fresh(&self.latest);
             for listener in &mut self.hubs {
-                listener.tell(latest.as_deref(), interval);
+                listener.tell(latest.as_deref());
             }
             self.approvals.look(&self.base_dir);
             match stopped.recv_timeout(pause) {
@@ -131,12 +130,12 @@ fn fresh(latest: &Mutex<Option<Latest>>) -> Option<String> {
 }
 
 impl Listener {
-    /// Sends the state in its own request if it is new, or if no request has sent it for `interval`.
-    fn tell(&mut self, latest: Option<&str>, interval: Duration) {
+    /// Sends the state in its own request if it is new, or if no request has sent it for [`STATE_INTERVAL`].
+    fn tell(&mut self, latest: Option<&str>) {
         let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, header) = &*sent;
         let is_new = header.is_some() && latest.is_some_and(|now| header.as_deref() != Some(now));
-        let due = is_new || at.elapsed() >= interval;
+        let due = is_new || at.elapsed() >= STATE_INTERVAL;
         drop(sent);
         if !due || clock::monotonic() < self.not_before {
             return;

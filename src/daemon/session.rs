@@ -98,9 +98,8 @@ impl HubSession {
                 (&settings.base_dir, watched.clone()),
                 (&self.of_messages, &self.of_files),
             );
-            let (interval, stopped) = (settings.poll_interval, self.stopped.clone());
-            self.threads
-                .spawn("state", move || states.run(interval, &stopped))?;
+            let stopped = self.stopped.clone();
+            self.threads.spawn("state", move || states.run(&stopped))?;
         }
         if !settings.watches.is_empty() && !self.threads.has("requests") {
             let (dir, wake, asked) = (
@@ -180,10 +179,11 @@ impl HubSession {
                     each_control(&controls, |control| control.heard(&heard));
                 }
                 let event = match heard {
-                    // includes messages that were queued while there was no stream
-                    StreamEvent::Queued | StreamEvent::Opened => TickEvent::Queued,
+                    StreamEvent::Queued => TickEvent::Queued,
+                    StreamEvent::Opened => TickEvent::StreamOpened,
+                    StreamEvent::Closed => TickEvent::StreamClosed,
                     StreamEvent::Refused(why) => TickEvent::StreamRefused(why),
-                    StreamEvent::Files | StreamEvent::Closed => return true,
+                    StreamEvent::Files => return true,
                 };
                 stream.host.is_none()
                     || events

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::inbox::Inbox;
 use super::outbox::sent::SentCleaner;
 use super::outbox::{Batch, Outbox};
+pub use super::tick_event::TickEvent;
 use super::{lock, spool};
 use crate::backoff::Backoff;
 use crate::client::{Failure, HubClient, PullResult};
@@ -27,29 +28,14 @@ use crate::logger::is_same_event;
 use crate::wire::revision::Tag;
 use crate::wire::{ClientRun, Doubt};
 
-/// The events that wake the tick.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TickEvent {
-    /// A file was renamed into the outbox, so it is complete.
-    Arrived(OsString),
-    /// A file was written in the outbox.
-    Written(OsString),
-    /// Events may have been lost: scan everything.
-    Overflow,
-    /// The hub has messages for this machine, or its event stream has just begun.
-    Queued,
-    /// The hub refuses the event stream, with the reason.
-    StreamRefused(String),
-    /// The daemon is stopping.
-    Stop,
-}
-
 /// How long a hub that refuses this machine is not called: it allows 10 failed logins a minute.
 pub const REFUSED: Duration = Duration::from_secs(30);
 /// Minimum pause between two attempts, whatever wakes the tick.
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
 /// The name of the event stream among the parts of the work.
 const STREAM: &str = "event stream";
+/// How often the hub is asked for messages while its event stream is open.
+const PULL_INTERVAL_WITH_STREAM: Duration = Duration::from_secs(60);
 /// Interval between two runs of the cleanup.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -91,6 +77,8 @@ pub struct Exchange {
     arrived: Vec<(OsString, bool)>,
     scan: bool,
     pull: bool,
+    /// The event stream is open.
+    is_listening: bool,
     not_before: Instant,
     /// When the last attempt failed, if it did.
     failed_at: Option<Instant>,
@@ -130,6 +118,7 @@ impl Exchange {
             arrived: Vec::new(),
             scan: true,
             pull: true,
+            is_listening: false,
             not_before: clock::monotonic(),
             failed_at: None,
             backoff: Backoff::new(Duration::from_secs(60)),
@@ -142,6 +131,7 @@ impl Exchange {
     /// Runs until told to stop. `working` is called when work begins and ends.
     pub fn run(mut self, events: &Receiver<TickEvent>, working: impl Fn(bool)) -> Result<()> {
         let mut next_tick = clock::monotonic();
+        let mut next_pull = next_tick;
         let mut next_cleaning = clock::monotonic();
         loop {
             working(true);
@@ -149,7 +139,10 @@ impl Exchange {
             if now >= next_tick {
                 let mended = self.mend();
                 self.judge("directories", mended);
-                self.pull = true;
+                if !self.is_listening || now >= next_pull {
+                    self.pull = true;
+                    next_pull = now + PULL_INTERVAL_WITH_STREAM;
+                }
                 self.scan |= self.outbox.may_have_changed();
                 next_tick = now + self.poll_interval;
             }
@@ -215,8 +208,14 @@ impl Exchange {
             TickEvent::Arrived(name) => self.arrived.push((name, true)),
             TickEvent::Written(name) => self.arrived.push((name, false)),
             TickEvent::Overflow => self.scan = true,
-            TickEvent::StreamRefused(why) => drop(self.wrong.insert(STREAM, why)),
-            TickEvent::Queued => {
+            TickEvent::StreamClosed => self.is_listening = false,
+            TickEvent::StreamRefused(why) => {
+                self.is_listening = false;
+                self.wrong.insert(STREAM, why);
+            }
+            TickEvent::Queued | TickEvent::StreamOpened => {
+                // messages that were queued before are pulled now
+                self.is_listening = true;
                 self.wrong.remove(STREAM);
                 self.pull = true;
                 // the event stream of a hub whose other responses fail must not decide how often the hub is

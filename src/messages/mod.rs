@@ -13,6 +13,7 @@ pub mod plan;
 pub mod seen;
 pub mod spool;
 pub mod survey;
+mod tick_event;
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
