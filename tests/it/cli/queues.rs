@@ -97,8 +97,8 @@ fn files_are_named_in_a_way_that_can_be_understood() {
     m.run(["upload"])
         .check(2, "upload needs FILE (see mesync help upload)");
     m.run(["rm"]).check(2, "rm needs ID|PATH");
-    m.run(["download", "a", "b"])
-        .check(2, "download does not take \"b\"");
+    m.run(["download", "a", "b", "c"])
+        .check(2, "download does not take \"c\"");
     m.run(["upload", "a", "b", "--name", "c"])
         .check(2, "--name is for one file");
     m.run(["upload", "a", "--path", "../b"])
