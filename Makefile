@@ -4,6 +4,7 @@
 #   make demo       build it quickly, then show three machines and a hub on this one (a few seconds)
 #   make test       all tests
 #   make page-test  the hub's page in headless Chromium (a minute); leaves pictures in target/page/
+#   make bucket-test  three hubs on one bucket of SeaweedFS (`weed`), which are killed in turn (a minute or two); ROUNDS=40 for longer
 #   make lint       format, clippy, build without TLS, documentation, man pages, shell scripts
 #   make check      lint, test, then page-test: what must hold before a change goes in
 #   make mutants    break each rule of the sync engine in a copy of it; the simulation must catch each (some minutes)
@@ -63,7 +64,7 @@ MAN_PAGES = $(wildcard man/*.[1-9])
 SCRIPTS = .ci/run $(wildcard contrib/*.sh contrib/*/*.sh contrib/hooks/* tests/*.sh tests/*/*.sh)
 SH_SCRIPTS = contrib/openwrt/mesync.init contrib/openrc/mesync
 
-.PHONY: all demo test lint check mutants fuzz install uninstall static small attacks bench dist dist-test deb systemd-test page-test completions clean help
+.PHONY: all demo test lint check mutants fuzz install uninstall static small attacks bench dist dist-test deb systemd-test page-test bucket-test completions clean help
 
 all:
 	$(CARGO) build --release --locked
@@ -114,6 +115,11 @@ check: lint test page-test
 page-test:
 	$(CARGO) build --locked
 	BINARY=target/debug/mesync PYTHONDONTWRITEBYTECODE=1 python3 tests/page/page.py
+
+# skipped, with a line that says so, where there is no weed
+bucket-test:
+	$(CARGO) build --locked
+	BINARY=target/debug/mesync PYTHONDONTWRITEBYTECODE=1 python3 tests/bucket/bucket.py
 
 # MUTANTS=WORD chooses those whose name has this word
 mutants:

@@ -46,6 +46,8 @@ pub const FAILED_NEWS_HOOKS: usize = 100;
 pub const PULL: usize = 1000;
 /// Requests that wait for the hub's committer.
 pub const COMMITS: usize = 1024;
+/// Threads that put the chunks of files into a hub's bucket.
+pub const UPLOADERS: usize = 8;
 /// Operations in one transaction of the hub.
 pub const GROUP: usize = 256;
 /// Keys of hosts on a hub.

@@ -3,6 +3,7 @@
 //! Help, man page tables and the parser of `config.toml` use the same table. This module reads only `config.toml`;
 //! keys are separate files, which other modules read.
 
+pub mod bucket;
 pub mod edit;
 mod encryption;
 pub mod environment;
@@ -20,7 +21,7 @@ use crate::nearest::nearest;
 use crate::wire;
 use crate::wire::files::Hash;
 use encryption::{fingerprints, plain};
-use values::{bytes, level, listen, number, path, reserve, seconds};
+use values::{bytes, level, listen, milliseconds, number, path, reserve, seconds};
 pub use values::{check_key, url as check_url};
 
 /// The section of a setting in `config.toml`.
@@ -91,6 +92,15 @@ pub struct HubSettings {
     pub plain: Plain,
     pub tls_cert: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
+    /// The bucket that this hub shares with others; `None`: it has a disk of its own.
+    pub bucket: Option<bucket::BucketUrl>,
+    pub bucket_region: String,
+    pub bucket_key: Option<Secret>,
+    pub bucket_key_file: Option<PathBuf>,
+    pub bucket_poll: Duration,
+    pub commit_window: Duration,
+    /// Of the client: authorities that must have signed the certificate of the bucket's server.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// A key that is never printed, however the settings are printed.
@@ -171,7 +181,7 @@ pub static SETTINGS: &[Setting] = &[
     row(Client, "api_key_file", "MESYNC_API_KEY_FILE", "", "file with this machine's key for the hub",
         |s, v| path(v).map(|v| s.api_key_file = Some(v))),
     row(Client, "ca_file", "MESYNC_CA_FILE", "", "PEM file with the authorities that must have signed the certificate of an https server; the public ones if not set",
-        |s, v| path(v).map(|v| s.ca_file = Some(v))),
+        |s, v| path(v).map(|v| { s.hub.ca_file = Some(v.clone()); s.ca_file = Some(v) })),
     row(Client, "hub_fingerprint", "MESYNC_HUB_FINGERPRINT", "", "SHA-256 of the hub's certificate; the hub is then called through TLS only; mesync join writes it",
         |s, v| fingerprints(v).map(|v| s.hub_fingerprint = v)),
     row(Section::None, "api_key", "MESYNC_API_KEY", "", "this machine's key for the hub",
@@ -212,6 +222,18 @@ pub static SETTINGS: &[Setting] = &[
         |s, v| path(v).map(|v| s.hub.tls_cert = Some(v))),
     row(Hub, "tls_key", "MESYNC_TLS_KEY", "", "file with the key of tls_cert, in PEM",
         |s, v| path(v).map(|v| s.hub.tls_key = Some(v))),
+    row(Hub, "bucket", "MESYNC_BUCKET", "", "S3 bucket that this hub shares with others, as https://HOST/BUCKET or https://HOST/BUCKET/PREFIX; a disk of its own if not set",
+        |s, v| bucket::BucketUrl::parse(v).map(|v| s.hub.bucket = Some(v))),
+    row(Hub, "bucket_region", "MESYNC_BUCKET_REGION", "us-east-1", "region of the bucket",
+        |s, v| bucket::region(v).map(|v| s.hub.bucket_region = v)),
+    row(Hub, "bucket_key_file", "MESYNC_BUCKET_KEY_FILE", "", "file with the access key of the bucket: its id, a colon and its secret",
+        |s, v| path(v).map(|v| s.hub.bucket_key_file = Some(v))),
+    row(Hub, "bucket_poll", "MESYNC_BUCKET_POLL", "2", "seconds between looks at the bucket while nothing happens (1 to 60)",
+        |s, v| seconds(v, 1, 60).map(|v| s.hub.bucket_poll = v)),
+    row(Hub, "commit_window", "MESYNC_COMMIT_WINDOW", "50", "milliseconds between two writes to the log of the bucket, at least (0 to 5000)",
+        |s, v| milliseconds(v, 0, 5000).map(|v| s.hub.commit_window = v)),
+    row(Section::None, "bucket_key", "MESYNC_BUCKET_KEY", "", "the access key of the bucket: its id, a colon and its secret",
+        |s, v| bucket::AccessKey::parse(v).map(|_| s.hub.bucket_key = Some(Secret(v.to_string())))),
     row(Section::None, "master_key", "MESYNC_MASTER_KEY", "", "a key that has all rights on the hub",
         |s, v| check_key(v).map(|v| s.hub.master_key = Some(Secret(v)))),
 ];

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use super::bucket::shared_files::Edit;
 use super::http::{Reply, Request};
 use super::rights::Right;
 use super::routes::Route;
@@ -38,7 +39,18 @@ impl Approvals {
     /// Reads them. A line that is none is left out: its deletes stay held.
     pub fn open(data_dir: &std::path::Path) -> Result<Approvals> {
         let path = data_dir.join(FILE);
-        let text = match disk::read_at_most(&path, MAX_APPROVALS * MAX_LINE_BYTES) {
+        let known = Mutex::new(Approvals::read(&path)?);
+        Ok(Approvals { path, known })
+    }
+
+    /// Reads them again, because another hub may have added some.
+    pub fn reload(&self) -> Result<()> {
+        *self.known() = Approvals::read(&self.path)?;
+        Ok(())
+    }
+
+    fn read(path: &std::path::Path) -> Result<BTreeMap<DeleteHash, u64>> {
+        let text = match disk::read_at_most(path, MAX_APPROVALS * MAX_LINE_BYTES) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(e) => {
@@ -47,14 +59,10 @@ impl Approvals {
                     .hint("remove it: deletes that were approved are held again"));
             }
         };
-        let known = String::from_utf8_lossy(&text)
+        Ok(String::from_utf8_lossy(&text)
             .lines()
             .filter_map(parse)
-            .collect();
-        Ok(Approvals {
-            path,
-            known: Mutex::new(known),
-        })
+            .collect())
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<DeleteHash, u64>> {
@@ -100,7 +108,11 @@ impl Approvals {
     }
 
     fn add(&self, deletes: &[FileDelete], now: u64) -> Result<()> {
+        let file = Edit::begin(disk::parent(&self.path), FILE)?;
         let mut known = self.known();
+        if file.is_shared() {
+            *known = Approvals::read(&self.path)?;
+        }
         let mut next = known.clone();
         next.retain(|_, at| is_valid(*at, now));
         next.extend(deletes.iter().map(|delete| (hash(delete), now)));
@@ -114,7 +126,7 @@ impl Approvals {
             let hash = u128::from_be_bytes(*hash);
             text += &format!("{at} {hash:032x}\n");
         }
-        disk::write_durably(&self.path, text.as_bytes(), 0o600)?;
+        file.write(text.as_bytes())?;
         *known = next;
         Ok(())
     }

@@ -52,6 +52,7 @@ mod real {
 
     use super::{Error, FILE, Given, Kind, NEXT_FILE, Path, PathBuf, Result};
     use crate::error::plain;
+    use crate::hub::bucket::shared_files::Edit;
     use crate::hub::server::tls::Acceptor;
     use crate::wire::files::Hash;
     use crate::wire::join;
@@ -163,8 +164,14 @@ mod real {
                 return;
             }
             let own = read_own(&path).and_then(|own| {
-                disk::rename(&path, &self.data_dir.join(FILE))
-                    .map_err(|e| Error::io(format!("rename {}", path.display()), &e))?;
+                let file = Edit::begin(&self.data_dir, FILE)?;
+                if file.is_shared() {
+                    file.write(disk::read_secret(&path)?.as_bytes())?;
+                    Edit::begin(&self.data_dir, NEXT_FILE)?.remove()?;
+                } else {
+                    disk::rename(&path, &self.data_dir.join(FILE))
+                        .map_err(|e| Error::io(format!("rename {}", path.display()), &e))?;
+                }
                 Ok(own)
             });
             match own {
@@ -246,7 +253,8 @@ mod real {
             .push(rcgen::DnType::CommonName, "mesync hub");
         let made = wanted.self_signed(&key).map_err(failed)?;
         let text = format!("{heading}{}{}", made.pem(), key.serialize_pem());
-        disk::write_durably(path, text.as_bytes(), 0o600)
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        Edit::begin(disk::parent(path), &name)?.write(text.as_bytes())
     }
 
     fn read_own(path: &Path) -> Result<Own> {

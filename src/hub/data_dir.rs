@@ -90,6 +90,21 @@ fn make_private(dir: &Path) -> Result<()> {
     )))
 }
 
+/// Gives a file that root has written in a hub's directory to the user that the hub runs as.
+pub fn give_to_owner(data_dir: &Path, path: &Path) -> Result<()> {
+    let failed = |e: io::Error| Error::io(format!("give {} to the hub's user", path.display()), &e);
+    let (dir, meta) = (
+        std::fs::metadata(data_dir).map_err(failed)?,
+        std::fs::metadata(path).map_err(failed)?,
+    );
+    if dir.uid() == meta.uid() || !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    std::os::unix::fs::chown(path, Some(dir.uid()), Some(dir.gid()))
+        .and_then(|()| disk::sync_file(path))
+        .map_err(failed)
+}
+
 /// Data directories of the hubs of all users that run on this machine, from the kernel's list of sockets: each hub listens
 /// on one in its directory.
 pub fn running() -> Vec<PathBuf> {

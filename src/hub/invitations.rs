@@ -8,6 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
+use super::bucket::shared_files::Edit;
+use super::data_dir;
 use super::keys::{self, Placing};
 use super::rights::Rights;
 use crate::config::limits;
@@ -116,6 +118,7 @@ pub fn redeem(data_dir: &Path, ask: &Ask, secret: &str) -> Result<bool> {
 fn edit(data_dir: &Path, change: impl FnOnce(&mut Vec<Row>) -> Result<()>) -> Result<()> {
     let _held = keys::lock(data_dir, LOCK_FILE)?;
     let path = data_dir.join(FILE);
+    let file = Edit::begin(data_dir, FILE)?;
     let bad = |why: &str| bad_file(data_dir, why);
     let text = match disk::read_at_most(&path, MAX_FILE_BYTES) {
         Ok(bytes) => String::from_utf8(bytes).map_err(|_| bad("it is not UTF-8"))?,
@@ -133,8 +136,8 @@ fn edit(data_dir: &Path, change: impl FnOnce(&mut Vec<Row>) -> Result<()>) -> Re
         let what = format!("cannot change {}: it would be too long", path.display());
         return Err(Error::new(Kind::Failed, what).hint("wait until some invitations are used"));
     }
-    disk::write_durably(&path, text.as_bytes(), 0o600)?;
-    keys::give_to_owner(data_dir, &path)
+    file.write(text.as_bytes())?;
+    data_dir::give_to_owner(data_dir, &path)
 }
 
 fn bad_file(data_dir: &Path, why: &str) -> Error {

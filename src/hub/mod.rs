@@ -20,6 +20,7 @@ pub mod routes;
 
 pub mod approvals;
 pub mod auth;
+pub mod bucket;
 pub mod certificate;
 pub mod failures;
 pub mod fleet;
@@ -32,6 +33,7 @@ pub mod rights;
 pub mod token;
 
 pub mod commit;
+pub mod commit_log;
 pub mod continuity;
 pub mod event_stream;
 pub mod files;
@@ -42,6 +44,7 @@ pub mod subscribers;
 pub mod data_dir;
 pub mod memory;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,6 +52,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crossbeam_channel::{Sender, bounded};
 use uuid::Uuid;
 
 use crate::clock;
@@ -59,7 +63,13 @@ use crate::error::{Error, Kind, Result, plain};
 use crate::service::Part;
 use approvals::Approvals;
 use auth::{Auth, Mode};
+use bucket::clock::StoreClock;
+use bucket::janitor::Janitor;
+use bucket::shared_files::{BucketLink, SharedFiles};
+use bucket::start::OpenBucket;
+use bucket::view::SharedView;
 use commit::{Committer, Work};
+use commit_log::{Disk, Log};
 use data_dir::DataDirLock;
 use files::Files;
 use http::Request;
@@ -79,12 +89,16 @@ pub use rights::Rights;
 pub struct Hub {
     router: Arc<Router>,
     commit: Option<JoinHandle<()>>,
+    /// With the sender that ends it.
+    janitor: Option<(Sender<()>, JoinHandle<()>)>,
     address: SocketAddr,
     settings: HubSettings,
+    /// What it was started with.
+    started_with: (Settings, bool),
     /// Heartbeats of server and committer at the last check.
     beats: Mutex<(u64, u64)>,
     // the last field, so that no other hub opens the store before it is closed
-    lock: DataDirLock,
+    lock: Option<DataDirLock>,
 }
 
 impl Hub {
@@ -99,19 +113,17 @@ impl Hub {
         })?;
         let lock = data_dir::lock(&hub.data_dir)?;
         let credentials = environment::variable("CREDENTIALS_DIRECTORY");
-        let auth = Auth::open(hub, credentials.as_deref().map(Path::new), allow_anonymous)?;
+        let credentials = credentials.as_deref().map(Path::new);
+        // first, because the keys and the certificate may come from the bucket
+        let OpenedStore { store, log, bucket } = open_store(hub, credentials)?;
+        let auth = Auth::open(hub, credentials, allow_anonymous)?;
         let certificates = certificate::open(hub)?;
-        let store = Arc::new(Store::open(
-            &hub.data_dir,
-            hub.cache as usize,
-            clock::millis(clock::now()),
-            Uuid::new_v4(),
-        )?);
         let events = Arc::new(Subscribers::default());
         // after the store was opened, which has allocated its memory
         let room = Room::of_process();
         let (committer, work) = Committer::new(
             Arc::clone(&store),
+            log,
             Arc::clone(&events),
             Limits::of(hub),
             hub.reserve,
@@ -132,7 +144,11 @@ impl Hub {
             let on_admission = Box::new(move |host: &str| messages.admit(host));
             Joining::new(data_dir, auth, certificates, on_admission)
         });
+        let shared = bucket.as_ref().map(|(_, clock)| SharedView {
+            clock: Arc::clone(clock),
+        });
         let router = Arc::new(Router {
+            shared,
             messages,
             auth,
             files: Files::new(
@@ -157,11 +173,16 @@ impl Hub {
         let mut started = Hub {
             router,
             commit: Some(start_commit(work)?),
+            janitor: None,
             address: listen,
             settings: hub.clone(),
+            started_with: (settings.clone(), allow_anonymous),
             beats: Mutex::default(),
-            lock,
+            lock: Some(lock),
         };
+        if let Some((bucket, clock)) = bucket {
+            started.janitor = Some(start_janitor(&started.router, hub, bucket, clock)?);
+        }
         started.listen(hub, room)?;
         started.say_what_it_is(hub);
         Ok(started)
@@ -191,7 +212,9 @@ impl Hub {
         )?;
         self.address = server.address();
         *self.router.server() = Some(server);
-        self.lock.write_address(self.address)
+        self.lock
+            .as_mut()
+            .map_or(Ok(()), |lock| lock.write_address(self.address))
     }
 
     fn say_what_it_is(&self, settings: &HubSettings) {
@@ -242,8 +265,27 @@ impl Hub {
         now.0 != before.0 && now.1 != before.1
     }
 
+    /// Starts again if its view of the bucket is of no use any more: it is made again then.
+    fn start_again(&mut self) {
+        if !self.router.committer.wants_new_start() {
+            return;
+        }
+        self.end(Duration::ZERO);
+        self.lock = None;
+        let (settings, allow_anonymous) = &self.started_with;
+        let mut settings = settings.clone();
+        settings.hub.listen = self.address.to_string();
+        match Hub::start(&settings, *allow_anonymous) {
+            Ok(hub) => *self = hub,
+            Err(e) => log::warn!("{e}; trying again"),
+        }
+    }
+
     /// The fatal error, if the store cannot be written any more.
     pub fn fatal(&self) -> Option<Error> {
+        if self.router.committer.wants_new_start() {
+            return None;
+        }
         let ended = || self.commit.as_ref().is_none_or(JoinHandle::is_finished);
         let fault =
             || ended().then(|| Error::new(Kind::Io, "cannot write the store: its thread panicked"));
@@ -275,6 +317,15 @@ impl Hub {
                 before.connections_per_address != now.connections_per_address,
             ),
             ("cache", before.cache != now.cache),
+            ("bucket", before.bucket != now.bucket),
+            ("bucket_region", before.bucket_region != now.bucket_region),
+            (
+                "bucket_key_file",
+                (&before.bucket_key, &before.bucket_key_file)
+                    != (&now.bucket_key, &now.bucket_key_file),
+            ),
+            ("bucket_poll", before.bucket_poll != now.bucket_poll),
+            ("commit_window", before.commit_window != now.commit_window),
             (
                 "master_key",
                 (&before.master_key, &before.master_key_file)
@@ -303,10 +354,18 @@ impl Hub {
         if let Some(server) = server {
             server.stop(grace);
         }
+        let janitor = self.janitor.take().map(|(stop, thread)| {
+            drop(stop);
+            thread
+        });
         // last, because it answers requests
         self.router.committer.stop();
         if commit.join().is_err() {
             log::error!("commit thread panicked");
+        }
+        // what it waits for is answered now
+        if janitor.is_some_and(|thread| thread.join().is_err()) {
+            log::error!("janitor thread panicked");
         }
         if started {
             log::info!("hub stopped");
@@ -329,6 +388,10 @@ impl Part for Hub {
         Hub::fatal(self)
     }
 
+    fn tend(&mut self) {
+        self.start_again();
+    }
+
     fn reload(&mut self, settings: Option<&Settings>) {
         Hub::reload(self, settings);
     }
@@ -336,6 +399,95 @@ impl Part for Hub {
     fn stop(self: Box<Self>, grace: Duration) {
         Hub::stop(*self, grace);
     }
+}
+
+/// The tables and their log; with a bucket, that too.
+struct OpenedStore {
+    store: Arc<Store>,
+    log: Box<dyn Log>,
+    bucket: Option<(OpenBucket, Arc<StoreClock>)>,
+}
+
+fn open_store(hub: &HubSettings, credentials: Option<&Path>) -> Result<OpenedStore> {
+    let (cache, wall) = (hub.cache as usize, clock::millis(clock::now()));
+    let link = bucket::start::link_of(hub, credentials)?;
+    let Some(link) = link else {
+        let store = Arc::new(Store::open(&hub.data_dir, cache, wall, Uuid::new_v4())?);
+        if store.cluster()?.is_some() {
+            let what = format!(
+                "will not use {}: it is a view of a bucket, and no hub of its own",
+                hub.data_dir.display()
+            );
+            return Err(Error::new(Kind::Settings, what)
+                .hint("set [hub] bucket, or name another directory with --data"));
+        }
+        BucketLink::record(None, &hub.data_dir)?;
+        let log = Box::new(Disk::new(Arc::clone(&store)));
+        return Ok(OpenedStore {
+            store,
+            log,
+            bucket: None,
+        });
+    };
+    let bucket = bucket::start::open(Arc::new(link.open()?), &hub.data_dir, cache)?;
+    let view = bucket.begin(hub, wall)?;
+    BucketLink::record(Some(&link), &hub.data_dir)?;
+    SharedFiles::new(Arc::clone(&bucket.objects), &hub.data_dir)
+        .refresh_all(&mut BTreeMap::new())?;
+    Ok(OpenedStore {
+        store: view.store,
+        log: Box::new(view.log),
+        bucket: Some((bucket, view.clock)),
+    })
+}
+
+fn start_janitor(
+    router: &Arc<Router>,
+    hub: &HubSettings,
+    bucket: OpenBucket,
+    clock: Arc<StoreClock>,
+) -> Result<(Sender<()>, JoinHandle<()>)> {
+    let committer = Arc::clone(&router.committer);
+    let janitor = Janitor {
+        objects: bucket.objects,
+        clock,
+        store: Arc::clone(&router.store),
+        data_dir: hub.data_dir.clone(),
+        snapshot_at: 0,
+        snapshot_entries: bucket::janitor::SNAPSHOT_ENTRIES,
+    };
+    let submit = move |op| {
+        let (sender, outcome) = bounded(1);
+        committer.submit(
+            op,
+            None,
+            Box::new(move |outcome| drop(sender.send(outcome))),
+        );
+        outcome.recv().ok()
+    };
+    let files = SharedFiles::new(Arc::clone(&janitor.objects), &hub.data_dir);
+    let (mut versions, router) = (BTreeMap::new(), Arc::clone(router));
+    let look = move || {
+        let before = versions.clone();
+        let refreshed = files.refresh_all(&mut versions).and_then(|()| {
+            if before == versions {
+                Ok(())
+            } else {
+                router.approvals.reload()
+            }
+        });
+        if let Err(e) = refreshed {
+            log::warn!("cannot read the shared files in the bucket: {e}");
+        }
+    };
+    let (stop, stopped) = bounded(0);
+    let thread = std::thread::Builder::new()
+        .name("janitor".into())
+        .spawn(move || janitor.run(stopped, &submit, look));
+    Ok((
+        stop,
+        thread.map_err(|e| Error::io("start the thread janitor", &e))?,
+    ))
 }
 
 fn start_commit(work: Work) -> Result<JoinHandle<()>> {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::approvals::Approvals;
 use super::auth::{Auth, Mode};
+use super::bucket::view::SharedView;
 use super::certificate::Certificates;
 use super::commit::Committer;
 use super::event_stream;
@@ -33,6 +34,8 @@ use crate::wire::{self, Health, join};
 
 /// State that gate and workers share.
 pub struct Router {
+    /// `None`: a hub of its own.
+    pub shared: Option<SharedView>,
     pub auth: Arc<Auth>,
     pub store: Arc<Store>,
     pub committer: Arc<Committer>,
@@ -133,6 +136,12 @@ impl Router {
             Err(reply) => return responder.send(reply),
         };
         let answer = self.counted(route, responder);
+        if let Some(shared) = &self.shared
+            && route != Route::Health
+            && let Err(reply) = shared.admit(&request, &self.store, &self.committer)
+        {
+            return answer(reply);
+        }
         match route {
             Route::Page => answer(page::page()),
             Route::Health => answer(self.health()),
@@ -254,6 +263,9 @@ impl Router {
         let (status, words) = match (self.committer.fatal(), self.committer.disk_is_full()) {
             (Some(_), _) => (503, "the store has failed"),
             (None, true) => (503, "the disk is almost full"),
+            _ if self.shared.as_ref().is_some_and(SharedView::is_old) => {
+                (503, "the bucket does not respond")
+            }
             (None, false) => (200, "ok"),
         };
         let health = Health {
@@ -281,6 +293,7 @@ impl Router {
             self.write_connections(&mut text);
             self.write_commits(&mut text);
             self.write_store(&mut text);
+            (self.shared.iter()).for_each(|shared| shared.write(&self.store, &mut text));
             process::write(&mut text);
         }
         self.write_queues(caller, &mut text);
@@ -293,7 +306,6 @@ impl Router {
     }
 
     fn write_connections(&self, text: &mut Text) {
-        use std::sync::atomic::Ordering::Relaxed;
         if let Some(server) = &*self.server() {
             let counters = server.counters();
             text.counter(

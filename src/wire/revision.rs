@@ -72,7 +72,9 @@ impl<'de> Deserialize<'de> for Tag {
 }
 
 /// One revision of one hub, or a position in the order of all of them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Revision {
     pub rev: u64,
     pub tag: Tag,
@@ -110,7 +112,7 @@ impl Revision {
 }
 
 /// The condition of a change on the current revision of its name; if it is false, nothing changes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Condition {
     /// Always true: the last writer wins, and the replaced revision becomes a version.
     #[default]

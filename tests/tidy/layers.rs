@@ -34,7 +34,7 @@ const THREADS: &[&str] = &[
     "src/service.rs",
     "src/joining/background.rs",
     "src/hub/mod.rs",
-    "src/hub/commit.rs",
+    "src/hub/commit/mod.rs",
     "src/hub/server/",
     "src/messages/hooks/",
 ];

@@ -7,7 +7,7 @@ mod file;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -16,6 +16,8 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use uuid::Uuid;
 
+use super::bucket::shared_files::Edit;
+use super::data_dir;
 use super::rights::Rights;
 use crate::config::limits;
 use crate::error::{Error, Kind, Result};
@@ -323,7 +325,8 @@ pub fn own_secret(path: &Path) -> Result<String> {
     match std::fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let secret = random();
-            disk::write_durably(path, format!("{secret}\n").as_bytes(), 0o600)?;
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            Edit::begin(disk::parent(path), &name)?.write(format!("{secret}\n").as_bytes())?;
             Ok(secret)
         }
         // an unreadable file may exist
@@ -343,8 +346,10 @@ pub fn own_secret(path: &Path) -> Result<String> {
     }
 }
 
+const KEYS_FILE: &str = "keys.toml";
+
 fn keys_file(data_dir: &Path) -> PathBuf {
-    data_dir.join("keys.toml")
+    data_dir.join(KEYS_FILE)
 }
 
 fn check_name(name: &str) -> Result<String> {
@@ -366,7 +371,7 @@ pub fn lock(data_dir: &Path, name: &str) -> Result<File> {
     let held = lock
         .and_then(|f| f.lock().map(|()| f))
         .map_err(|e| Error::io(format!("lock {}", path.display()), &e))?;
-    give_to_owner(data_dir, &path)?;
+    data_dir::give_to_owner(data_dir, &path)?;
     Ok(held)
 }
 
@@ -375,6 +380,7 @@ fn edit(data_dir: &Path, change: impl FnOnce(&mut Vec<Key>) -> Result<()>) -> Re
     disk::create_dir(data_dir)?;
     let _held = lock(data_dir, LOCK_FILE)?;
     let path = keys_file(data_dir);
+    let file = Edit::begin(data_dir, KEYS_FILE)?;
     let (before, mut keys) = read(&path)?;
     let old = before.map(|_| text(&keys));
     change(&mut keys)?;
@@ -385,13 +391,15 @@ fn edit(data_dir: &Path, change: impl FnOnce(&mut Vec<Key>) -> Result<()>) -> Re
         );
         return Err(Error::new(Kind::Failed, what).hint("remove keys that are no longer used"));
     }
-    let written = disk::write_durably(&path, text(&keys).as_bytes(), 0o600)
-        .and_then(|()| give_to_owner(data_dir, &path));
+    let written = file
+        .write(text(&keys).as_bytes())
+        .and_then(|()| data_dir::give_to_owner(data_dir, &path));
     written.and_then(|()| remember(data_dir)).inspect_err(|_| {
         // a change that is reported as failed must not be in force
         let _ = match old {
-            Some(old) => disk::write_durably(&path, old.as_bytes(), 0o600)
-                .and_then(|()| give_to_owner(data_dir, &path)),
+            Some(old) => Edit::begin(data_dir, KEYS_FILE)
+                .and_then(|file| file.write(old.as_bytes()))
+                .and_then(|()| data_dir::give_to_owner(data_dir, &path)),
             None => std::fs::remove_file(&path).map_err(|e| Error::io("remove the keys", &e)),
         };
     })
@@ -422,7 +430,7 @@ fn remember(data_dir: &Path) -> Result<()> {
     open()
         .and_then(write)
         .map_err(|e| Error::io(format!("write {}", path.display()), &e))?;
-    give_to_owner(data_dir, &path)
+    data_dir::give_to_owner(data_dir, &path)
 }
 
 fn had_keys(data_dir: &Path) -> bool {
@@ -438,21 +446,6 @@ fn gone(path: &Path) -> Error {
         ),
     )
     .hint("restore it from a backup, or make new keys with \"mesync key add NAME\"")
-}
-
-/// Gives a file that root has written in a hub's directory to the user that the hub runs as.
-pub(super) fn give_to_owner(data_dir: &Path, path: &Path) -> Result<()> {
-    let failed = |e: io::Error| Error::io(format!("give {} to the hub's user", path.display()), &e);
-    let (dir, meta) = (
-        std::fs::metadata(data_dir).map_err(failed)?,
-        std::fs::metadata(path).map_err(failed)?,
-    );
-    if dir.uid() == meta.uid() || !rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    std::os::unix::fs::chown(path, Some(dir.uid()), Some(dir.gid()))
-        .and_then(|()| disk::sync_file(path))
-        .map_err(failed)
 }
 
 #[cfg(test)]

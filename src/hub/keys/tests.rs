@@ -1,5 +1,7 @@
 //! Tests of the file of keys.
 
+use std::os::unix::fs::MetadataExt;
+
 use super::file::{FILE_HEADING, parse};
 use super::*;
 use crate::wire::rights::RightsRow;

@@ -28,6 +28,7 @@ impl<'t> StoreTables<'t> {
     pub fn apply(&mut self, group: &Group, op: &Op) -> Tried<Outcome> {
         match (op, &mut self.files) {
             (Op::File(op), Some(files)) => files::apply(files, group, op),
+            (Op::Log(op), Some(files)) => files.apply_log_op(op).map(|()| Outcome::Done),
             (Op::Sweep, Some(files)) => {
                 match apply::apply(&mut self.messages, group, &Op::Sweep)? {
                     Outcome::Swept { more } => Ok(Outcome::Swept {

@@ -10,6 +10,9 @@ pub const UNTAGGED: u128 = 1;
 /// `schema`, `epoch`, `seq` (the last one given), `messages`, `bytes` (of all JSON), `age` and `wall` (of the last commit).
 pub const META: TableDefinition<&str, u128> = TableDefinition::new("meta");
 
+/// The name in [`META`] of the bucket whose log the store is a view of.
+pub const CLUSTER: &str = "log_cluster";
+
 pub type Tried<T> = Result<T, redb::Error>;
 
 pub fn copy_table<K: Key + 'static, V: Value + 'static>(

@@ -14,9 +14,11 @@ pub mod messages;
 pub mod ops;
 
 mod apply;
+pub mod chunk_name;
 pub mod findings;
 mod meta;
 mod open;
+pub mod shared;
 mod staged;
 
 use std::collections::BTreeSet;
@@ -312,9 +314,10 @@ impl Store {
     /// If the group has a sweep: searches one directory of chunks for files that no table names, and sometimes the staging
     /// directory. True: there are more. A failure is retried at a later sweep.
     fn tidy_chunks(&self, db: &Database, group: &Group) -> bool {
-        if !files::sweeps(group) {
-            return false;
-        }
+        files::sweeps(group) && self.tidy(db, group.now, group.wall)
+    }
+
+    fn tidy(&self, db: &Database, now: u64, wall: u64) -> bool {
         let removed = || -> Tried<usize> {
             let table = db.begin_read()?.open_table(files::CHUNKS)?;
             Ok(self.chunks.remove_unknown(|hash| {
@@ -329,12 +332,9 @@ impl Store {
             Ok(n) => log::info!("removed chunks that a crash left count={n}"),
             Err(e) => log::warn!("cannot list the chunks: {e}"),
         }
-        if group.now.saturating_sub(self.tidied.load(Relaxed)) >= STAGING_LOOK_INTERVAL_MILLIS {
-            self.tidied.store(group.now, Relaxed);
-            if let Err(e) = self
-                .chunks
-                .expire_staged(crate::clock::from_millis(group.wall))
-            {
+        if now.saturating_sub(self.tidied.load(Relaxed)) >= STAGING_LOOK_INTERVAL_MILLIS {
+            self.tidied.store(now, Relaxed);
+            if let Err(e) = self.chunks.expire_staged(crate::clock::from_millis(wall)) {
                 log::warn!("cannot list the staged chunks: {e}");
             }
         }
@@ -423,9 +423,10 @@ impl Store {
 
     /// A sweep would find something; `full` and `limits` are those of the next group.
     pub fn wants_sweep(&self, now: u64, full: bool, limits: FileLimits) -> Result<bool> {
-        if self.chunks.has_unseen()
-            || now.saturating_sub(self.tidied.load(Relaxed)) >= STAGING_LOOK_INTERVAL_MILLIS
-        {
+        // a cache is tidied without the log
+        let is_cache = self.chunks.source().is_some();
+        let is_due = now.saturating_sub(self.tidied.load(Relaxed)) >= STAGING_LOOK_INTERVAL_MILLIS;
+        if !is_cache && (self.chunks.has_unseen() || is_due) {
             return Ok(true);
         }
         self.read(|tx| {
@@ -490,3 +491,5 @@ impl Store {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub use tests::model::Random;

@@ -13,10 +13,11 @@ use uuid::Uuid;
 
 use super::Store;
 use super::apply::StoreTables;
+use super::files::objects::ObjectTables;
 use super::files::{self, ChunkDir, FileTotals};
 use super::messages::live::Live;
 use super::messages::tables::{HOSTS, HostRow};
-use super::meta::{META, SCHEMA, Tried, UNTAGGED};
+use super::meta::{CLUSTER, META, SCHEMA, Tried, UNTAGGED};
 use super::ops::resume;
 use crate::database::Hints;
 use crate::database::file::Happened;
@@ -93,6 +94,13 @@ impl Store {
             landmarks: Mutex::default(),
             tidied: AtomicU64::new(resumed_at),
         })
+    }
+}
+
+impl Store {
+    /// Makes a file with the empty tables of a view of a bucket, not synced.
+    pub fn create_view(path: &Path, cache: usize, cluster: Uuid, epoch: Uuid) -> Result<()> {
+        create_unnamed(path, cache, epoch, Some(cluster))
     }
 }
 
@@ -188,9 +196,20 @@ fn draw(fresh: Uuid) -> Tag {
 /// Makes a new file, complete before it gets its name: a partial one would be taken for damage at the next start.
 fn create(path: &Path, cache: usize, epoch: Uuid) -> Result<()> {
     let temporary = disk::temporary(path);
-    match std::fs::remove_file(&temporary) {
+    create_unnamed(&temporary, cache, epoch, None)?;
+    let named = disk::sync_file(&temporary).and_then(|()| disk::rename_noreplace(&temporary, path));
+    match named.and_then(|()| disk::sync_dir(disk::parent(path))) {
+        // another process has made the file first; the process that locks it keeps it
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map_err(|e| Error::io(format!("create {}", path.display()), &e)),
+    }
+}
+
+/// Makes a file with empty tables, not synced. `cluster`: as a view of a bucket.
+fn create_unnamed(path: &Path, cache: usize, epoch: Uuid, cluster: Option<Uuid>) -> Result<()> {
+    match std::fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Error::io(format!("remove {}", temporary.display()), &e));
+            return Err(Error::io(format!("remove {}", path.display()), &e));
         }
         _ => {}
     }
@@ -199,19 +218,16 @@ fn create(path: &Path, cache: usize, epoch: Uuid) -> Result<()> {
         let mut tables = StoreTables::open(&tx, true)?;
         tables.messages.meta.insert("schema", SCHEMA)?;
         tables.messages.meta.insert("epoch", epoch.as_u128())?;
+        if let Some(cluster) = cluster {
+            tables.messages.meta.insert(CLUSTER, cluster.as_u128())?;
+            ObjectTables::open(&tx, &tables.messages.meta)?;
+        }
         drop(tables);
         Ok(tx.commit()?)
     };
-    let db = database(&temporary, cache, &Arc::default())?;
-    fill(&db).map_err(|e| error("write", &temporary, &e))?;
-    db.close()
-        .map_err(|e| error("write", &temporary, &e.into()))?;
-    let named = disk::sync_file(&temporary).and_then(|()| disk::rename_noreplace(&temporary, path));
-    match named.and_then(|()| disk::sync_dir(disk::parent(path))) {
-        // another process has made the file first; the process that locks it keeps it
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        other => other.map_err(|e| Error::io(format!("create {}", path.display()), &e)),
-    }
+    let db = database(path, cache, &Arc::default())?;
+    fill(&db).map_err(|e| error("write", path, &e))?;
+    db.close().map_err(|e| error("write", path, &e.into()))
 }
 
 const HINTS: Hints = Hints {

@@ -1,8 +1,10 @@
 //! A file in the staging directory with a count of its users. It writes and syncs nothing.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+use super::chunk_name::ChunkName;
 
 /// A synced file in the staging directory. Dropping the last reference removes it unless it was moved to its place.
 #[derive(Clone)]
@@ -13,6 +15,8 @@ struct StagedPath {
     /// The file is a chunk for a later commit, which may use it even if this one does not.
     stays: bool,
     moved: AtomicBool,
+    /// The object with the same bytes, once it was put.
+    object: OnceLock<ChunkName>,
 }
 
 impl Drop for StagedPath {
@@ -30,6 +34,7 @@ impl StagedChunk {
             path,
             stays,
             moved: AtomicBool::new(false),
+            object: OnceLock::new(),
         }))
     }
 
@@ -45,6 +50,16 @@ impl StagedChunk {
     /// The file has left the staging directory.
     pub fn set_moved(&self) {
         self.0.moved.store(true, Relaxed);
+    }
+
+    /// The object with the same bytes; `None`: it was not put yet, or there are none.
+    pub fn object(&self) -> Option<&ChunkName> {
+        self.0.object.get()
+    }
+
+    /// The bytes are an object now.
+    pub fn set_object(&self, name: ChunkName) {
+        let _ = self.0.object.set(name);
     }
 
     pub fn path(&self) -> &Path {

@@ -10,12 +10,12 @@ use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
-use super::brought;
+use super::chunk_source::ChunkSource;
 use super::wanted::Wanted;
 use crate::config::limits;
 use crate::database::file::Happened;
@@ -51,6 +51,7 @@ pub struct ChunkDir {
     keep_free: AtomicU64,
     happened: Arc<Happened>,
     pub wanted: Wanted,
+    pub(super) source: OnceLock<Arc<dyn ChunkSource>>,
     /// A directory may have been made under `chunks/` since its last sync, possibly by an earlier run.
     root_unsynced: AtomicBool,
     /// The number of running backups, during which no chunk is removed.
@@ -76,6 +77,7 @@ impl ChunkDir {
             keep_free: AtomicU64::new(0),
             happened,
             wanted: Wanted::default(),
+            source: OnceLock::new(),
             root_unsynced: AtomicBool::new(true),
             paused: AtomicUsize::new(0),
             unseen: Mutex::new(Vec::new()),
@@ -227,6 +229,10 @@ impl ChunkDir {
 
     /// Whether the file of a chunk exists with the right length. If not, the chunk is recorded as lost.
     pub fn is_there(&self, hash: Hash, size: u64) -> bool {
+        // the tables decide whether a cache can have it
+        if self.source.get().is_some() {
+            return true;
+        }
         match std::fs::symlink_metadata(self.place_of(hash)) {
             Ok(meta) if meta.is_file() && meta.len() == size => return true,
             Ok(meta) => self.wanted.note(
@@ -242,7 +248,7 @@ impl ChunkDir {
     /// file there, which may be damaged: the received bytes are verified.
     pub fn place(&self, ops: &[Op], known: impl Fn(Hash) -> bool) -> io::Result<Placed> {
         let mut staged_chunks: BTreeMap<Hash, (u64, &StagedChunk)> = BTreeMap::new();
-        for (chunk, bytes) in ops.iter().flat_map(brought) {
+        for (chunk, bytes) in ops.iter().flat_map(Op::chunks) {
             if let Bytes::Staged(staged) = bytes {
                 staged_chunks
                     .entry(chunk.sha256)
@@ -312,7 +318,7 @@ impl ChunkDir {
     }
 
     /// A file has left the staging directory.
-    fn left(&self, staged: &StagedChunk) {
+    pub(super) fn left(&self, staged: &StagedChunk) {
         staged.set_moved();
         if staged.stays() {
             let _ = self

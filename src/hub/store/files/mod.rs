@@ -4,11 +4,15 @@
 //! functions here, which receive bodies and read.
 
 mod apply;
+mod cache;
 mod check;
+mod chunk_source;
 mod chunks;
 mod commits;
 mod intake;
 mod list;
+mod log_ops;
+pub(super) mod objects;
 mod read;
 mod reader;
 mod rows;
@@ -23,12 +27,13 @@ use std::sync::Arc;
 
 use super::Store;
 use super::meta::Tried;
-use super::ops::files::{Bytes, FileChange, FileOp};
+use super::ops::files::{Bytes, FileOp};
 use super::ops::{Group, Op, Outcome};
 use crate::error::{Error, Result};
 use crate::wire::files::{Chunk, Hash, SINGLE};
 
 pub(super) use check::check;
+pub use chunk_source::ChunkSource;
 pub(super) use chunks::{ChunkDir, Placed, root as chunk_root};
 pub(super) use commits::COMMITS;
 pub use intake::{Intake, ReceivedBody};
@@ -159,7 +164,7 @@ pub(super) fn concerns(group: &Group) -> bool {
     group
         .ops
         .iter()
-        .any(|op| matches!(op, Op::File(_) | Op::Sweep))
+        .any(|op| matches!(op, Op::File(_) | Op::Sweep | Op::Log(_)))
 }
 
 /// Whether the group may remove something.
@@ -167,19 +172,10 @@ pub(super) fn sweeps(group: &Group) -> bool {
     group.ops.iter().any(|op| matches!(op, Op::Sweep))
 }
 
-/// The chunks that an operation names, with their bytes.
-pub(super) fn brought(op: &Op) -> impl Iterator<Item = &(Chunk, Bytes)> {
-    let (changes, mended): (&[FileChange], &[_]) = match op {
-        Op::File(FileOp::Change(changes)) => (changes, &[]),
-        Op::File(FileOp::Mend(chunks)) => (&[], chunks),
-        _ => (&[], &[]),
-    };
-    changes.iter().flat_map(FileChange::chunks).chain(mended)
-}
-
 /// Whether the operation has bytes in files of the staging directory.
-pub(super) fn brings_files(op: &Op) -> bool {
-    brought(op).any(|(_, bytes)| matches!(bytes, Bytes::Staged(_)))
+pub fn brings_files(op: &Op) -> bool {
+    op.chunks()
+        .any(|(_, bytes)| matches!(bytes, Bytes::Staged(_)))
 }
 
 /// The chunks that a group names: no sweep in it removes them.
@@ -190,7 +186,7 @@ pub(super) fn named(group: &Group) -> BTreeSet<Hash> {
     group
         .ops
         .iter()
-        .flat_map(brought)
+        .flat_map(Op::chunks)
         .map(|(chunk, _)| chunk.sha256)
         .collect()
 }

@@ -6,14 +6,17 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 
-use redb::{Database, ReadableDatabase};
+use redb::{Database, ReadTransaction, ReadableDatabase};
 use sha2::{Digest, Sha256};
 
 use super::chunks::ChunkDir;
+use super::objects;
 use super::schema::{CHUNKS, INLINE};
 use crate::disk;
+use crate::hub::store::meta::Tried;
 use crate::hub::store::ops::files::MAX_INLINE_BYTES;
 use crate::wire::files::{Chunk, Hash};
 
@@ -97,6 +100,13 @@ impl ContentReader {
     }
 
     fn open_chunk(&self, chunk: &Chunk, skip: u64) -> io::Result<Open> {
+        let is_here = |at: &Path| at.metadata().is_ok_and(|meta| meta.len() == chunk.size);
+        if let Some(source) = self.dir.source()
+            && !is_here(&self.dir.place_of(chunk.sha256))
+            && let Some(name) = self.read(|tx| objects::name_of(tx, chunk.sha256))?
+        {
+            self.dir.fetch(source.as_ref(), &name)?;
+        }
         let place = self.dir.place_of(chunk.sha256);
         match disk::open_regular(&place) {
             Ok(mut file) if file.metadata()?.len() == chunk.size => {
@@ -120,14 +130,7 @@ impl ContentReader {
     }
 
     fn inline(&self, chunk: &Chunk) -> io::Result<Option<Vec<u8>>> {
-        let closed = || io::Error::other("the store is closed");
-        let db = self.db.upgrade().ok_or_else(closed)?;
-        let db = db.read().unwrap_or_else(PoisonError::into_inner);
-        let read = || -> Result<Option<Vec<u8>>, redb::Error> {
-            let tx = db
-                .as_ref()
-                .ok_or(redb::Error::DatabaseClosed)?
-                .begin_read()?;
+        self.read(|tx| {
             if tx.open_table(CHUNKS)?.get(&chunk.sha256.0)?.is_some() {
                 Ok(tx
                     .open_table(INLINE)?
@@ -136,6 +139,19 @@ impl ContentReader {
             } else {
                 Ok(None)
             }
+        })
+    }
+
+    fn read<T>(&self, what: impl FnOnce(&ReadTransaction) -> Tried<T>) -> io::Result<T> {
+        let closed = || io::Error::other("the store is closed");
+        let db = self.db.upgrade().ok_or_else(closed)?;
+        let db = db.read().unwrap_or_else(PoisonError::into_inner);
+        let read = || {
+            what(
+                &db.as_ref()
+                    .ok_or(redb::Error::DatabaseClosed)?
+                    .begin_read()?,
+            )
         };
         read().map_err(|e| io::Error::other(e.to_string()))
     }
@@ -177,8 +193,7 @@ impl Read for ContentReader {
                     && Hash(hash.finalize().into()) != chunk.sha256
                 {
                     self.dir
-                        .wanted
-                        .note(chunk.sha256, "its bytes have another checksum");
+                        .damaged(chunk.sha256, "its bytes have another checksum");
                     return Err(other_bytes(chunk));
                 }
                 n

@@ -168,6 +168,10 @@ pub fn dump(tx: &ReadTransaction) -> Vec<String> {
     rows!("key-age", KEY_AGES);
     rows!("wanted", WANTED);
     rows!("commit", COMMITS);
+    if tx.open_table(super::objects::OBJECTS).is_ok() {
+        rows!("object", super::objects::OBJECTS);
+        rows!("dropped-object", super::objects::DROPPED_OBJECTS);
+    }
     rows
 }
 

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::super::ops::Group;
 use super::commits::{self, COMMITS, Known};
+use super::objects::ObjectTables;
 use super::rows::{Row, damaged, kind_number, list_to_bytes};
 use super::schema::{
     CHANGES, CHUNKS, EVENTS, FILES, FileTotals, INLINE, KEY_AGES, KEYS, LISTS, LOOSE, NAMES,
@@ -36,6 +37,8 @@ pub struct FileTables<'t> {
     pub key_ages: Table<'t, u64, (u64, &'static str, u128)>,
     pub wanted: Table<'t, &'static [u8; 32], u64>,
     pub commits: Table<'t, u64, (u64, u64, Option<u64>)>,
+    /// `None`: the chunks are files of this hub.
+    pub objects: Option<ObjectTables<'t>>,
     pub totals: FileTotals,
     /// The tag of the group.
     pub tag: Tag,
@@ -68,6 +71,7 @@ impl<'t> FileTables<'t> {
             key_ages: tx.open_table(KEY_AGES)?,
             wanted: tx.open_table(WANTED)?,
             commits: tx.open_table(COMMITS)?,
+            objects: None,
             totals,
             tag: Tag::default(),
             began: totals.rev,
@@ -297,6 +301,9 @@ impl<'t> FileTables<'t> {
                 .insert(&hash.0, (size, references, since, bytes.is_none()))?;
             if on_disk {
                 self.forgotten.insert(hash);
+                if let Some(objects) = &mut self.objects {
+                    objects.forget(hash)?;
+                }
             }
         }
         self.not_wanted(hash)
@@ -357,6 +364,9 @@ impl<'t> FileTables<'t> {
         self.chunks.remove(&hash.0)?;
         if on_disk {
             self.forgotten.insert(hash);
+            if let Some(objects) = &mut self.objects {
+                objects.forget(hash)?;
+            }
         } else {
             self.inline.remove(&hash.0)?;
         }

@@ -108,7 +108,7 @@ pub fn apply(t: &mut Tables<'_>, group: &Group, op: &Op) -> Tried<Outcome> {
             Ok(Outcome::Done)
         }
         Op::Sweep => sweep(t, group.now),
-        Op::File(_) => Err(redb::Error::DatabaseClosed),
+        Op::File(_) | Op::Log(_) => Err(redb::Error::DatabaseClosed),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Pure, like all operations: they contain every input, so the same groups give the same tables.
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 use crate::hub::store::staged::StagedChunk;
@@ -12,14 +13,16 @@ use crate::wire::revision::{Condition, Revision};
 pub const MAX_INLINE_BYTES: u64 = 16 * 1024;
 
 /// Settings of retention.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FileLimits {
     /// Milliseconds for which replaced revisions are kept.
     pub version_ttl: u64,
 }
 
 /// The caller of a change and its idempotency key: a repetition with the same key changes nothing and gets the same answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Author {
     /// The host that the caller acts for; `admin` if it names none.
     pub host: String,
@@ -41,8 +44,42 @@ pub enum Bytes {
     Lost,
 }
 
+/// In an entry of the shared log: the length of short bytes, which follow the operations; null or false without bytes.
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Bytes::Inline(bytes) => s.serialize_u64(bytes.len() as u64),
+            // a staged file is an object of the store by then, which the entry names
+            Bytes::Staged(_) | Bytes::Known => s.serialize_none(),
+            Bytes::Lost => s.serialize_bool(false),
+        }
+    }
+}
+
+/// Short bytes are zeros at first.
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Bytes, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum BytesRow {
+            Inline(u64),
+            Lost(bool),
+            Known(()),
+        }
+        match BytesRow::deserialize(d)? {
+            BytesRow::Inline(length @ ..=MAX_INLINE_BYTES) => {
+                Ok(Bytes::Inline(vec![0; length as usize]))
+            }
+            BytesRow::Lost(false) => Ok(Bytes::Lost),
+            BytesRow::Known(()) => Ok(Bytes::Known),
+            _ => Err(serde::de::Error::custom("these are no bytes of a chunk")),
+        }
+    }
+}
+
 /// The new content of a name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Put {
     pub name: Name,
     pub kind: EntryKind,
@@ -63,7 +100,8 @@ pub struct Put {
 }
 
 /// One change of a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum FileChange {
     Put(Box<Put>),
     Delete {
@@ -83,7 +121,8 @@ impl FileChange {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum FileOp {
     /// The changes of one request, in order; each succeeds or fails alone.
     Change(Vec<FileChange>),
@@ -107,6 +146,31 @@ pub enum FileOp {
 }
 
 impl FileOp {
+    /// The chunks that the operation names, with their bytes.
+    pub fn chunks(&self) -> impl Iterator<Item = &(Chunk, Bytes)> {
+        let (changes, mended): (&[FileChange], &[_]) = match self {
+            FileOp::Change(changes) => (changes, &[]),
+            FileOp::Mend(chunks) => (&[], chunks),
+            _ => (&[], &[]),
+        };
+        changes.iter().flat_map(FileChange::chunks).chain(mended)
+    }
+
+    pub fn chunks_mut(&mut self) -> impl Iterator<Item = &mut (Chunk, Bytes)> {
+        let (changes, mended): (&mut [FileChange], &mut [_]) = match self {
+            FileOp::Change(changes) => (changes, &mut []),
+            FileOp::Mend(chunks) => (&mut [], chunks),
+            _ => (&mut [], &mut []),
+        };
+        changes
+            .iter_mut()
+            .flat_map(|change| match change {
+                FileChange::Put(put) => put.chunks.iter_mut(),
+                FileChange::Delete { .. } => [].iter_mut(),
+            })
+            .chain(mended)
+    }
+
     pub fn put(all: impl IntoIterator<Item = Put>) -> FileOp {
         FileOp::Change(
             all.into_iter()

@@ -3,17 +3,22 @@
 //! Pure: no table, no clock, no randomness; the same groups in the same order give the same tables.
 
 pub mod files;
+pub mod shared;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::error::Error;
+use crate::wire::files::Chunk;
 use crate::wire::revision::Tag;
 use crate::wire::{Message, PostResult};
-use files::{Changed, FileLimits, FileOp, KeyLookup};
+use files::{Bytes, Changed, FileLimits, FileOp, KeyLookup};
+use shared::LogOp;
 
 /// Settings of admission.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Milliseconds for which a message that names no `ttl` is kept.
     pub ttl: u64,
@@ -57,7 +62,8 @@ pub struct Group {
     pub ops: Vec<Op>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum Op {
     /// Messages of one request, in order.
     Post(Vec<Incoming>),
@@ -89,6 +95,29 @@ pub enum Op {
     Sweep,
     /// An operation on files.
     File(FileOp),
+    /// An operation on the shared log itself; see [`shared`].
+    Log(LogOp),
+}
+
+impl Op {
+    /// The chunks that the operation names, with their bytes.
+    pub fn chunks(&self) -> impl Iterator<Item = &(Chunk, Bytes)> {
+        let op = if let Op::File(op) = self {
+            Some(op)
+        } else {
+            None
+        };
+        op.into_iter().flat_map(FileOp::chunks)
+    }
+
+    pub fn chunks_mut(&mut self) -> impl Iterator<Item = &mut (Chunk, Bytes)> {
+        let op = if let Op::File(op) = self {
+            Some(op)
+        } else {
+            None
+        };
+        op.into_iter().flat_map(FileOp::chunks_mut)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,7 +161,8 @@ pub enum Wake {
 }
 
 /// A checked message with an id and a source.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Incoming {
     pub id: Uuid,
     pub source: String,

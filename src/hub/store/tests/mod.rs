@@ -4,7 +4,7 @@ mod bench;
 mod disk;
 mod files;
 mod hosts;
-mod model;
+pub mod model;
 
 use std::path::Path;
 
@@ -22,6 +22,31 @@ use crate::wire::revision::Tag;
 use crate::wire::{Message, PostResult, Status};
 
 impl Store {
+    /// All tables as text.
+    pub fn dump(&self) -> Vec<String> {
+        let db = self.db.read().unwrap();
+        let tx = db.as_ref().unwrap().begin_read().unwrap();
+        let mut rows = Vec::new();
+        macro_rules! rows {
+            ($name:literal, $table:expr) => {
+                for row in tx.open_table($table).unwrap().iter().unwrap() {
+                    let (key, value) = row.unwrap();
+                    rows.push(format!("{} {:?} {:?}", $name, key.value(), value.value()));
+                }
+            };
+        }
+        rows!("meta", crate::hub::store::meta::META);
+        rows!("message", tables::MESSAGES);
+        rows!("expiry", tables::EXPIRIES);
+        rows!("broadcast", tables::BROADCASTS);
+        rows!("targeted", tables::TARGETED);
+        rows!("host", tables::HOSTS);
+        rows!("id", tables::IDS);
+        rows!("age", tables::ID_AGES);
+        rows.extend(super::files::dump(&tx));
+        rows
+    }
+
     pub fn break_syncs(&self) {
         self.happened
             .break_syncs
@@ -187,27 +212,7 @@ impl TestStore {
 
 /// All tables as text.
 fn dump(store: &Store) -> Vec<String> {
-    let db = store.db.read().unwrap();
-    let tx = db.as_ref().unwrap().begin_read().unwrap();
-    let mut rows = Vec::new();
-    macro_rules! rows {
-        ($name:literal, $table:expr) => {
-            for row in tx.open_table($table).unwrap().iter().unwrap() {
-                let (key, value) = row.unwrap();
-                rows.push(format!("{} {:?} {:?}", $name, key.value(), value.value()));
-            }
-        };
-    }
-    rows!("meta", crate::hub::store::meta::META);
-    rows!("message", tables::MESSAGES);
-    rows!("expiry", tables::EXPIRIES);
-    rows!("broadcast", tables::BROADCASTS);
-    rows!("targeted", tables::TARGETED);
-    rows!("host", tables::HOSTS);
-    rows!("id", tables::IDS);
-    rows!("age", tables::ID_AGES);
-    rows.extend(super::files::dump(&tx));
-    rows
+    store.dump()
 }
 
 #[test]

@@ -1,0 +1,481 @@
+//! The log that several hubs share: entries `log/1`, `log/2`, … of one bucket, each written once and never changed.
+//!
+//! The outcome of a group is that of its entry, at its place; so a hub that loses a race applies what won and tries the next
+//! number with the same operations. There is no leader, no lease, and no clock but the store's. Snapshots, removal and start
+//! are elsewhere in this directory.
+//!
+//! The rules, each of which `tests` shows to be necessary:
+//!
+//! * The bytes of an attempt at one number do not change, and a request whose outcome is unknown is repeated as it was: the
+//!   first may still arrive.
+//! * 412 means nothing until the object was read: its nonce tells whether it is our own.
+//! * An entry that was written, or an end that was seen, more than half of [`LOG_KEPT`] after the birth of the entry before may
+//!   be at a place that was removed long ago: the floor decides.
+//! * The view and its position change in one transaction.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::chunks::ChunkObjects;
+use super::clock::StoreClock;
+use super::objects::{ObjectStore, PutIf, PutOutcome, Trouble};
+use super::{entry_name, read_floor};
+use crate::error::{Error, Kind};
+use crate::hub::commit_log::{Committed, HubClock, Log, LogFault, Uploader};
+use crate::hub::store::Store;
+use crate::hub::store::ops::files::Bytes;
+use crate::hub::store::ops::shared::{BEHAVIOUR, ChunkObject, FORMAT, LogEntry, Position};
+use crate::hub::store::ops::{Group, Limits, Op, Outcome};
+use crate::hub::store::shared::NotApplied;
+
+/// Milliseconds for which entries are kept at least, after a snapshot has them.
+pub const LOG_KEPT: u64 = 6 * 86_400_000;
+/// Milliseconds after which callers are told that the outcome is not known.
+pub const COMMIT_PATIENCE_MILLIS: u64 = 20_000;
+/// The first pause after a request without an outcome, and the longest.
+const FIRST_PAUSE: u64 = 50;
+const LONGEST_PAUSE: u64 = 5_000;
+/// Milliseconds after which a commit of the view is synced.
+const SYNC_INTERVAL: u64 = 1_000;
+/// Milliseconds between two looks at the end of the log just after something has happened.
+const SHORTEST_LOOK: u64 = 250;
+/// Milliseconds for which acks may wait: an idle hub writes few entries.
+const FLUSH_INTERVAL: u64 = 3_600_000;
+/// Milliseconds for which it does so, at most: one slow request must not silence a hub.
+const LONGEST_GIVE_WAY: u64 = 2_000;
+/// Milliseconds since an entry of another hub for which this hub gives way after its own.
+const RIVAL_FOR: u64 = 1_000;
+
+/// One hub's end of the log.
+pub struct SharedLog {
+    objects: Arc<dyn ObjectStore>,
+    store: Arc<Store>,
+    clock: Arc<StoreClock>,
+    hub: Uuid,
+    position: Position,
+    /// A time, by the store's clock, at which the entry at `position` was the last one or one of the last: its birth, or that
+    /// of a proven end after it. `None`: unknown.
+    seen: Option<u64>,
+    pending: Option<PendingGroup>,
+    /// Outcomes of entries that no caller waits for, until the next call returns.
+    others: Vec<Outcome>,
+    pace: CommitPace,
+    /// When the view was last synced.
+    synced: u64,
+    looks: LookTimes,
+    chunks: Arc<ChunkObjects>,
+}
+
+/// When to look for entries of other hubs. Times are of [`ObjectStore::monotonic`], in milliseconds.
+struct LookTimes {
+    last: u64,
+    /// Doubles while nothing happens.
+    interval: u64,
+    longest: u64,
+}
+
+/// A group on its way into the log.
+struct PendingGroup {
+    nonce: Uuid,
+    limits: Limits,
+    ops: Vec<Op>,
+    placed: Vec<ChunkObject>,
+    /// The number that is tried, and the bytes.
+    attempt: Option<(u64, Vec<u8>)>,
+}
+
+/// How hubs make room for each other. Times are of [`ObjectStore::monotonic`].
+#[derive(Default)]
+struct CommitPace {
+    /// Milliseconds between two entries of this hub, at least.
+    window: u64,
+    /// Of the last `PUT` and the last `GET`: milliseconds.
+    put: u64,
+    get: u64,
+    rival_at: Option<u64>,
+    hold_until: u64,
+}
+
+/// How a request for the end of the log came out.
+enum Reached {
+    /// Another hub's entry was applied.
+    Entry,
+    End,
+}
+
+impl SharedLog {
+    /// `position`: that of the view.
+    pub fn new(
+        objects: Arc<dyn ObjectStore>,
+        store: Arc<Store>,
+        clock: Arc<StoreClock>,
+        chunks: Arc<ChunkObjects>,
+        hub: Uuid,
+        window: Duration,
+        poll: Duration,
+    ) -> crate::error::Result<SharedLog> {
+        let position = store.position()?;
+        clock.at_least(store.age()?);
+        Ok(SharedLog {
+            objects,
+            store,
+            clock,
+            hub,
+            position,
+            seen: None,
+            pending: None,
+            others: Vec::new(),
+            pace: CommitPace {
+                window: window.as_millis() as u64,
+                ..CommitPace::default()
+            },
+            synced: 0,
+            looks: LookTimes {
+                last: 0,
+                interval: SHORTEST_LOOK,
+                longest: poll.as_millis() as u64,
+            },
+            chunks,
+        })
+    }
+
+    /// An earlier group whose outcome is unknown is written first: its callers may have sent later operations since.
+    fn finish_pending(&mut self) -> Result<(), LogFault> {
+        if self.pending.is_some() {
+            let outcomes = self.drive()?;
+            self.others.extend(outcomes);
+        }
+        Ok(())
+    }
+
+    /// Tries until the pending group is in the log.
+    fn drive(&mut self) -> Result<Vec<Outcome>, LogFault> {
+        let until = self.objects.monotonic() + COMMIT_PATIENCE_MILLIS;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let (n, bytes) = self.attempt()?;
+            let began = self.objects.monotonic();
+            let put = self.objects.put(&entry_name(n), &bytes, PutIf::Absent);
+            let trouble = match put {
+                Ok(response) => {
+                    self.clock.hear(response.date);
+                    self.pace.put = self.objects.monotonic().saturating_sub(began);
+                    let stands = match response.value {
+                        PutOutcome::Done => self.stands(n, response.date, bytes),
+                        PutOutcome::Failed => self.whose(n),
+                    };
+                    match stands {
+                        Ok(Some((entry, born))) => return self.win(&entry, born),
+                        Ok(None) => continue,
+                        Err(Stuck::Fault(fault)) => return Err(fault),
+                        Err(Stuck::Trouble(trouble)) => trouble,
+                    }
+                }
+                Err(trouble) => trouble,
+            };
+            let e = trouble.error();
+            let now = self.objects.monotonic();
+            if now >= until {
+                return Err(LogFault::Busy(Error {
+                    kind: Kind::Busy,
+                    ..e
+                }));
+            }
+            log::debug!("{e}; trying again n={n}");
+            self.objects.wait(Duration::from_millis(
+                pause / 2 + self.objects.random() % (pause / 2),
+            ));
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// The number and the bytes to be tried: the same as before while the number is free.
+    fn attempt(&mut self) -> Result<(u64, Vec<u8>), LogFault> {
+        let n = self.position.n + 1;
+        let before = self.store.counters().map_err(LogFault::Final)?;
+        let now = self.clock.now();
+        let hub = self.hub;
+        let Some(pending) = &mut self.pending else {
+            return Err(LogFault::Final(Error::new(
+                Kind::Failed,
+                "no group is to be written",
+            )));
+        };
+        match &pending.attempt {
+            Some((at, bytes)) if *at == n => Ok((n, bytes.clone())),
+            _ => {
+                let entry = LogEntry {
+                    format: FORMAT,
+                    behaviour: BEHAVIOUR,
+                    n,
+                    nonce: pending.nonce,
+                    hub,
+                    now,
+                    wall: now,
+                    limits: pending.limits,
+                    before,
+                    placed: pending.placed.clone(),
+                    ops: pending.ops.clone(),
+                };
+                let bytes = entry.encode();
+                pending.attempt = Some((n, bytes.clone()));
+                Ok((n, bytes))
+            }
+        }
+    }
+
+    /// The store has accepted our entry; the error if that is at a number below the floor, which no hub reads any more.
+    fn stands(
+        &mut self,
+        n: u64,
+        date: u64,
+        bytes: Vec<u8>,
+    ) -> Result<Option<(LogEntry, u64)>, Stuck> {
+        if !self.is_fresh(date) && self.floor()? >= n {
+            return Err(self.behind());
+        }
+        Ok(Some((self.decode(n, &bytes)?, date)))
+    }
+
+    /// The number is taken. Our own entry, with the time of its birth; `None`: another one, which is applied now.
+    fn whose(&mut self, n: u64) -> Result<Option<(LogEntry, u64)>, Stuck> {
+        let response = self.objects.get(&entry_name(n)).map_err(Stuck::Trouble)?;
+        self.clock.hear(response.date);
+        let Some(object) = response.value else {
+            // it was removed: the floor says so
+            if self.floor()? >= n {
+                return Err(self.behind());
+            }
+            let what = format!("cannot read {}, which exists", entry_name(n));
+            return Err(Stuck::Trouble(Trouble::Unknown(Error::new(
+                Kind::Unreachable,
+                what,
+            ))));
+        };
+        let entry = self.decode(n, &object.bytes)?;
+        let is_ours = self
+            .pending
+            .as_ref()
+            .is_some_and(|pending| pending.nonce == entry.nonce);
+        if is_ours {
+            if !self.is_fresh(response.date) && self.floor()? >= n {
+                return Err(self.behind());
+            }
+            return Ok(Some((entry, object.modified)));
+        }
+        self.apply_other(&entry, object.modified)?;
+        Ok(None)
+    }
+
+    /// Applies our own entry, as it was read.
+    fn win(&mut self, entry: &LogEntry, born: u64) -> Result<Vec<Outcome>, LogFault> {
+        let outcomes = self.apply(entry, born)?;
+        if let Some(pending) = self.pending.take() {
+            self.store.cache_staged(&pending.ops);
+        }
+        let now = self.objects.monotonic();
+        let has_rival = self
+            .pace
+            .rival_at
+            .is_some_and(|at| now.saturating_sub(at) < RIVAL_FOR);
+        let give_way = if has_rival {
+            (2 * (self.pace.put + self.pace.get)).min(LONGEST_GIVE_WAY)
+        } else {
+            0
+        };
+        self.pace.hold_until = now + self.pace.window.max(give_way);
+        Ok(outcomes)
+    }
+
+    /// Reads the next entry and applies it.
+    fn read_next(&mut self) -> Result<Reached, LogFault> {
+        let n = self.position.n + 1;
+        let began = self.objects.monotonic();
+        let response = self
+            .objects
+            .get(&entry_name(n))
+            .map_err(|trouble| LogFault::Busy(busy(trouble)))?;
+        self.clock.hear(response.date);
+        self.pace.get = self.objects.monotonic().saturating_sub(began);
+        let read = match response.value {
+            Some(object) => self
+                .decode(n, &object.bytes)
+                .and_then(|entry| self.apply_other(&entry, object.modified))
+                .map(|()| Reached::Entry),
+            None => self.end(n, response.date),
+        };
+        read.map_err(|stuck| match stuck {
+            Stuck::Fault(fault) => fault,
+            Stuck::Trouble(trouble) => LogFault::Busy(busy(trouble)),
+        })
+    }
+
+    /// There is no entry `n`: the end, unless this hub has slept so long that the entry was removed.
+    fn end(&mut self, n: u64, date: u64) -> Result<Reached, Stuck> {
+        if !self.is_fresh(date) && self.floor()? >= n {
+            return Err(self.behind());
+        }
+        self.seen = Some(self.seen.unwrap_or(0).max(date));
+        self.clock.reached_end();
+        Ok(Reached::End)
+    }
+
+    fn is_fresh(&self, date: u64) -> bool {
+        self.seen
+            .is_some_and(|seen| date.saturating_sub(seen) < LOG_KEPT / 2)
+    }
+
+    /// Entries up to this number may have been removed.
+    fn floor(&self) -> Result<u64, Stuck> {
+        let response = read_floor(self.objects.as_ref()).map_err(Stuck::Trouble)?;
+        self.clock.hear(response.date);
+        Ok(response.value)
+    }
+
+    fn behind(&self) -> Stuck {
+        let what = format!(
+            "cannot continue after entry {} of the log: the next ones were removed while this hub was away",
+            self.position.n
+        );
+        Stuck::Fault(LogFault::StartAgain(Error::new(Kind::Failed, what)))
+    }
+
+    fn decode(&self, n: u64, bytes: &[u8]) -> Result<LogEntry, Stuck> {
+        let entry = LogEntry::decode(bytes).and_then(|entry| {
+            if entry.n == n {
+                Ok(entry)
+            } else {
+                Err(format!("it says that it is entry {}", entry.n))
+            }
+        });
+        entry.map_err(|why| {
+            let what = format!("cannot use entry {n} of the log in the bucket: {why}");
+            let error = Error::new(Kind::Damaged, what)
+                .hint("update this hub; see \"Several hubs\" in mesync(7)");
+            Stuck::Fault(LogFault::Final(error))
+        })
+    }
+
+    fn apply_other(&mut self, entry: &LogEntry, born: u64) -> Result<(), Stuck> {
+        self.pace.rival_at = Some(self.objects.monotonic());
+        let outcomes = self.apply(entry, born).map_err(Stuck::Fault)?;
+        self.others.extend(outcomes);
+        Ok(())
+    }
+
+    fn apply(&mut self, entry: &LogEntry, born: u64) -> Result<Vec<Outcome>, LogFault> {
+        let now = self.objects.monotonic();
+        let durable = now.saturating_sub(self.synced) >= SYNC_INTERVAL;
+        let outcomes = self.store.apply_entry(entry, durable).map_err(|not| match not {
+            NotApplied::Failed(e) => LogFault::Final(e),
+            NotApplied::Diverged { ours, theirs } => {
+                let what = format!(
+                    "cannot apply entry {}: this hub's tables differ from those of the hub that wrote it ({ours:?}, {theirs:?})",
+                    entry.n
+                );
+                self.store.set_aside();
+                LogFault::StartAgain(Error::new(Kind::Damaged, what))
+            }
+        })?;
+        if durable {
+            self.synced = now;
+        }
+        self.looks.interval = SHORTEST_LOOK;
+        self.position = entry.position();
+        self.seen = Some(born);
+        self.clock.at_least(entry.now);
+        Ok(outcomes)
+    }
+
+    fn draw(&self) -> Uuid {
+        Uuid::from_u64_pair(self.objects.random(), self.objects.random())
+    }
+}
+
+impl Log for SharedLog {
+    fn clock(&self) -> HubClock {
+        let clock = Arc::clone(&self.clock);
+        Arc::new(move || clock.now())
+    }
+
+    fn await_turn(&mut self) {
+        let now = self.objects.monotonic();
+        if let Some(left) = self
+            .pace
+            .hold_until
+            .checked_sub(now)
+            .filter(|left| *left > 0)
+        {
+            self.objects.wait(Duration::from_millis(left));
+        }
+    }
+
+    fn commit(&mut self, group: Group) -> Result<Committed, LogFault> {
+        self.finish_pending()?;
+        let mut placed: Vec<ChunkObject> = Vec::new();
+        for (chunk, bytes) in group.ops.iter().flat_map(Op::chunks) {
+            if let Bytes::Staged(staged) = bytes
+                && let Some(name) = staged.object()
+                && placed.iter().all(|object| object.name != *name)
+            {
+                placed.push(ChunkObject {
+                    name: name.clone(),
+                    size: chunk.size,
+                });
+            }
+        }
+        self.pending = Some(PendingGroup {
+            nonce: self.draw(),
+            limits: group.limits,
+            ops: group.ops,
+            placed,
+            attempt: None,
+        });
+        let outcomes = self.drive()?;
+        Ok(Committed {
+            outcomes,
+            others: std::mem::take(&mut self.others),
+        })
+    }
+
+    fn follow(&mut self) -> Result<Committed, LogFault> {
+        self.looks.last = self.objects.monotonic();
+        self.looks.interval = (self.looks.interval * 2).min(self.looks.longest);
+        self.finish_pending()?;
+        while let Reached::Entry = self.read_next()? {}
+        Ok(Committed {
+            outcomes: Vec::new(),
+            others: std::mem::take(&mut self.others),
+        })
+    }
+
+    fn next_look(&self) -> Option<Duration> {
+        let since = self.objects.monotonic().saturating_sub(self.looks.last);
+        Some(Duration::from_millis(
+            self.looks.interval.saturating_sub(since),
+        ))
+    }
+
+    fn flush_interval(&self) -> u64 {
+        FLUSH_INTERVAL
+    }
+
+    fn uploader(&self) -> Option<Arc<dyn Uploader>> {
+        Some(Arc::clone(&self.chunks) as Arc<dyn Uploader>)
+    }
+}
+
+/// Why an attempt did not end.
+enum Stuck {
+    Trouble(Trouble),
+    Fault(LogFault),
+}
+
+fn busy(trouble: Trouble) -> Error {
+    Error {
+        kind: Kind::Busy,
+        ..trouble.error()
+    }
+}

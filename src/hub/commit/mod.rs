@@ -1,0 +1,279 @@
+//! The committer: takes submitted operations, commits all that wait as one group, and answers each when it is on the disk.
+//!
+//! The store decides about messages. The committer never waits for a client, and does not start its own thread: its owner
+//! runs [`Work::run`] in a thread called `commit`.
+
+mod work;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, bounded};
+
+use super::commit_log::{HubClock, Log, Uploader};
+use super::memory::Room;
+use super::store::Store;
+use super::store::files;
+use super::store::ops::{Limits, Op, Outcome};
+use super::subscribers::Subscribers;
+use crate::config::{Reserve, limits};
+use crate::error::Error;
+use crate::{clock, wire};
+pub use work::Work;
+
+/// Called once with the outcome of the operation, on the committer's thread: it must not block.
+pub type OnCommitted = Box<dyn FnOnce(Outcome) + Send>;
+
+/// The counts of the committer since its start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Metrics {
+    pub commits: u64,
+    /// Operations in all commits.
+    pub operations: u64,
+    pub largest_group: u64,
+    /// Microseconds in all commits, in the longest and in the latest.
+    pub micros: u64,
+    pub longest_micros: u64,
+    pub latest_micros: u64,
+    /// Operations refused because too many waited.
+    pub turned_away: u64,
+    /// Operations that currently wait.
+    pub waiting: u64,
+}
+
+#[derive(Default)]
+struct Shared {
+    stopping: AtomicBool,
+    heartbeat: AtomicU64,
+    full: AtomicBool,
+    bytes: AtomicUsize,
+    /// The maximum of these bytes.
+    most_bytes: AtomicUsize,
+    turned_away: AtomicU64,
+    metrics: Mutex<Metrics>,
+    fatal: Mutex<Option<Error>>,
+    /// A new start of the hub makes its tables again.
+    start_again: AtomicBool,
+    looks: LookRequests,
+    settings: Mutex<Option<(Limits, Reserve)>>,
+}
+
+/// Requests for a look at what other hubs have written, each of which is served by one that begins after it.
+#[derive(Default)]
+struct LookRequests {
+    wanted: AtomicU64,
+    done: Mutex<u64>,
+    changed: Condvar,
+}
+
+/// A part of the bytes that may wait for the disk, returned when dropped.
+pub struct Permit {
+    shared: Arc<Shared>,
+    bytes: usize,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.shared.bytes.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+struct Submission {
+    op: Op,
+    answer: OnCommitted,
+    _permit: Option<Permit>,
+}
+
+/// The handle for other threads.
+pub struct Committer {
+    queue: Sender<Submission>,
+    stop: Sender<()>,
+    look: Sender<()>,
+    /// Threads that upload what submissions bring; `None`: nothing is to be uploaded.
+    uploads: Option<Sender<Submission>>,
+    shared: Arc<Shared>,
+    clock: HubClock,
+}
+
+impl Committer {
+    pub fn new(
+        store: Arc<Store>,
+        log: Box<dyn Log>,
+        events: Arc<Subscribers>,
+        settings: Limits,
+        reserve: Reserve,
+    ) -> (Arc<Committer>, Work) {
+        let (queue, submissions) = bounded(limits::COMMITS);
+        let (stop, stopped) = bounded(limits::WAKEUPS);
+        let (ask, look) = bounded(limits::WAKEUPS);
+        let shared = Arc::new(Shared::default());
+        let uploads = (log.uploader()).map(|uploader| start_uploads(&uploader, &queue, &shared));
+        let committer = Committer {
+            queue,
+            stop,
+            look: ask,
+            uploads,
+            shared: Arc::clone(&shared),
+            clock: log.clock(),
+        };
+        committer.set(settings, reserve);
+        committer.set_room(Room::UNLIMITED);
+        let work = Work {
+            store,
+            clock: log.clock(),
+            log,
+            events,
+            queue: submissions,
+            stopped,
+            look,
+            shared,
+            swept: clock::monotonic(),
+            sweep_again: false,
+        };
+        work.look_at_disk();
+        (Arc::new(committer), work)
+    }
+
+    /// Applies new settings from the next group on.
+    pub fn set(&self, settings: Limits, reserve: Reserve) {
+        *lock(&self.shared.settings) = Some((settings, reserve));
+    }
+
+    /// Limits the waiting bytes if memory is limited; one whole request is always allowed.
+    pub fn set_room(&self, room: Room) {
+        let most = room.part(
+            16,
+            wire::MAX_BATCH_BYTES as u64,
+            limits::COMMIT_BYTES as u64,
+        );
+        self.shared.most_bytes.store(most as usize, Relaxed);
+    }
+
+    /// Hub time in milliseconds.
+    pub fn now(&self) -> u64 {
+        (self.clock)()
+    }
+
+    /// Waits until the tables have all that was in the log when this was called. `false`: not within `patience`.
+    pub fn catch_up(&self, patience: Duration) -> bool {
+        let looks = &self.shared.looks;
+        let wanted = looks.wanted.fetch_add(1, Relaxed) + 1;
+        let _ = self.look.try_send(());
+        let done = lock(&looks.done);
+        let waited = looks
+            .changed
+            .wait_timeout_while(done, patience, |done| *done < wanted);
+        waited.is_ok_and(|(done, _)| *done >= wanted)
+    }
+
+    /// A permit for bytes of messages until they are on the disk; `None`: too many bytes wait already.
+    pub fn room(&self, bytes: usize) -> Option<Permit> {
+        let most = self.shared.most_bytes.load(Relaxed);
+        let fits = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= most);
+        self.shared
+            .bytes
+            .fetch_update(Relaxed, Relaxed, fits)
+            .ok()?;
+        Some(Permit {
+            shared: Arc::clone(&self.shared),
+            bytes,
+        })
+    }
+
+    /// Submits an operation and returns at once; `answer` is called when it is on the disk or has been refused.
+    ///
+    /// If too many operations wait, it is called immediately with `Outcome::Busy`; if the hub ends first, it is dropped uncalled.
+    pub fn submit(&self, op: Op, permit: Option<Permit>, answer: OnCommitted) {
+        let submission = Submission {
+            op,
+            answer,
+            _permit: permit,
+        };
+        if self.shared.stopping.load(Relaxed) {
+            return (submission.answer)(Outcome::Busy);
+        }
+        match &self.uploads {
+            Some(uploads) if files::brings_files(&submission.op) => {
+                self.shared.enqueue(uploads, submission)
+            }
+            _ => self.shared.enqueue(&self.queue, submission),
+        }
+    }
+
+    /// Why nothing can be written any more; the process must then end with this error's exit status.
+    pub fn fatal(&self) -> Option<Error> {
+        lock(&self.shared.fatal).clone()
+    }
+
+    /// A new start of the hub would end the fatal error.
+    pub fn wants_new_start(&self) -> bool {
+        self.shared.start_again.load(Relaxed)
+    }
+
+    /// The disk has less than its reserve free: posts are refused.
+    pub fn disk_is_full(&self) -> bool {
+        self.shared.full.load(Relaxed)
+    }
+
+    /// Advances at least once a second while the committer works, except during a longer commit.
+    pub fn heartbeat(&self) -> u64 {
+        self.shared.heartbeat.load(Relaxed)
+    }
+
+    pub fn metrics(&self) -> Metrics {
+        let metrics = *lock(&self.shared.metrics);
+        Metrics {
+            turned_away: self.shared.turned_away.load(Relaxed),
+            waiting: self.queue.len() as u64,
+            ..metrics
+        }
+    }
+
+    /// Accepts no more operations; [`Work::run`] commits the waiting ones, including acks, and returns.
+    pub fn stop(&self) {
+        self.shared.stopping.store(true, Relaxed);
+        let _ = self.stop.try_send(());
+    }
+}
+
+impl Shared {
+    fn enqueue(&self, queue: &Sender<Submission>, submission: Submission) {
+        if let Err(back) = queue.try_send(submission) {
+            self.turned_away.fetch_add(1, Relaxed);
+            (back.into_inner().answer)(Outcome::Busy);
+        }
+    }
+}
+
+/// Threads that upload what a submission brings, and then put it into the committer's queue. They end with the sender.
+fn start_uploads(
+    uploader: &Arc<dyn Uploader>,
+    queue: &Sender<Submission>,
+    shared: &Arc<Shared>,
+) -> Sender<Submission> {
+    let (sender, submissions) = bounded::<Submission>(limits::COMMITS);
+    for number in 1..=limits::UPLOADERS {
+        let (uploader, queue, shared) = (Arc::clone(uploader), queue.clone(), Arc::clone(shared));
+        let submissions = submissions.clone();
+        let work = move || {
+            for submission in submissions {
+                match uploader.upload(&submission.op) {
+                    Ok(()) => shared.enqueue(&queue, submission),
+                    Err(e) => (submission.answer)(Outcome::Failed(e)),
+                }
+            }
+        };
+        if let Err(e) = std::thread::Builder::new()
+            .name(format!("bucket-{number}"))
+            .spawn(work)
+        {
+            log::warn!("cannot start a thread for uploads to the bucket: {e}");
+        }
+    }
+    sender
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

