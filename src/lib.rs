@@ -104,7 +104,8 @@
 //!  TCP port --> server: one thread a client --> pool of private connections --> tiny_http: workers --> committer --> hub.redb
 //!               head, keys, limits, bodies                                     routes                 one sync a group
 //!                    ^                                                            |                        |
-//!                    +------ jobs: long bodies, event streams <-------------------+      event streams <---+
+//!                    +------ jobs: long bodies <----------------------------------+                        |
+//!  thread streams: all event streams <--------------------------------------------+ <------ wake-ups ------+
 //! ```
 //!
 //! A machine is let in by [`hub::joining`], which strangers reach through TLS alone and whose decision is a key; its side is

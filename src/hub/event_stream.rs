@@ -1,23 +1,20 @@
 //! `GET /api/events`: writes an event stream, first the missed events, then new ones.
 //!
 //! The store is the buffer: when woken, a stream reads the events after the last one that it has written. So a slow reader
-//! misses no event, and memory holds none for it.
+//! misses no event, and memory holds none for it. Streams that have heard the same read the same page: it is read once.
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::ser::{CharEscape, Formatter};
 
 use super::files::all_kinds;
-use super::http::{Caller, Job, Pieces, Reply, Request};
+use super::http::{AfterPiece, Caller, Job, Pieces, Reply, Request, StreamWakeup};
 use super::rights::Rights;
 use super::store::Store;
-use super::subscribers::{Subscribers, Subscription};
-use crate::clock;
+use super::subscribers::{EventRow, Subscribers, Subscription};
 use crate::config::limits::EVENT_PAGE;
-use crate::wire::KEEP_ALIVE;
 use crate::wire::files::{EntryKind, FileEvent};
 use crate::wire::revision::{Revision, Tag};
 use crate::wire::scope::Scope;
@@ -25,22 +22,47 @@ use crate::wire::scope::Scope;
 /// Bytes of one write, approximately.
 const PIECE_BYTES: usize = 16 * 1024;
 
+/// Reads the events of files.
+struct StoredEvents {
+    store: Arc<Store>,
+    subscribers: Arc<Subscribers>,
+}
+
 /// The events that a client subscribes to.
 struct StreamFeed {
     subscription: Subscription,
     host: Option<String>,
-    /// The revision of the last written event, and the store; `None`: no events of files.
-    files: Option<(u64, Arc<Store>)>,
+    /// The revision of the last written event, and the store's events; `None`: no events of files.
+    files: Option<(u64, StoredEvents)>,
     all_kinds: bool,
     scope: Scope,
     /// The last revision that the reader was told as an `id`.
     told: u64,
-    /// When a keep-alive is to be written.
-    silent_until: Instant,
+    /// There may be events after the last written one, whether or not it was woken.
+    is_behind: bool,
+    has_begun: bool,
     /// The rights of a caller that may not read all files.
     rights: Option<Arc<Rights>>,
     /// The store's count of lost and replaced chunks at the last notice.
     wanted: u64,
+}
+
+impl StoredEvents {
+    /// At most [`EVENT_PAGE`] events after a revision; `None`: some of them have expired.
+    fn after(&self, after: u64) -> io::Result<Option<Arc<Vec<EventRow>>>> {
+        self.subscribers.page(after, || {
+            let read = self.store.events_after(after, EVENT_PAGE);
+            let events = read.map_err(|e| io::Error::other(e.to_string()))?;
+            let row = |(rev, event): (u64, FileEvent)| {
+                let mut text = Vec::new();
+                write_event(&mut text, rev, &event)?;
+                Ok(EventRow { rev, event, text })
+            };
+            events
+                .map(|events| events.into_iter().map(row).collect())
+                .transpose()
+        })
+    }
 }
 
 /// Answers with a stream: wake-ups for `?host=`, and events of files after `Last-Event-ID` or `?after=`, by default new ones.
@@ -50,12 +72,7 @@ pub fn listen(store: &Arc<Store>, events: &Arc<Subscribers>, request: &Request) 
     }
     feed(store, events, request).map_or_else(
         |reply| reply,
-        |mut feed| {
-            Reply::job(
-                "text/event-stream",
-                Job::Stream(Box::new(move |out| feed.run(out))),
-            )
-        },
+        |feed| Reply::job("text/event-stream", Job::Stream(Box::new(feed))),
     )
 }
 
@@ -83,13 +100,16 @@ fn feed(
     let tag = request
         .parsed("tag", "16 hexadecimal digits", |text| text.parse().ok())?
         .unwrap_or_default();
-    let busy = || {
-        Reply::error(503, "too many event streams are open; retry later").header("Retry-After", "5")
-    };
-    let subscription = events.subscribe(host.clone(), files).ok_or_else(busy)?;
+    let stopping =
+        || Reply::error(503, "the hub is stopping; retry later").header("Retry-After", "5");
+    let subscription = events.subscribe(host.clone(), files).ok_or_else(stopping)?;
     // after subscribing, so that a later commit is either read or wakes this stream
     let files = if files {
-        Some((begin(store, after, tag)?, Arc::clone(store)))
+        let reader = StoredEvents {
+            store: Arc::clone(store),
+            subscribers: Arc::clone(events),
+        };
+        Some((begin(store, after, tag)?, reader))
     } else {
         None
     };
@@ -99,15 +119,12 @@ fn feed(
         all_kinds: all_kinds(request),
         scope,
         told: files.as_ref().map_or(0, |(last, _)| *last),
+        is_behind: files.is_some(),
         files,
-        silent_until: silent_until(),
+        has_begun: false,
         rights: request.caller.limited_reader().cloned(),
         wanted: store.wanted_changes(),
     })
-}
-
-fn silent_until() -> Instant {
-    clock::monotonic() + Duration::from_secs(KEEP_ALIVE)
 }
 
 /// The revision after which the stream begins.
@@ -129,105 +146,127 @@ fn begin(store: &Store, after: Option<u64>, tag: Tag) -> Result<u64, Reply> {
     }
 }
 
-impl StreamFeed {
-    /// Runs until the reader disconnects or is too far behind, or the hub stops.
-    fn run(&mut self, out: &mut dyn Pieces) -> io::Result<()> {
-        out.send(b"retry: 2000\n: mesync\n\n")?;
-        // apply narrowed rights to every event that follows
-        while !out.stopping() && self.write_files(out)? {
-            let goes_on = crossbeam_channel::select! {
-                recv(self.subscription.queued) -> woken => {
-                    if woken.is_ok() {
-                        self.write_queued(out)?;
-                    }
-                    woken.is_ok()
-                }
-                recv(self.subscription.changed) -> woken => woken.is_ok(),
-                default(self.silent_until.saturating_duration_since(clock::monotonic())) => {
-                    self.keep_alive(out)?;
-                    true
-                }
-            };
-            if !goes_on {
-                break;
-            }
+impl Pieces for StreamFeed {
+    fn begin(&mut self, wakeup: StreamWakeup) {
+        self.subscription.on_wake(wakeup);
+    }
+
+    fn is_woken(&self) -> bool {
+        self.subscription.is_woken()
+    }
+
+    fn write(&mut self, into: &mut Vec<u8>) -> io::Result<AfterPiece> {
+        if self.subscription.is_stopped() {
+            return Ok(AfterPiece::End);
         }
-        Ok(())
+        if !std::mem::replace(&mut self.has_begun, true) {
+            into.extend_from_slice(b"retry: 2000\n: mesync\n\n");
+        }
+        // announced even between many events
+        if self.subscription.take_queued() {
+            // a host name needs no escaping in JSON
+            let host = self.host.as_deref().unwrap_or("");
+            write!(
+                into,
+                "data: {{\"type\":\"message_queued\",\"host\":\"{host}\"}}\n\n"
+            )?;
+        }
+        if self.subscription.take_changed() || self.is_behind {
+            return self.write_files(into);
+        }
+        Ok(AfterPiece::Idle)
     }
 
     /// A line that is no event. It has the revision up to which there was none for this reader, so that it resumes after
     /// that one, and not after its last event, which the hub may have forgotten by then.
-    fn keep_alive(&mut self, out: &mut dyn Pieces) -> io::Result<()> {
+    fn keep_alive(&mut self, into: &mut Vec<u8>) -> io::Result<AfterPiece> {
         let passed = self.files.as_ref().map_or(0, |(last, _)| *last);
-        let id = if self.scope.is_all() || passed <= self.told {
-            String::new()
+        if !self.scope.is_all() && passed > self.told {
+            self.told = passed;
+            writeln!(into, "id: {passed}")?;
+        }
+        into.extend_from_slice(b": keep-alive\n\n");
+        Ok(AfterPiece::Idle)
+    }
+}
+
+/// An event stream that ends when the keys have changed.
+pub struct While<F> {
+    pub writer: Box<dyn Pieces>,
+    pub unchanged: F,
+}
+
+impl<F: Fn() -> bool + Send> Pieces for While<F> {
+    fn begin(&mut self, wakeup: StreamWakeup) {
+        self.writer.begin(wakeup);
+    }
+
+    fn is_woken(&self) -> bool {
+        self.writer.is_woken()
+    }
+
+    fn write(&mut self, into: &mut Vec<u8>) -> io::Result<AfterPiece> {
+        if (self.unchanged)() {
+            self.writer.write(into)
         } else {
-            format!("id: {passed}\n")
+            Ok(AfterPiece::End)
+        }
+    }
+
+    fn keep_alive(&mut self, into: &mut Vec<u8>) -> io::Result<AfterPiece> {
+        if (self.unchanged)() {
+            self.writer.keep_alive(into)
+        } else {
+            Ok(AfterPiece::End)
+        }
+    }
+}
+
+impl StreamFeed {
+    /// Writes some of the events that it has not written yet. It ends if some have expired, which the reader learns when it
+    /// reconnects.
+    fn write_files(&mut self, into: &mut Vec<u8>) -> io::Result<AfterPiece> {
+        let Some((last, events)) = &mut self.files else {
+            return Ok(AfterPiece::Idle);
         };
-        self.told = self.told.max(passed);
-        self.send(out, format!("{id}: keep-alive\n\n").as_bytes())
-    }
-
-    fn send(&mut self, out: &mut dyn Pieces, piece: &[u8]) -> io::Result<()> {
-        self.silent_until = silent_until();
-        out.send(piece)
-    }
-
-    fn write_queued(&mut self, out: &mut dyn Pieces) -> io::Result<()> {
-        // a host name needs no escaping in JSON
-        let host = self.host.as_deref().unwrap_or("");
-        let event = format!("data: {{\"type\":\"message_queued\",\"host\":\"{host}\"}}\n\n");
-        self.send(out, event.as_bytes())
-    }
-
-    /// Writes all available events. `false`: some have expired, which the reader learns when it reconnects.
-    fn write_files(&mut self, out: &mut dyn Pieces) -> io::Result<bool> {
-        let Some((mut last, store)) = self.files.clone() else {
-            return Ok(true);
-        };
-        let wanted = std::mem::replace(&mut self.wanted, store.wanted_changes());
+        let changes = events.store.wanted_changes();
+        let wanted = std::mem::replace(&mut self.wanted, changes);
         if self.all_kinds && wanted != self.wanted && self.rights.is_none() {
             // the list of changes names the lost content; a limited reader polls, because it may not see the file
-            self.send(out, b"data: {\"type\":\"file_wanted\"}\n\n")?;
+            into.extend_from_slice(b"data: {\"type\":\"file_wanted\"}\n\n");
         }
-        loop {
-            let page = match store.events_after(last, EVENT_PAGE) {
-                Ok(Some(page)) => page,
-                Ok(None) => return Ok(false),
-                Err(e) => return Err(io::Error::other(e.to_string())),
-            };
-            let mut piece = Vec::new();
-            let whole = page.len() == EVENT_PAGE;
-            for (rev, event) in page {
-                last = rev;
-                let is_kind = self.all_kinds || event.payload.kind == EntryKind::File;
-                let is_wanted = is_kind && self.scope.has(&event.payload.path);
-                let shown = match &self.rights {
-                    Some(rights) => rights.shown_event(event),
-                    None => Some(event),
-                };
-                if let Some(event) = shown.filter(|_| is_wanted) {
-                    write_event(&mut piece, rev, &event)?;
-                    self.told = rev;
-                }
-                // keep pieces short: each has a time limit, and the reader may be slow
-                if piece.len() > PIECE_BYTES {
-                    self.send(out, &piece)?;
-                    piece.clear();
+        let Some(page) = events.after(*last)? else {
+            return Ok(AfterPiece::End);
+        };
+        self.is_behind = page.len() == EVENT_PAGE;
+        for row in page.iter() {
+            *last = row.rev;
+            let payload = &row.event.payload;
+            let is_kind = self.all_kinds || payload.kind == EntryKind::File;
+            if !is_kind || !self.scope.has(&payload.path) {
+                continue;
+            }
+            match &self.rights {
+                None => into.extend_from_slice(&row.text),
+                Some(rights) => {
+                    let Some(event) = rights.shown_event(row.event.clone()) else {
+                        continue;
+                    };
+                    write_event(into, row.rev, &event)?;
                 }
             }
-            if !piece.is_empty() {
-                self.send(out, &piece)?;
-            }
-            self.files = Some((last, Arc::clone(&store)));
-            if !whole || out.stopping() {
-                return Ok(true);
-            }
-            // announce a waiting message even between many events
-            if self.subscription.queued.try_recv().is_ok() {
-                self.write_queued(out)?;
+            self.told = row.rev;
+            // keep pieces short: each has a time limit, and the reader may be slow
+            if into.len() > PIECE_BYTES {
+                self.is_behind = true;
+                break;
             }
         }
+        Ok(if self.is_behind {
+            AfterPiece::More
+        } else {
+            AfterPiece::Idle
+        })
     }
 }
 

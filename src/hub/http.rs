@@ -209,7 +209,6 @@ pub struct Reply {
 }
 
 pub type UploadJob = Box<dyn FnOnce(&mut dyn Read) -> Reply + Send>;
-pub type StreamJob = Box<dyn FnOnce(&mut dyn Pieces) -> io::Result<()> + Send>;
 
 /// Long work handed back to the server.
 pub enum Job {
@@ -222,16 +221,34 @@ pub enum Job {
         length: u64,
         reader: Box<dyn Read + Send>,
     },
-    /// An event stream: writes pieces until it returns. Each piece is sent at once; an error means that the reader disconnected.
-    Stream(StreamJob),
+    /// An event stream, until its writer ends, its reader disconnects or accepts nothing for 30 s, or the hub stops.
+    Stream(Box<dyn Pieces>),
 }
 
-/// The output of an event stream.
-pub trait Pieces {
-    /// Sends the piece at once; fails if the reader disconnected, or accepts nothing for 30 s.
-    fn send(&mut self, piece: &[u8]) -> io::Result<()>;
-    /// The hub is shutting down: return soon.
-    fn stopping(&self) -> bool;
+/// Says that there may be new [`Pieces`]; cheap, and safe to call at any time.
+pub type StreamWakeup = Arc<dyn Fn() + Send + Sync>;
+
+/// The pieces of an event stream, by its writer. The server calls it on the thread of all streams, so no call waits.
+pub trait Pieces: Send {
+    /// Called first; `wakeup` is to be called whenever [`Pieces::is_woken`] becomes true.
+    fn begin(&mut self, wakeup: StreamWakeup);
+    /// There may be something new since the last call of `write` began.
+    fn is_woken(&self) -> bool;
+    /// Appends the next piece, of about 16 KiB at most.
+    fn write(&mut self, into: &mut Vec<u8>) -> io::Result<AfterPiece>;
+    /// Appends a line that is no event, after some time without a piece.
+    fn keep_alive(&mut self, into: &mut Vec<u8>) -> io::Result<AfterPiece>;
+}
+
+/// What follows a piece of an event stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterPiece {
+    /// Another piece may be there already.
+    More,
+    /// Nothing, until the writer is woken.
+    Idle,
+    /// The end of the stream.
+    End,
 }
 
 impl Reply {

@@ -2,7 +2,6 @@
 //!
 //! It decides nothing about keys (`auth` does), messages or files, and starts no thread.
 
-use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -13,9 +12,9 @@ use super::auth::{Auth, Mode};
 use super::bucket::view::SharedView;
 use super::certificate::Certificates;
 use super::commit::Committer;
-use super::event_stream;
+use super::event_stream::{self, While};
 use super::files::Files;
-use super::http::{Caller, Job, Pieces, Reply, Request};
+use super::http::{Caller, Job, Reply, Request};
 use super::joining::Joining;
 use super::messages::{Messages, SendReply};
 use super::metrics::{RequestCounts, Text};
@@ -53,22 +52,6 @@ pub struct Router {
     pub joining: Option<Joining>,
     /// Present while the server runs; only its counters are read.
     pub server: Mutex<Option<Server>>,
-}
-
-/// An output that ends when the keys have changed.
-struct While<'a> {
-    out: &'a mut dyn Pieces,
-    unchanged: &'a dyn Fn() -> bool,
-}
-
-impl Pieces for While<'_> {
-    fn send(&mut self, piece: &[u8]) -> io::Result<()> {
-        self.out.send(piece)
-    }
-
-    fn stopping(&self) -> bool {
-        self.out.stopping() || !(self.unchanged)()
-    }
 }
 
 impl Gate for Router {
@@ -227,12 +210,7 @@ impl Router {
         let unchanged = self.auth.unchanged();
         Box::new(move |mut reply| {
             reply.job = reply.job.map(|job| match job {
-                Job::Stream(stream) => Job::Stream(Box::new(move |out| {
-                    stream(&mut While {
-                        out,
-                        unchanged: &unchanged,
-                    })
-                })),
+                Job::Stream(writer) => Job::Stream(Box::new(While { writer, unchanged })),
                 job => job,
             });
             answer(reply);

@@ -1,84 +1,170 @@
 //! The subscribers to events, which are woken after commits.
 //!
-//! A wake-up is a hint: messages are pulled and events of files are read from the store. So one pending wake-up is enough,
-//! and none is kept for a client without a stream. `event_stream` writes the streams.
+//! A wake-up is a hint: messages are pulled and events of files are read from the store. So a subscriber has one flag for each,
+//! and nothing is kept for a client without a stream. `event_stream` writes the streams.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-
+use super::http::StreamWakeup;
 use super::store::ops::Wake;
-use crate::config::limits;
+use crate::wire::files::FileEvent;
 
-/// All open streams.
+/// All open streams; the server limits their number.
 #[derive(Default)]
 pub struct Subscribers {
     streams: Mutex<Streams>,
+    /// How often files have changed since the start.
+    changes: AtomicU64,
+    /// The page of events that was read last: most streams want the same one.
+    page: Mutex<Option<EventPage>>,
+}
+
+/// Events of files after a revision, for all streams.
+struct EventPage {
+    after: u64,
+    /// [`Subscribers::changes`] before it was read.
+    changes: u64,
+    rows: Arc<Vec<EventRow>>,
+}
+
+pub struct EventRow {
+    pub rev: u64,
+    pub event: FileEvent,
+    /// As it is sent to a caller that may read all files.
+    pub text: Vec<u8>,
 }
 
 #[derive(Default)]
 struct Streams {
     last: u64,
     stopped: bool,
-    open: Vec<Stream>,
+    open: BTreeMap<u64, Arc<Subscriber>>,
 }
 
-struct Stream {
-    number: u64,
+/// One open stream.
+pub struct Subscriber {
     host: Option<String>,
     files: bool,
-    queued: Sender<()>,
-    changed: Sender<()>,
+    queued: AtomicBool,
+    changed: AtomicBool,
+    stopped: AtomicBool,
+    wakeup: OnceLock<StreamWakeup>,
 }
 
-/// One open stream, closed when dropped. Both channels are disconnected when the hub stops.
+/// One open stream, closed when dropped.
 pub struct Subscription {
     events: Arc<Subscribers>,
     number: u64,
-    /// A message was queued for the host.
-    pub queued: Receiver<()>,
-    /// Files have changed.
-    pub changed: Receiver<()>,
+    subscriber: Arc<Subscriber>,
+}
+
+impl Subscriber {
+    fn raise(&self, flag: &AtomicBool) {
+        if !flag.swap(true, SeqCst)
+            && let Some(wakeup) = self.wakeup.get()
+        {
+            wakeup();
+        }
+    }
+}
+
+impl Subscription {
+    /// Called whenever one of the flags is raised from now on.
+    pub fn on_wake(&self, wakeup: StreamWakeup) {
+        let _ = self.subscriber.wakeup.set(wakeup);
+    }
+
+    /// A message was queued for the host since the last call.
+    pub fn take_queued(&self) -> bool {
+        self.subscriber.queued.swap(false, SeqCst)
+    }
+
+    /// Files have changed since the last call.
+    pub fn take_changed(&self) -> bool {
+        self.subscriber.changed.swap(false, SeqCst)
+    }
+
+    /// The hub is stopping.
+    pub fn is_stopped(&self) -> bool {
+        self.subscriber.stopped.load(SeqCst)
+    }
+
+    /// One of the flags is raised.
+    pub fn is_woken(&self) -> bool {
+        let Subscriber {
+            queued,
+            changed,
+            stopped,
+            ..
+        } = &*self.subscriber;
+        [queued, changed, stopped]
+            .iter()
+            .any(|flag| flag.load(SeqCst))
+    }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.events
-            .lock()
-            .open
-            .retain(|stream| stream.number != self.number);
+        self.events.lock().open.remove(&self.number);
     }
 }
 
 impl Subscribers {
-    /// Opens a stream for messages of `host`, and for changes of files. `None`: too many are open, or the hub is stopping.
+    /// Opens a stream for messages of `host`, and for changes of files. `None`: the hub is stopping.
     pub fn subscribe(
         self: &Arc<Subscribers>,
         host: Option<String>,
         files: bool,
     ) -> Option<Subscription> {
         let mut streams = self.lock();
-        if streams.stopped || streams.open.len() >= limits::STREAMS {
+        if streams.stopped {
             return None;
         }
-        let ((queue, queued), (change, changed)) =
-            (bounded(limits::WAKEUPS), bounded(limits::WAKEUPS));
         streams.last += 1;
         let number = streams.last;
-        streams.open.push(Stream {
-            number,
+        let subscriber = Arc::new(Subscriber {
             host,
             files,
-            queued: queue,
-            changed: change,
+            queued: AtomicBool::new(false),
+            changed: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            wakeup: OnceLock::new(),
         });
+        streams.open.insert(number, Arc::clone(&subscriber));
         Some(Subscription {
             events: Arc::clone(self),
             number,
-            queued,
-            changed,
+            subscriber,
         })
+    }
+
+    /// The events after a revision, read only if files have changed since they were read last. `None`: some have expired.
+    pub fn page(
+        &self,
+        after: u64,
+        read: impl FnOnce() -> io::Result<Option<Vec<EventRow>>>,
+    ) -> io::Result<Option<Arc<Vec<EventRow>>>> {
+        // before it is read: the page may be newer than this count, never older
+        let changes = self.changes.load(SeqCst);
+        let mut latest = self.page.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(page) = &*latest
+            && (page.after, page.changes) == (after, changes)
+        {
+            return Ok(Some(Arc::clone(&page.rows)));
+        }
+        let Some(rows) = read()? else {
+            return Ok(None);
+        };
+        let rows = Arc::new(rows);
+        *latest = Some(EventPage {
+            after,
+            changes,
+            rows: Arc::clone(&rows),
+        });
+        Ok(Some(rows))
     }
 
     /// Wakes every stream that one of these concerns.
@@ -87,10 +173,12 @@ impl Subscribers {
             return;
         }
         let files = wakes.contains(&Wake::Files);
-        for stream in &self.lock().open {
-            // a full channel has a wake-up already
+        if files {
+            self.changes.fetch_add(1, SeqCst);
+        }
+        for stream in self.lock().open.values() {
             if files && stream.files {
-                let _ = stream.changed.try_send(());
+                stream.raise(&stream.changed);
             }
             let Some(host) = &stream.host else { continue };
             // broadcasts are sorted last, and of two with different sources one is for this host
@@ -100,7 +188,7 @@ impl Subscribers {
                     .any(|wake| *wake != Wake::AllBut(host.clone()))
             };
             if wakes.contains(&Wake::Host(host.clone())) || broadcasts() {
-                let _ = stream.queued.try_send(());
+                stream.raise(&stream.queued);
             }
         }
     }
@@ -109,7 +197,9 @@ impl Subscribers {
     pub fn stop(&self) {
         let mut streams = self.lock();
         streams.stopped = true;
-        streams.open.clear();
+        for stream in std::mem::take(&mut streams.open).values() {
+            stream.raise(&stream.stopped);
+        }
     }
 
     /// The number of open streams.
@@ -124,8 +214,6 @@ impl Subscribers {
 
 #[cfg(test)]
 mod tests {
-    use crossbeam_channel::TryRecvError;
-
     use super::*;
 
     #[test]
@@ -136,23 +224,31 @@ mod tests {
             events.subscribe(Some("b".into()), true).unwrap(),
         );
         let c = events.subscribe(None, true).unwrap();
+        let woken = Arc::new(AtomicU64::new(0));
+        for subscription in [&a, &b, &c] {
+            let woken = Arc::clone(&woken);
+            subscription.on_wake(Arc::new(move || {
+                woken.fetch_add(1, SeqCst);
+            }));
+        }
         let check = |wakes: &[Wake], wants: [bool; 5]| {
             let wakes = wakes.iter().cloned().collect();
+            woken.store(0, SeqCst);
             events.wake(&wakes);
             events.wake(&wakes);
-            let got = [&a.queued, &b.queued, &c.queued, &a.changed, &b.changed]
-                .map(|woken| woken.try_recv().is_ok());
-            assert_eq!(
-                (got, c.changed.try_recv().is_ok()),
-                (wants, wants[4]),
-                "{wakes:?}"
-            );
-            assert!(
-                [&a.queued, &b.queued, &b.changed]
-                    .iter()
-                    .all(|woken| woken.is_empty()),
-                "once is enough"
-            );
+            let is_woken = [&a, &b, &c].map(Subscription::is_woken);
+            let got = [
+                a.take_queued(),
+                b.take_queued(),
+                a.take_changed(),
+                b.take_changed(),
+                c.take_changed(),
+            ];
+            assert_eq!(got, wants, "{wakes:?}");
+            let raised = got.iter().filter(|flag| **flag).count() as u64;
+            assert_eq!(woken.load(SeqCst), raised, "once is enough: {wakes:?}");
+            assert_eq!(is_woken, [got[0] || got[2], got[1] || got[3], got[4]]);
+            assert!(![&a, &b, &c].iter().any(|s| s.is_woken() || s.take_queued()));
         };
         check(
             &[Wake::AllBut("a".into())],
@@ -166,15 +262,27 @@ mod tests {
             &[Wake::AllBut("a".into()), Wake::AllBut("b".into())],
             [true, true, false, false, false],
         );
-        check(&[Wake::Files], [false, false, false, false, true]);
+        check(&[Wake::Files], [false, false, false, true, true]);
         check(
             &[Wake::Files, Wake::Host("b".into())],
-            [false, true, false, false, true],
+            [false, true, false, true, true],
         );
+        let reads = AtomicU64::new(0);
+        let page = |after| {
+            let read = || {
+                reads.fetch_add(1, SeqCst);
+                Ok(Some(Vec::new()))
+            };
+            events.page(after, read).unwrap().unwrap();
+            reads.load(SeqCst)
+        };
+        assert_eq!([page(7), page(7), page(8), page(8)], [1, 1, 2, 2]);
+        events.wake(&BTreeSet::from([Wake::Files]));
+        assert_eq!([page(8), page(8)], [3, 3]);
         drop(c);
         assert_eq!(events.open(), 2);
         events.stop();
-        assert_eq!(a.queued.try_recv(), Err(TryRecvError::Disconnected));
+        assert!(a.is_stopped() && a.is_woken());
         assert!(events.open() == 0 && events.subscribe(None, true).is_none());
     }
 }

@@ -4,9 +4,8 @@
 use std::io::{self, Read};
 
 use super::head::Head;
-use super::limits::{Latch, PIECE_TIME, SHORT_BODY};
+use super::limits::SHORT_BODY;
 use super::socket::{Pace, Socket};
-use crate::hub::http::Pieces;
 
 /// Bytes of a download that are in memory at a time.
 const COPY_BUFFER_BYTES: u64 = 64 * 1024;
@@ -108,26 +107,4 @@ pub fn copy(
 fn cut_off(why: &str) -> io::Error {
     log::error!("download aborted: {why}");
     io::Error::other("download aborted")
-}
-
-/// An event stream on a client's connection.
-pub struct Events<'a, 's> {
-    pub socket: &'a mut Socket<'s>,
-    pub stopping: &'a Latch,
-}
-
-impl Pieces for Events<'_, '_> {
-    fn send(&mut self, piece: &[u8]) -> io::Result<()> {
-        if self.socket.gone() {
-            return Err(io::Error::new(
-                io::ErrorKind::BrokenPipe,
-                "the reader is gone",
-            ));
-        }
-        self.socket.write_within(piece, PIECE_TIME)
-    }
-
-    fn stopping(&self) -> bool {
-        self.stopping.is_raised()
-    }
 }

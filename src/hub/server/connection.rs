@@ -7,23 +7,29 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::body::{self, Events, UnreadBody};
+use super::body::{self, UnreadBody};
 use super::counters::Reason;
 use super::evict::EvictionOrder;
 use super::forward::{ask, request};
 use super::head::{self, Head, Refusal};
-use super::limits::{BUFFERED_BODY, HEAD_TIME, IDLE_TIME, SHORT_BODY, SMALL_BODY_BYTES};
+use super::limits::{BUFFERED_BODY, HEAD_TIME, IDLE_TIME, Lease, SHORT_BODY, SMALL_BODY_BYTES};
 use super::pool::WorkerResponse;
 use super::render::{busy, head_of, render};
 use super::socket::{Pace, Socket, Wait};
+use super::streams::StreamParts;
 use super::{Admission, Shared, Wire, tls};
 use crate::clock;
-use crate::hub::http::{Caller, Job, Reply, StreamJob, UploadJob};
+use crate::hub::http::{Caller, Job, Pieces, Reply, UploadJob};
 
 /// Bytes of buffer that an idle connection may keep.
 const MAX_KEPT_BUFFER_BYTES: usize = 4096;
-/// Serves a connection until either side closes it.
-pub fn serve(shared: &Shared, stream: &Arc<TcpStream>, peer: IpAddr, order: EvictionOrder) {
+/// Serves a connection until either side closes it, or it becomes an event stream, which is returned.
+pub fn serve(
+    shared: &Shared,
+    stream: &Arc<TcpStream>,
+    peer: IpAddr,
+    order: EvictionOrder,
+) -> Option<StreamParts> {
     let mut client = Connection {
         shared,
         socket: Socket::new(stream, &shared.halted, &shared.idle, order),
@@ -32,18 +38,33 @@ pub fn serve(shared: &Shared, stream: &Arc<TcpStream>, peer: IpAddr, order: Evic
     };
     let mut patience = match client.begin() {
         Ok(Some(patience)) => patience,
-        Ok(None) => return,
+        Ok(None) => return None,
         Err(e) => {
             shared.counters.refuse(Reason::Handshake);
-            return log::debug!("{peer}: cannot begin TLS: {e}");
+            log::debug!("{peer}: cannot begin TLS: {e}");
+            return None;
         }
     };
     loop {
         match client.request(patience) {
             Ok(AfterReply::Next) => patience = IDLE_TIME,
-            Ok(AfterReply::Close) => return,
-            Ok(AfterReply::Linger) => return client.socket.linger(),
-            Err(e) => return log::debug!("{peer}: {e}"),
+            Ok(AfterReply::Close) => return None,
+            Ok(AfterReply::Linger) => {
+                client.socket.linger();
+                return None;
+            }
+            Ok(AfterReply::Stream(writer, lease)) => {
+                return Some(StreamParts {
+                    stream: Arc::clone(stream),
+                    session: client.socket.take_session(),
+                    writer,
+                    lease,
+                });
+            }
+            Err(e) => {
+                log::debug!("{peer}: {e}");
+                return None;
+            }
         }
     }
 }
@@ -60,6 +81,8 @@ struct Connection<'a> {
 enum AfterReply {
     Next,
     Close,
+    /// The connection is an event stream from here on.
+    Stream(Box<dyn Pieces>, Lease),
     /// Close, but let the client read the answer before it notices that the connection is closed.
     Linger,
 }
@@ -333,7 +356,7 @@ impl Connection<'_> {
             Some(Job::Send { length, reader }) => {
                 self.send(&answer, length, reader, body.unread(), options)
             }
-            Some(Job::Stream(job)) => self.stream(answer, job, options),
+            Some(Job::Stream(writer)) => self.stream(answer, writer, options),
         }
     }
 
@@ -387,16 +410,17 @@ impl Connection<'_> {
         Ok(self.next(keep_alive, unread))
     }
 
+    /// Writes the head of an event stream.
     fn stream(
         &mut self,
         mut answer: WorkerResponse,
-        job: StreamJob,
+        writer: Box<dyn Pieces>,
         options: &ReplyOptions,
     ) -> io::Result<AfterReply> {
-        let Some(_stream) = self.shared.streams.take(1) else {
+        let Some(lease) = self.shared.stream_places.take(1) else {
             return self.refuse(
                 Reason::Streams,
-                busy("too many event streams at the same time"),
+                busy("too many event streams are open"),
                 options,
                 false,
             );
@@ -410,19 +434,12 @@ impl Connection<'_> {
             .push(("X-Accel-Buffering".into(), "no".into()));
         self.socket
             .write_all(&head_of(&answer, None, false), &mut Pace::default())?;
-        if !options.head_only {
-            // a pipelined request cannot be answered after an event stream
-            self.socket.buffer = Vec::new();
-            let mut events = Events {
-                socket: &mut self.socket,
-                stopping: &self.shared.stopping,
-            };
-            match catch_unwind(AssertUnwindSafe(|| job(&mut events))) {
-                Ok(ended) => ended?,
-                Err(_) => log::error!("event stream panicked; disconnected the client"),
-            }
-        }
-        Ok(AfterReply::Close)
+        // a pipelined request is not answered after an event stream
+        Ok(if options.head_only {
+            AfterReply::Close
+        } else {
+            AfterReply::Stream(writer, lease)
+        })
     }
 
     /// Answers a request that no route has completed. `unread`: the client may still send a body.

@@ -24,7 +24,6 @@ pub const BUFFERED_BODY: u64 = 4 * 1024 * 1024;
 pub const MEMORY: u64 = 16 * 1024 * 1024;
 /// Bodies and answers up to this length are not counted: the stack of their thread is larger.
 pub const SMALL_BODY_BYTES: usize = 8 * 1024;
-pub const STREAMS: u64 = 256;
 /// One connection in this many is kept free for new clients, as long as an idle one can be closed for them.
 pub const NEWCOMERS: u64 = 8;
 /// For an evicted connection to end.
@@ -32,8 +31,10 @@ pub const LEAVING: Duration = Duration::from_millis(50);
 pub const TRANSFERS: u64 = 64;
 /// Bytes of buffers of one long transfer.
 pub const TRANSFER: u64 = 256 * 1024;
-/// Bytes of memory that one client uses of its stack, for its heads and for TLS: one of 200 event streams uses 60 KiB.
+/// Bytes of memory that one client uses of its stack, for its heads and for TLS.
 const CLIENT_MEMORY: u64 = 64 * 1024;
+/// Bytes of memory of one event stream, with TLS and a piece that its reader has not taken.
+const STREAM_MEMORY: u64 = 16 * 1024;
 /// For a whole head, from its first byte (on a new connection: from the start).
 pub const HEAD_TIME: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
 /// Between two requests on a connection.
@@ -320,9 +321,18 @@ impl Drop for ThreadGroupMember {
     }
 }
 
-/// Raises the soft limit of descriptors to the hard one, and returns the possible numbers of connections: (from clients,
-/// to tiny_http).
-pub fn budget(clients: usize, room: Room) -> (usize, usize) {
+/// The numbers of connections that the process can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionBudget {
+    /// From clients, each with a thread.
+    pub clients: usize,
+    pub streams: usize,
+    /// To tiny_http.
+    pub lines: usize,
+}
+
+/// Raises the soft limit of descriptors to the hard one, and returns the possible numbers of connections.
+pub fn budget(clients: usize, streams: usize, room: Room) -> ConnectionBudget {
     let files = getrlimit(Resource::Nofile);
     if files.current != files.maximum {
         let _ = setrlimit(
@@ -334,30 +344,46 @@ pub fn budget(clients: usize, room: Room) -> (usize, usize) {
         );
     }
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let (most, pool) = divide(clients, files, room.space);
-    (most.min(by_memory(room.memory)), pool)
+    let budget = divide(clients, streams, files, room.space);
+    ConnectionBudget {
+        clients: budget
+            .clients
+            .min(by_memory(room.memory / 2, CLIENT_MEMORY)),
+        streams: budget
+            .streams
+            .min(by_memory(room.memory / 8, STREAM_MEMORY)),
+        ..budget
+    }
 }
 
-/// Clients get half of the memory; bodies, jobs and the store share the rest.
-fn by_memory(memory: u64) -> usize {
-    (memory / 2 / CLIENT_MEMORY).max(8) as usize
+/// Clients get half of the memory, event streams an eighth; bodies, jobs and the store share the rest.
+fn by_memory(memory: u64, each: u64) -> usize {
+    (memory / each).max(8) as usize
 }
 
 /// Descriptors: some for the store and the log, three for each connection to tiny_http (both ends, one of them twice), one
-/// for each client. The 2 MiB stacks of tiny_http's threads get a quarter of the free address space, those of clients another.
-fn divide(clients: usize, files: u64, space: u64) -> (usize, usize) {
+/// for each client and each event stream; if there are too few for both, streams get at most half of them. The 2 MiB stacks of
+/// tiny_http's threads get a quarter of the free address space, those of clients another.
+fn divide(clients: usize, streams: usize, files: u64, space: u64) -> ConnectionBudget {
     const RESERVED_DESCRIPTORS: u64 = 64;
     const TINY_HTTP_THREAD: u64 = (2 * 1024 + 64) * 1024;
     let files = files.saturating_sub(RESERVED_DESCRIPTORS.min(files / 3));
-    let pool = (POOL_MOST as u64)
+    let lines = (POOL_MOST as u64)
         .min(files / 12)
         .min(space / 4 / TINY_HTTP_THREAD)
         .max(POOL_LEAST as u64);
-    let most = files
-        .saturating_sub(3 * pool)
+    let files = files.saturating_sub(3 * lines);
+    let spare = files.saturating_sub(clients as u64);
+    let streams = (streams as u64).min(spare.max(files / 2)).max(8);
+    let clients = (clients as u64)
+        .min(files.saturating_sub(streams))
         .min(space / 4 / (CLIENT_STACK as u64 + 32 * 1024))
         .max(8);
-    (clients.min(most as usize), pool as usize)
+    ConnectionBudget {
+        clients: clients as usize,
+        streams: streams as usize,
+        lines: lines as usize,
+    }
 }
 
 #[cfg(test)]
@@ -403,16 +429,20 @@ mod tests {
 
     #[test]
     fn a_small_machine_gets_fewer_connections() {
-        // 200 event streams, which may use half of the connections, fit in a cgroup of 64 MiB
-        assert!((400..=512).contains(&by_memory(52 << 20)));
-        assert_eq!(by_memory(0), 8);
-        assert_eq!(divide(512, 1 << 20, u64::MAX), (512, 64));
-        let (clients, pool) = divide(512, 256, u64::MAX);
-        assert!(
-            clients + 3 * pool + 64 <= 256 && pool >= POOL_LEAST && clients >= 100,
-            "{clients} {pool}"
-        );
-        let (clients, pool) = divide(512, 1024, 64 << 20);
-        assert!(pool == 7 && clients >= 25, "{clients} {pool}");
+        // in a cgroup of 64 MiB
+        assert!((400..=512).contains(&by_memory((52 << 20) / 2, CLIENT_MEMORY)));
+        assert!((400..=512).contains(&by_memory((52 << 20) / 8, STREAM_MEMORY)));
+        assert_eq!(by_memory(0, CLIENT_MEMORY), 8);
+        let check = |files, space, wants: [usize; 3]| {
+            let got = divide(512, 1000, files, space);
+            assert_eq!([got.clients, got.streams, got.lines], wants, "{files}");
+            assert!(got.clients + got.streams + 3 * got.lines + 64 <= (files as usize).max(256));
+        };
+        check(1 << 20, u64::MAX, [512, 1000, 64]);
+        check(4096, u64::MAX, [512, 1000, 64]);
+        check(1024, u64::MAX, [384, 384, 64]);
+        check(256, u64::MAX, [72, 72, 16]);
+        let few = divide(512, 1000, 1024, 64 << 20);
+        assert!(few.lines == 7 && few.clients >= 25, "{few:?}");
     }
 }

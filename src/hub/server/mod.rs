@@ -11,8 +11,10 @@
 //!                 answer, jobs         request and job under a ticket      <-- Responder <-------+
 //! ```
 //!
-//! Reading order: `head`, `connection`, `forward`, `render`, `body`, `socket`, `tls`, `tickets`, `pool`, `backend`, `limits`,
-//! `evict`, `counters`.
+//! An event stream leaves its thread once its head is written: one thread serves all of them (`streams`).
+//!
+//! Reading order: `listener`, `head`, `connection`, `forward`, `render`, `body`, `streams`, `socket`, `tls`, `tickets`, `pool`, `backend`,
+//! `limits`, `evict`, `counters`.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -23,11 +25,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::sockopt;
 
 use crate::clock;
+use crate::config::limits::STREAMS;
 use crate::disk;
-use crate::error::{Error, Kind, Result, is_shortage, plain};
+use crate::error::{Error, Result, is_shortage};
 use crate::hub::http::{Caller, Reply, Request};
 use crate::hub::memory::Room;
 use evict::{EvictionOrder, IdleConnections};
@@ -37,10 +40,13 @@ use limits::{AddressSlot, Addresses, Latch, SHORT_BODY, ThreadGroup, ThreadGroup
 mod connection;
 pub mod head;
 
+mod listener;
+
 mod body;
 mod forward;
 mod render;
 mod socket;
+mod streams;
 mod tickets;
 pub mod tls;
 
@@ -147,7 +153,8 @@ struct Shared {
     connections: Arc<Quota>,
     addresses: Arc<Addresses>,
     idle: IdleConnections,
-    streams: Arc<Quota>,
+    stream_places: Arc<Quota>,
+    streams: streams::StreamServer,
     transfers: Arc<Quota>,
     memory: Arc<Quota>,
     handshakes: Turns,
@@ -170,7 +177,7 @@ pub struct Server {
 impl Server {
     /// Listens, and answers requests from here on.
     pub fn start(config: Config, gate: Arc<dyn Gate>, serve: Serve) -> Result<Server> {
-        let listener = listen(config.listen)?;
+        let listener = listener::listen(config.listen)?;
         let doing = |what: &str| format!("{what} for {}", config.listen);
         let address = listener
             .local_addr()
@@ -184,12 +191,16 @@ impl Server {
                     &e,
                 )
             })?;
-        let (clients, lines) = limits::budget(config.connections, config.room);
-        if clients < config.connections {
-            log::warn!(
-                "accepting {clients} connections instead of {}: descriptors or memory are limited (RLIMIT_NOFILE, RLIMIT_AS, cgroup)",
-                config.connections
-            );
+        let budget = limits::budget(config.connections, STREAMS, config.room);
+        for (what, most, wanted) in [
+            ("connections", budget.clients, config.connections),
+            ("event streams", budget.streams, STREAMS),
+        ] {
+            if most < wanted {
+                log::warn!(
+                    "accepting {most} {what} instead of {wanted}: descriptors or memory are limited (RLIMIT_NOFILE, RLIMIT_AS, cgroup)"
+                );
+            }
         }
 
         let (service, counters, tickets) = (
@@ -207,15 +218,16 @@ impl Server {
         let shared = Arc::new(Shared {
             gate,
             tls: config.tls,
-            pool: pool::Pool::start(plan, lines, Arc::clone(&counters))?,
+            pool: pool::Pool::start(plan, budget.lines, Arc::clone(&counters))?,
             tickets,
             counters,
             heartbeat: AtomicU64::new(0),
-            connections: Quota::new(clients as u64),
+            connections: Quota::new(budget.clients as u64),
             addresses: Addresses::new(config.per_address),
             idle: IdleConnections::default(),
-            // event streams may use at most half of the connections
-            streams: Quota::new(limits::STREAMS.min(clients as u64 / 2)),
+            stream_places: Quota::new(budget.streams as u64),
+            streams: streams::StreamServer::new()
+                .map_err(|e| Error::io(doing("make an event descriptor"), &e))?,
             transfers: Quota::new(
                 config.room.part(
                     16,
@@ -234,6 +246,7 @@ impl Server {
         // from here on, a failure stops the threads that have been started
         let server = Server { shared, address };
         server.spawn("opener", |shared| shared.pool.keep_open())?;
+        server.spawn("streams", |shared| shared.streams.run(&shared))?;
         server.spawn("accept", move |shared| accept_loop(&shared, &listener))?;
         Ok(server)
     }
@@ -267,8 +280,8 @@ impl Server {
         &self.shared.counters
     }
 
-    /// Accepts no more connections, lets running requests finish within `grace`, then ends every connection. Event streams
-    /// learn it from `Pieces::stopping`; one that blocks elsewhere must be woken by its owner.
+    /// Accepts no more connections, closes event streams, lets running requests finish within `grace`, then ends every
+    /// connection.
     pub fn stop(self, grace: Duration) {
         self.shared.stop(grace);
     }
@@ -296,41 +309,6 @@ impl Shared {
             log::warn!("some workers did not end in time");
         }
     }
-}
-
-fn listen(address: SocketAddr) -> Result<TcpListener> {
-    let family = if address.is_ipv4() {
-        AddressFamily::INET
-    } else {
-        AddressFamily::INET6
-    };
-    let open = || -> io::Result<TcpListener> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-        // let a restart bind while old connections are in TIME_WAIT
-        sockopt::set_socket_reuseaddr(&socket, true)?;
-        rustix::net::bind(&socket, &address)?;
-        rustix::net::listen(&socket, limits::BACKLOG)?;
-        Ok(TcpListener::from(socket))
-    };
-    open().map_err(|e| {
-        let error = Error::new(
-            Kind::CannotCreate,
-            format!("cannot listen on {address}: {}", plain(&e)),
-        );
-        match e.kind() {
-            io::ErrorKind::AddrInUse => {
-                error.hint("is another \"mesync serve\" running? choose a port with --listen")
-            }
-            io::ErrorKind::PermissionDenied => {
-                error.hint("ports below 1024 need a privilege: choose another one with --listen")
-            }
-            io::ErrorKind::AddrNotAvailable => {
-                error.hint("this machine does not have that address")
-            }
-            _ => error,
-        }
-    })
 }
 
 fn accept_loop(shared: &Arc<Shared>, listener: &TcpListener) {
@@ -373,9 +351,9 @@ fn wait(fds: &[&dyn std::os::fd::AsFd], time: Duration) {
 struct ConnectionResources {
     shared: Arc<Shared>,
     order: EvictionOrder,
-    _connection: Lease,
     _slot: AddressSlot,
-    _member: ThreadGroupMember,
+    /// `None`: it is an event stream now, which has no thread.
+    client: Option<(Lease, ThreadGroupMember)>,
 }
 
 impl Drop for ConnectionResources {
@@ -450,16 +428,23 @@ fn try_start(
     let resources = ConnectionResources {
         shared: shared.clone(),
         order,
-        _connection: connection,
         _slot: slot,
-        _member: shared.clients.join(),
+        client: Some((connection, shared.clients.join())),
     };
     let stream = stream.clone();
     let thread = std::thread::Builder::new()
         .name("client".into())
         .stack_size(limits::CLIENT_STACK);
-    let started =
-        thread.spawn(move || connection::serve(&resources.shared, &stream, peer, resources.order));
+    let started = thread.spawn(move || {
+        let (shared, order) = (Arc::clone(&resources.shared), resources.order);
+        let streamed = connection::serve(&shared, &stream, peer, order);
+        if let Some(parts) = streamed {
+            let mut resources = resources;
+            // counted as a client until this thread ends
+            let _client = resources.client.take();
+            shared.streams.take_over(parts, resources);
+        }
+    });
     started
         .map(drop)
         .map_err(|_| (Reason::Thread, 503, "no thread for another connection"))

@@ -216,7 +216,7 @@ impl<'a> Socket<'a> {
 
     pub fn write_all(&mut self, mut bytes: &[u8], pace: &mut Pace) -> io::Result<()> {
         while !bytes.is_empty() || self.is_unsent() {
-            match self.write_some(bytes) {
+            match write_some(self.stream, &mut self.session, bytes) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.wait_at_pace(PollFlags::OUT, pace)?
                 }
@@ -230,40 +230,15 @@ impl<'a> Socket<'a> {
         Ok(())
     }
 
-    /// Writes all bytes within `time`; there is no minimum rate.
-    pub fn write_within(&mut self, mut bytes: &[u8], time: Duration) -> io::Result<()> {
-        let until = clock::monotonic() + time;
-        while !bytes.is_empty() || self.is_unsent() {
-            match self.write_some(bytes) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    if self.wait(PollFlags::OUT, until, None)? == Wait::TimedOut {
-                        return Err(io::ErrorKind::TimedOut.into());
-                    }
-                }
-                Err(e) => return Err(e),
-                Ok((taken, _)) => bytes = &bytes[taken..],
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns the number of bytes accepted, and of bytes sent to the peer, possibly of earlier writes.
-    fn write_some(&mut self, bytes: &[u8]) -> io::Result<(usize, usize)> {
-        match &mut self.session {
-            Some(session) => session.write(self.stream, bytes),
-            None => write_some(self.stream, bytes).map(|n| (n, n)),
-        }
-    }
-
     fn wait_at_pace(&self, flags: PollFlags, pace: &mut Pace) -> io::Result<()> {
         let from = clock::monotonic();
         self.wait(flags, from + pace.left(), None)?;
         pace.waited(clock::monotonic() - from)
     }
 
-    /// The peer has closed, or sends unrequested bytes, which no reader of an event stream does.
-    pub fn gone(&mut self) -> bool {
-        !matches!(read_some(self.stream, &mut self.session, &mut [0; 64]), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+    /// The TLS session, for one that serves the connection from here on.
+    pub fn take_session(&mut self) -> Option<Session> {
+        self.session.take()
     }
 
     /// Ends a connection on which the peer may still send: an immediate close would reset it, and the client would lose the
@@ -305,7 +280,8 @@ impl Drop for Socket<'_> {
     }
 }
 
-fn read_some(
+/// Reads once; `WouldBlock`: nothing has arrived.
+pub fn read_some(
     mut stream: &TcpStream,
     session: &mut Option<Session>,
     into: &mut [u8],
@@ -322,12 +298,20 @@ fn read_some(
     }
 }
 
-fn write_some(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+/// Writes once. Returns the number of bytes accepted, and of bytes sent to the peer, possibly of earlier writes.
+pub fn write_some(
+    mut stream: &TcpStream,
+    session: &mut Option<Session>,
+    bytes: &[u8],
+) -> io::Result<(usize, usize)> {
+    if let Some(session) = session {
+        return session.write(stream, bytes);
+    }
     loop {
         match stream.write(bytes) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            other => return other,
+            other => return other.map(|n| (n, n)),
         }
     }
 }

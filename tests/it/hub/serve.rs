@@ -302,5 +302,6 @@ fn a_stream_ends_when_keys_come_or_go() {
     post(2);
     let mut rest = String::new();
     stream.read_to_string(&mut rest).unwrap();
-    assert_eq!(rest.matches("message_queued").count(), 1);
+    // its client opens another one, and pulls
+    assert_eq!(rest, "");
 }

@@ -1,6 +1,7 @@
 //! Requests that wait for the disk: those that are woken, refused and lost there.
 
 use super::*;
+use crate::hub::http::AfterPiece;
 
 #[test]
 fn a_disk_below_its_reserve_refuses_posts_and_nothing_else() {
@@ -77,23 +78,6 @@ fn a_failed_sync_is_final() {
     );
 }
 
-struct PieceRecorder(crossbeam_channel::Sender<(std::time::Instant, String)>);
-
-impl Pieces for PieceRecorder {
-    fn send(&mut self, piece: &[u8]) -> std::io::Result<()> {
-        self.0
-            .send((
-                clock::monotonic(),
-                String::from_utf8_lossy(piece).into_owned(),
-            ))
-            .map_err(std::io::Error::other)
-    }
-
-    fn stopping(&self) -> bool {
-        false
-    }
-}
-
 #[test]
 fn a_listener_is_woken_by_the_commit() {
     let hub = TestHub::new();
@@ -111,9 +95,28 @@ fn a_listener_is_woken_by_the_commit() {
     let Some(Job::Stream(stream)) = reply.job.take() else {
         panic!("no stream: {}", reply.status)
     };
+    let mut stream: Box<dyn Pieces> = stream;
     let (said, heard): (_, Receiver<_>) = bounded(16);
+    let (wake, woken) = bounded(1);
+    stream.begin(Arc::new(move || {
+        let _ = wake.try_send(());
+    }));
     let listener = std::thread::Builder::new()
-        .spawn(move || stream(&mut PieceRecorder(said)))
+        .spawn(move || {
+            loop {
+                let mut piece = Vec::new();
+                let after = stream.write(&mut piece).unwrap();
+                if !piece.is_empty() {
+                    let piece = String::from_utf8(piece).unwrap();
+                    said.send((clock::monotonic(), piece)).unwrap();
+                }
+                match after {
+                    AfterPiece::More => {}
+                    AfterPiece::Idle => woken.recv().unwrap(),
+                    AfterPiece::End => return,
+                }
+            }
+        })
         .unwrap();
     let hear = || heard.recv_timeout(Duration::from_secs(10)).unwrap();
     assert!(hear().1.starts_with("retry: 2000\n"));
@@ -141,7 +144,7 @@ fn a_listener_is_woken_by_the_commit() {
         "woken {late:?} after the answer"
     );
     hub.events.stop();
-    listener.join().unwrap().unwrap();
+    listener.join().unwrap();
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::hub::memory::Room;
 mod downloads;
 mod ends;
 mod port;
+mod streams;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -75,15 +76,10 @@ fn routes(ends: &Ends, request: Request, responder: Responder) {
                 Reply::text(201, "text/plain", format!("{read:?}"))
             })))
         }
-        "/stream" => job(Job::Stream(Box::new(move |pieces| {
-            while !pieces.stopping() {
-                if let Err(e) = pieces.send(b"data: 1\n\n") {
-                    tell("reader gone".into());
-                    return Err(e);
-                }
-                pause();
-            }
-            pieces.send(b"data: stopping\n\n")
+        "/stream" => job(Job::Stream(Box::new(streams::Writer {
+            tell: Box::new(tell),
+            mode: request.query,
+            pieces: 0,
         }))),
         _ => text("hello"),
     };
