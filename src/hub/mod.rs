@@ -189,17 +189,17 @@ impl Hub {
     }
 
     fn listen(&mut self, settings: &HubSettings, room: Room) -> Result<()> {
+        let certificates = self.router.certificates.as_ref();
+        let tls = certificates.map(|certificates| certificates.acceptor());
         let config = server::Config {
             listen: self.address,
             socket_dir: settings.data_dir.join("socket"),
             connections: settings.connections,
+            streams: settings.max_streams,
             per_address: settings.connections_per_address,
             workers: settings.workers,
             room,
-            tls: match &self.router.certificates {
-                Some(certificates) => Some(certificates.acceptor()?),
-                None => None,
-            },
+            tls: tls.transpose()?,
         };
         let router = Arc::clone(&self.router);
         let serve = Arc::new(move |request: Request, responder: Responder| {
@@ -312,6 +312,7 @@ impl Hub {
             ("data_dir", before.data_dir != now.data_dir),
             ("workers", before.workers != now.workers),
             ("connections", before.connections != now.connections),
+            ("max_streams", before.max_streams != now.max_streams),
             (
                 "connections_per_address",
                 before.connections_per_address != now.connections_per_address,

@@ -105,6 +105,7 @@ fn guard(dir: &std::path::Path) -> Server {
         listen,
         socket_dir: dir.join("socket"),
         connections: 512,
+        streams: 256,
         per_address: 64,
         workers: 8,
         room: Room::UNLIMITED,

@@ -28,7 +28,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
 
 use crate::clock;
-use crate::config::limits::STREAMS;
 use crate::disk;
 use crate::error::{Error, Result, is_shortage};
 use crate::hub::http::{Caller, Reply, Request};
@@ -87,6 +86,8 @@ pub struct Config {
     pub socket_dir: PathBuf,
     /// Simultaneous clients; fewer if the process may not have as many descriptors.
     pub connections: usize,
+    /// Simultaneous event streams, which do not count as clients; fewer likewise.
+    pub streams: usize,
     /// Simultaneous clients of one address; this machine is exempt.
     pub per_address: usize,
     /// Threads that call [`Serve`].
@@ -191,10 +192,10 @@ impl Server {
                     &e,
                 )
             })?;
-        let budget = limits::budget(config.connections, STREAMS, config.room);
+        let budget = limits::budget(config.connections, config.streams, config.room);
         for (what, most, wanted) in [
             ("connections", budget.clients, config.connections),
-            ("event streams", budget.streams, STREAMS),
+            ("event streams", budget.streams, config.streams),
         ] {
             if most < wanted {
                 log::warn!(

@@ -103,8 +103,9 @@ fn settings_are_in_range(s: &config::Settings) {
     );
     assert!((1..=64).contains(&s.hook_jobs) && (1..=64).contains(&s.hub.workers));
     assert!(
-        (8..=4096).contains(&s.hub.connections)
-            && (1..=4096).contains(&s.hub.connections_per_address)
+        (8..=10_000).contains(&s.hub.connections)
+            && (1..=10_000).contains(&s.hub.connections_per_address)
+            && (8..=10_000).contains(&s.hub.max_streams)
     );
     assert!((1_000_000..=1_000_000_000).contains(&s.hub.cache));
     assert!(

@@ -99,6 +99,7 @@ fn config(listen: SocketAddr, socket_dir: std::path::PathBuf, connections: usize
         listen,
         socket_dir,
         connections,
+        streams: 8,
         per_address: 4,
         workers: 8,
         room: Room::UNLIMITED,

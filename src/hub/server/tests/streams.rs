@@ -91,4 +91,11 @@ fn streams_use_no_thread_and_end_alone() {
     drop(endless);
     ended("endless");
     wait_for("no connection", || rig.counters().open.load(Relaxed) == 0);
+    let mut full: Vec<Conn> = (0..8).map(|_| open("idle")).collect();
+    let refused = rig.ask(&get("/stream?refused"));
+    assert!(refused.status == 503 && refused.body.contains("too many event streams"));
+    ended("refused");
+    full.pop();
+    ended("idle");
+    open("idle");
 }
