@@ -51,7 +51,7 @@ pub const UPLOADERS: usize = 8;
 /// Operations in one transaction of the hub.
 pub const GROUP: usize = 256;
 /// Keys of hosts on a hub.
-pub const KEYS: usize = 1000;
+pub const KEYS: usize = 10_000;
 /// Wrong keys that one address may use within `WRONG_KEYS_WINDOW`.
 pub const WRONG_KEYS: u32 = 10;
 pub const WRONG_KEYS_WINDOW: std::time::Duration = std::time::Duration::from_secs(60);

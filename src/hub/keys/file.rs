@@ -2,6 +2,7 @@
 //!
 //! It reads the file and never writes it.
 
+use std::collections::BTreeSet;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -166,11 +167,12 @@ pub(super) fn parse(text: &str) -> std::result::Result<Vec<Key>, String> {
         ));
     }
     let mut keys: Vec<Key> = Vec::with_capacity(document.keys.len());
+    let (mut names, mut hashes) = (BTreeSet::new(), BTreeSet::new());
     for row in document.keys {
         let name = wire::check_host(&row.name)?;
         let hash = unhex(&row.sha256)
             .ok_or_else(|| format!("sha256 of {name} must be 64 hexadecimal digits"))?;
-        if keys.iter().any(|k| k.name == name || k.hash == hash) {
+        if !names.insert(name.clone()) || !hashes.insert(hash) {
             return Err(format!("the key of {name} occurs twice"));
         }
         let old = row.old_sha256.as_deref().map(|text| {

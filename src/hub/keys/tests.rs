@@ -230,6 +230,6 @@ fn bad_files_are_named_with_their_line() {
         &(0..=limits::KEYS)
             .map(|i| row(&format!("h{i}"), &format!("{i:064}")))
             .collect::<String>(),
-        "at most 1000",
+        "at most 10000",
     );
 }
