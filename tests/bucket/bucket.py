@@ -314,7 +314,7 @@ def main():
         check("a hub without any data becomes the hub", bool(world.await_hub(1)))
         env = {**os.environ, "HOME": str(base / "c1")}
         listed = subprocess.run([BINARY, "ls", "share", "--json"], env=env, capture_output=True, text=True)
-        rows = json.loads(listed.stdout or "[]")
+        rows = [json.loads(line) for line in listed.stdout.splitlines()]
         names = {f"{row['path']}/{row['name']}".removeprefix("share/") for row in rows}
         check("it has all files", names >= set(wanted), f"{listed.stderr} {sorted(set(wanted) - names)[:5]}")
     finally:

@@ -253,6 +253,7 @@ impl Edit {
     }
 
     /// Removes the file, first from the bucket.
+    #[cfg(feature = "tls")]
     pub fn remove(&self) -> Result<()> {
         if let Some((files, version)) = &self.shared {
             files.publish(

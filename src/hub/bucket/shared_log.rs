@@ -78,6 +78,8 @@ struct LookTimes {
 
 /// A group on its way into the log.
 struct PendingGroup {
+    /// Hub time when it was given.
+    begun: u64,
     nonce: Uuid,
     limits: Limits,
     ops: Vec<Op>,
@@ -266,7 +268,22 @@ impl SharedLog {
             return Ok(Some((entry, object.modified)));
         }
         self.apply_other(&entry, object.modified)?;
+        self.drop_if_late(response.date)?;
         Ok(None)
+    }
+
+    /// Gives up a group that is in the log at no number for certain and whose callers were told long ago that its outcome is not
+    /// known: what they have done since must not be undone by it.
+    fn drop_if_late(&mut self, date: u64) -> Result<(), Stuck> {
+        let is_late =
+            |group: &mut PendingGroup| date.saturating_sub(group.begun) > COMMIT_PATIENCE_MILLIS;
+        match self.pending.take_if(is_late) {
+            Some(_) => {
+                let what = "cannot write to the log of the bucket: it did not respond in time";
+                Err(Stuck::Fault(LogFault::Busy(Error::new(Kind::Busy, what))))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Applies our own entry, as it was read.
@@ -427,6 +444,7 @@ impl Log for SharedLog {
             }
         }
         self.pending = Some(PendingGroup {
+            begun: self.clock.now(),
             nonce: self.draw(),
             limits: group.limits,
             ops: group.ops,

@@ -87,7 +87,8 @@ impl Client {
 
     /// Only takes messages from now on, until there are no more.
     pub fn rest(&self) {
-        self.state.lock().unwrap().rests = true;
+        let mut state = self.state.lock().unwrap();
+        (state.rests, state.done) = (true, false);
     }
 
     pub fn is_done(&self) -> bool {
