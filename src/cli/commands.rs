@@ -35,6 +35,7 @@ pub fn find(name: &str) -> Option<CommandFunction> {
         "hub renew-certificate" => CommandFunction::Command(admit::renew_certificate),
         "hub page" => CommandFunction::Command(admit::page),
         "hub backup" => CommandFunction::Command(hub::backup),
+        "hub move" => CommandFunction::Command(hub::move_hub),
         "hub check" => CommandFunction::Command(hub::check),
         "key add" => CommandFunction::Command(keys::add),
         "key list" => CommandFunction::Command(keys::list),

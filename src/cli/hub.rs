@@ -20,6 +20,7 @@ use crate::config::Settings;
 use crate::config::environment;
 use crate::credentials::{self, Access};
 use crate::error::{Error, Kind, Result, plain};
+use crate::hub::bucket::{self, moving};
 use crate::hub::data_dir::{self, DataDirLock, running};
 use crate::hub::store::findings::{Findings, Lost};
 use crate::hub::store::{Store, check};
@@ -153,6 +154,42 @@ pub fn backup(context: &mut Context, invocation: &Invocation) -> Result<CommandE
             "\"mesync hub check --data {}\" names the files",
             dir.display()
         )));
+    }
+    Ok(CommandEnd::All)
+}
+
+/// `mesync hub move --to-bucket` and `--to-disk`.
+pub fn move_hub(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
+    let hub = &context.settings.hub;
+    let credentials = environment::variable("CREDENTIALS_DIRECTORY");
+    let link = bucket::start::link_of(hub, credentials.as_deref().map(Path::new))?.ok_or_else(|| {
+        Error::new(Kind::Settings, "cannot move the hub: no bucket is set")
+            .hint("set bucket and bucket_key_file in [hub] of config.toml; see \"SEVERAL HUBS\" in mesync(7)")
+    })?;
+    let wall = clock::millis(clock::now());
+    let moved = match (invocation.has("to-bucket"), invocation.has("to-disk")) {
+        (true, false) => {
+            let _lock = lock_existing(&hub.data_dir)?;
+            moving::to_bucket(&link, &hub.data_dir, hub.cache as usize, wall)?
+        }
+        (false, true) => {
+            let _lock = data_dir::lock(&hub.data_dir)?;
+            moving::to_disk(&link, hub, wall)?
+        }
+        _ => return Err(invocation.usage("give one of --to-bucket and --to-disk")),
+    };
+    if context.out.json {
+        context.out.object(&moved)
+    } else {
+        let to = if invocation.has("to-bucket") {
+            link.url
+        } else {
+            hub.data_dir.display().to_string()
+        };
+        context.out.line(&format!(
+            "moved to {to}: {} files, {} chunks",
+            moved.files, moved.chunks
+        ))
     }
     Ok(CommandEnd::All)
 }

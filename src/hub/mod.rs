@@ -43,6 +43,7 @@ pub mod subscribers;
 
 pub mod data_dir;
 pub mod memory;
+mod opening;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -53,9 +54,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
-use uuid::Uuid;
 
-use crate::clock;
 use crate::config::environment;
 use crate::config::{HubSettings, Settings, zone};
 use crate::disk;
@@ -65,20 +64,19 @@ use approvals::Approvals;
 use auth::{Auth, Mode};
 use bucket::clock::StoreClock;
 use bucket::janitor::Janitor;
-use bucket::shared_files::{BucketLink, SharedFiles};
+use bucket::shared_files::SharedFiles;
 use bucket::start::OpenBucket;
 use bucket::view::SharedView;
 use commit::{Committer, Work};
-use commit_log::{Disk, Log};
 use data_dir::DataDirLock;
 use files::Files;
 use http::Request;
 use joining::Joining;
 use memory::Room;
 use messages::Messages;
+use opening::OpenedStore;
 use router::Router;
 use server::{Responder, Server};
-use store::Store;
 use store::ops::Limits;
 use subscribers::Subscribers;
 
@@ -115,7 +113,7 @@ impl Hub {
         let credentials = environment::variable("CREDENTIALS_DIRECTORY");
         let credentials = credentials.as_deref().map(Path::new);
         // first, because the keys and the certificate may come from the bucket
-        let OpenedStore { store, log, bucket } = open_store(hub, credentials)?;
+        let OpenedStore { store, log, bucket } = opening::open_store(hub, credentials)?;
         let auth = Auth::open(hub, credentials, allow_anonymous)?;
         let certificates = certificate::open(hub)?;
         let events = Arc::new(Subscribers::default());
@@ -400,46 +398,6 @@ impl Part for Hub {
     fn stop(self: Box<Self>, grace: Duration) {
         Hub::stop(*self, grace);
     }
-}
-
-/// The tables and their log; with a bucket, that too.
-struct OpenedStore {
-    store: Arc<Store>,
-    log: Box<dyn Log>,
-    bucket: Option<(OpenBucket, Arc<StoreClock>)>,
-}
-
-fn open_store(hub: &HubSettings, credentials: Option<&Path>) -> Result<OpenedStore> {
-    let (cache, wall) = (hub.cache as usize, clock::millis(clock::now()));
-    let link = bucket::start::link_of(hub, credentials)?;
-    let Some(link) = link else {
-        let store = Arc::new(Store::open(&hub.data_dir, cache, wall, Uuid::new_v4())?);
-        if store.cluster()?.is_some() {
-            let what = format!(
-                "will not use {}: it is a view of a bucket, and no hub of its own",
-                hub.data_dir.display()
-            );
-            return Err(Error::new(Kind::Settings, what)
-                .hint("set [hub] bucket, or name another directory with --data"));
-        }
-        BucketLink::record(None, &hub.data_dir)?;
-        let log = Box::new(Disk::new(Arc::clone(&store)));
-        return Ok(OpenedStore {
-            store,
-            log,
-            bucket: None,
-        });
-    };
-    let bucket = bucket::start::open(Arc::new(link.open()?), &hub.data_dir, cache)?;
-    let view = bucket.begin(hub, wall)?;
-    BucketLink::record(Some(&link), &hub.data_dir)?;
-    SharedFiles::new(Arc::clone(&bucket.objects), &hub.data_dir)
-        .refresh_all(&mut BTreeMap::new())?;
-    Ok(OpenedStore {
-        store: view.store,
-        log: Box::new(view.log),
-        bucket: Some((bucket, view.clock)),
-    })
 }
 
 fn start_janitor(

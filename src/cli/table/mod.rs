@@ -286,6 +286,7 @@ pub static COMMANDS: &[Command] = &[
     join::PAGE,
     join::RENEW_CERTIFICATE,
     hub::BACKUP,
+    hub::MOVE,
     hub::CHECK,
     keys::ADD,
     keys::LIST,

@@ -20,7 +20,9 @@
 pub mod chunks;
 pub mod clock;
 pub mod janitor;
+pub mod moving;
 pub mod objects;
+pub mod pace;
 pub mod probe;
 pub mod s3;
 pub mod shared_files;

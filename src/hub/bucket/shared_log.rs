@@ -21,12 +21,13 @@ use uuid::Uuid;
 use super::chunks::ChunkObjects;
 use super::clock::StoreClock;
 use super::objects::{ObjectStore, PutIf, PutOutcome, Trouble};
+use super::pace::{CommitPace, LookTimes, SHORTEST_LOOK_MILLIS};
 use super::{entry_name, read_floor};
 use crate::error::{Error, Kind};
 use crate::hub::commit_log::{Committed, HubClock, Log, LogFault, Uploader};
 use crate::hub::store::Store;
 use crate::hub::store::ops::files::Bytes;
-use crate::hub::store::ops::shared::{BEHAVIOUR, ChunkObject, FORMAT, LogEntry, Position};
+use crate::hub::store::ops::shared::{BEHAVIOUR, ChunkObject, FORMAT, LogEntry, LogOp, Position};
 use crate::hub::store::ops::{Group, Limits, Op, Outcome};
 use crate::hub::store::shared::NotApplied;
 
@@ -39,14 +40,8 @@ const FIRST_PAUSE: u64 = 50;
 const LONGEST_PAUSE: u64 = 5_000;
 /// Milliseconds after which a commit of the view is synced.
 const SYNC_INTERVAL: u64 = 1_000;
-/// Milliseconds between two looks at the end of the log just after something has happened.
-const SHORTEST_LOOK: u64 = 250;
 /// Milliseconds for which acks may wait: an idle hub writes few entries.
 const FLUSH_INTERVAL: u64 = 3_600_000;
-/// Milliseconds for which it does so, at most: one slow request must not silence a hub.
-const LONGEST_GIVE_WAY: u64 = 2_000;
-/// Milliseconds since an entry of another hub for which this hub gives way after its own.
-const RIVAL_FOR: u64 = 1_000;
 
 /// One hub's end of the log.
 pub struct SharedLog {
@@ -58,6 +53,8 @@ pub struct SharedLog {
     /// A time, by the store's clock, at which the entry at `position` was the last one or one of the last: its birth, or that
     /// of a proven end after it. `None`: unknown.
     seen: Option<u64>,
+    /// The hub was moved out of the bucket: nothing may be written.
+    closed: bool,
     pending: Option<PendingGroup>,
     /// Outcomes of entries that no caller waits for, until the next call returns.
     others: Vec<Outcome>,
@@ -66,14 +63,6 @@ pub struct SharedLog {
     synced: u64,
     looks: LookTimes,
     chunks: Arc<ChunkObjects>,
-}
-
-/// When to look for entries of other hubs. Times are of [`ObjectStore::monotonic`], in milliseconds.
-struct LookTimes {
-    last: u64,
-    /// Doubles while nothing happens.
-    interval: u64,
-    longest: u64,
 }
 
 /// A group on its way into the log.
@@ -86,18 +75,6 @@ struct PendingGroup {
     placed: Vec<ChunkObject>,
     /// The number that is tried, and the bytes.
     attempt: Option<(u64, Vec<u8>)>,
-}
-
-/// How hubs make room for each other. Times are of [`ObjectStore::monotonic`].
-#[derive(Default)]
-struct CommitPace {
-    /// Milliseconds between two entries of this hub, at least.
-    window: u64,
-    /// Of the last `PUT` and the last `GET`: milliseconds.
-    put: u64,
-    get: u64,
-    rival_at: Option<u64>,
-    hold_until: u64,
 }
 
 /// How a request for the end of the log came out.
@@ -118,7 +95,7 @@ impl SharedLog {
         window: Duration,
         poll: Duration,
     ) -> crate::error::Result<SharedLog> {
-        let position = store.position()?;
+        let (position, closed) = (store.position()?, store.is_closed()?);
         clock.at_least(store.age()?);
         Ok(SharedLog {
             objects,
@@ -126,6 +103,7 @@ impl SharedLog {
             clock,
             hub,
             position,
+            closed,
             seen: None,
             pending: None,
             others: Vec::new(),
@@ -136,11 +114,25 @@ impl SharedLog {
             synced: 0,
             looks: LookTimes {
                 last: 0,
-                interval: SHORTEST_LOOK,
+                interval: SHORTEST_LOOK_MILLIS,
                 longest: poll.as_millis() as u64,
             },
             chunks,
         })
+    }
+
+    /// Applies all entries up to the end of the log.
+    pub fn catch_up(&mut self) -> Result<(), LogFault> {
+        while let Reached::Entry = self.read_next()? {}
+        Ok(())
+    }
+
+    fn check_open(&self) -> Result<(), LogFault> {
+        if self.closed {
+            Err(LogFault::Final(closed()))
+        } else {
+            Ok(())
+        }
     }
 
     /// An earlier group whose outcome is unknown is written first: its callers may have sent later operations since.
@@ -157,6 +149,7 @@ impl SharedLog {
         let until = self.objects.monotonic() + COMMIT_PATIENCE_MILLIS;
         let mut pause = FIRST_PAUSE;
         loop {
+            self.check_open()?;
             let (n, bytes) = self.attempt()?;
             let began = self.objects.monotonic();
             let put = self.objects.put(&entry_name(n), &bytes, PutIf::Absent);
@@ -292,17 +285,7 @@ impl SharedLog {
         if let Some(pending) = self.pending.take() {
             self.store.cache_staged(&pending.ops);
         }
-        let now = self.objects.monotonic();
-        let has_rival = self
-            .pace
-            .rival_at
-            .is_some_and(|at| now.saturating_sub(at) < RIVAL_FOR);
-        let give_way = if has_rival {
-            (2 * (self.pace.put + self.pace.get)).min(LONGEST_GIVE_WAY)
-        } else {
-            0
-        };
-        self.pace.hold_until = now + self.pace.window.max(give_way);
+        self.pace.won(self.objects.monotonic());
         Ok(outcomes)
     }
 
@@ -399,10 +382,11 @@ impl SharedLog {
         if durable {
             self.synced = now;
         }
-        self.looks.interval = SHORTEST_LOOK;
+        self.looks.interval = SHORTEST_LOOK_MILLIS;
         self.position = entry.position();
         self.seen = Some(born);
         self.clock.at_least(entry.now);
+        self.closed |= entry.ops.contains(&Op::Log(LogOp::Close));
         Ok(outcomes)
     }
 
@@ -430,6 +414,7 @@ impl Log for SharedLog {
     }
 
     fn commit(&mut self, group: Group) -> Result<Committed, LogFault> {
+        self.check_open()?;
         self.finish_pending()?;
         let mut placed: Vec<ChunkObject> = Vec::new();
         for (chunk, bytes) in group.ops.iter().flat_map(Op::chunks) {
@@ -452,6 +437,7 @@ impl Log for SharedLog {
             attempt: None,
         });
         let outcomes = self.drive()?;
+        self.check_open()?;
         Ok(Committed {
             outcomes,
             others: std::mem::take(&mut self.others),
@@ -462,7 +448,8 @@ impl Log for SharedLog {
         self.looks.last = self.objects.monotonic();
         self.looks.interval = (self.looks.interval * 2).min(self.looks.longest);
         self.finish_pending()?;
-        while let Reached::Entry = self.read_next()? {}
+        self.catch_up()?;
+        self.check_open()?;
         Ok(Committed {
             outcomes: Vec::new(),
             others: std::mem::take(&mut self.others),
@@ -483,6 +470,12 @@ impl Log for SharedLog {
     fn uploader(&self) -> Option<Arc<dyn Uploader>> {
         Some(Arc::clone(&self.chunks) as Arc<dyn Uploader>)
     }
+}
+
+/// The error of a hub whose bucket was left.
+pub fn closed() -> Error {
+    let what = "cannot use the bucket: its hub was moved to a disk";
+    Error::new(Kind::Settings, what).hint("start the hub there, or name another bucket")
 }
 
 /// Why an attempt did not end.

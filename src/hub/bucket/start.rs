@@ -14,7 +14,7 @@ use super::{DESCRIPTION, Description, entry_name, read_floor, read_json, snapsho
 use crate::config::HubSettings;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
-use crate::hub::commit_log::{Log, LogFault};
+use crate::hub::commit_log::LogFault;
 use crate::hub::store::Store;
 use crate::hub::store::files::ChunkSource;
 use crate::hub::store::ops::shared::{FORMAT, LogEntry};
@@ -257,8 +257,8 @@ impl OpenBucket {
             settings.commit_window,
             settings.bucket_poll,
         )?;
-        match log.follow() {
-            Ok(_) => Ok(View { store, log, clock }),
+        match log.catch_up() {
+            Ok(()) => Ok(View { store, log, clock }),
             Err(LogFault::Busy(e) | LogFault::StartAgain(e) | LogFault::Final(e)) => Err(e),
         }
     }

@@ -30,6 +30,11 @@ impl Store {
     ///
     /// `Kind::Busy`: no space there. Lost chunks are counted and requested from clients; they do not end the backup.
     pub fn backup(&self, dir: &Path) -> Result<Backup> {
+        if self.cluster()?.is_some() {
+            let what = "will not back up a hub that shares a bucket: the bucket has its data";
+            return Err(Error::new(Kind::Settings, what)
+                .hint("copy the bucket with the tools of its store while no hub runs"));
+        }
         disk::create_dir(dir)?;
         let reading = |e: io::Error| Error::io(format!("read {}", dir.display()), &e);
         if std::fs::read_dir(dir).map_err(reading)?.next().is_some() {

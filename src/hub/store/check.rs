@@ -11,7 +11,7 @@ use std::sync::Arc;
 use redb::{Database, ReadableDatabase, ReadableTable};
 
 use super::findings::Findings;
-use super::meta::{META, SCHEMA, Tried, UNTAGGED};
+use super::meta::{CLUSTER, META, SCHEMA, Tried, UNTAGGED};
 use super::{Store, files, open};
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::Hash;
@@ -31,6 +31,14 @@ pub fn check(dir: &Path, cache: usize) -> Result<Findings> {
     }
     let mut db = open::database(&path, cache, &Arc::default())?;
     let mut findings = Findings::default();
+    if is_view(&db) {
+        let what = format!(
+            "will not check {}: it is a view of a bucket, which has the data",
+            dir.display()
+        );
+        return Err(Error::new(Kind::Settings, what)
+            .hint("remove the directory if it is damaged: the next start makes the view again"));
+    }
     let pages = std::panic::catch_unwind(AssertUnwindSafe(|| db.check_integrity()));
     match pages {
         Ok(Ok(true)) => {}
@@ -71,6 +79,12 @@ pub fn ask_for_lost(dir: &Path, cache: usize, lost: &BTreeSet<Hash>, wall: u64) 
         Ok(tx.commit()?)
     };
     write().map_err(|e| open::error("write", &path, &e))
+}
+
+fn is_view(db: &Database) -> bool {
+    let read = || -> Tried<bool> { Ok(db.begin_read()?.open_table(META)?.get(CLUSTER)?.is_some()) };
+    // damaged tables are checked like others
+    std::panic::catch_unwind(AssertUnwindSafe(read)).is_ok_and(|read| read.unwrap_or(false))
 }
 
 fn look(db: &Database, dir: &Path, findings: &mut Findings) -> Tried<()> {

@@ -3,8 +3,8 @@
 //! It knows no bucket: the entries are written and read elsewhere. The view is a cache that may be lost at any time, so
 //! a commit needs no sync of its own; but tables and place change in one transaction, so that the two always agree.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use redb::{Durability, ReadTransaction, ReadableDatabase, ReadableTable};
@@ -21,6 +21,7 @@ use super::ops::shared::{LogEntry, Position, TableCounters};
 use super::ops::{Op, Outcome};
 use super::{Store, open};
 use crate::error::{Error, Result};
+use crate::wire::files::Hash;
 
 /// Names in [`META`].
 const POSITION: &str = "log_position";
@@ -123,6 +124,9 @@ impl Store {
                 mended = std::mem::take(&mut files.mended);
                 if let Some(objects) = files.objects.take() {
                     objects::write_horizon(&mut tables.messages.meta, objects.horizon)?;
+                    if objects.closed {
+                        objects::write_closed(&mut tables.messages.meta)?;
+                    }
                 }
             }
             tables.finish(&group)?;
@@ -197,6 +201,91 @@ impl Store {
     #[cfg(test)]
     pub fn chunk_objects(&self) -> Result<Vec<ChunkName>> {
         self.read(objects::all)
+    }
+
+    /// The hub was moved out of the bucket.
+    pub fn is_closed(&self) -> Result<bool> {
+        self.read(|tx| objects::is_closed(&tx.open_table(META)?))
+    }
+
+    /// The chunks that are files, with their sizes.
+    pub fn chunk_files(&self) -> Result<Vec<(Hash, u64)>> {
+        self.read(|tx| {
+            let mut found = Vec::new();
+            for row in tx.open_table(files::CHUNKS)?.iter()? {
+                let (hash, row) = row?;
+                let (size, _, _, on_disk) = row.value();
+                found.extend(on_disk.then(|| (Hash(*hash.value()), size)));
+            }
+            Ok(found)
+        })
+    }
+
+    pub fn chunk_path(&self, hash: Hash) -> PathBuf {
+        self.chunks.place_of(hash)
+    }
+
+    /// Fetches a chunk that is not here.
+    pub fn fetch_chunk(&self, hash: Hash) -> Result<()> {
+        let unread = |e: std::io::Error| Error::io(format!("fetch the chunk {hash}"), &e);
+        let mut reader = self
+            .chunk(hash)?
+            .ok_or_else(|| unread(std::io::ErrorKind::NotFound.into()))?;
+        std::io::copy(&mut reader, &mut std::io::sink()).map_err(unread)?;
+        Ok(())
+    }
+
+    /// Copies the tables of a hub of its own as the view of a bucket before its first entry. `names`: the objects of its chunks.
+    pub fn copy_as_view(
+        &self,
+        path: &Path,
+        cluster: Uuid,
+        names: &BTreeMap<Hash, ChunkName>,
+    ) -> Result<()> {
+        let to = open::database(path, self.cache, &Arc::default())?;
+        let copy = || -> Tried<()> {
+            let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+            let from = db
+                .as_ref()
+                .ok_or(redb::Error::DatabaseClosed)?
+                .begin_read()?;
+            let tx = to.begin_write()?;
+            tables::copy(&from, &tx)?;
+            files::copy(&from, &tx)?;
+            {
+                let mut meta = tx.open_table(META)?;
+                meta.insert("epoch", self.epoch.as_u128())?;
+                meta.insert(CLUSTER, cluster.as_u128())?;
+                let mut objects = ObjectTables::open(&tx, &meta)?;
+                for (hash, name) in names {
+                    objects.objects.insert(&hash.0, name.to_string().as_str())?;
+                }
+            }
+            Ok(tx.commit()?)
+        };
+        copy().map_err(|e| open::error("copy into", path, &e))?;
+        to.close()
+            .map_err(|e| open::error("write", path, &e.into()))
+    }
+
+    /// Makes the view of a closed bucket a hub of its own, durably: all chunks are here.
+    pub fn leave_bucket(&self) -> Result<()> {
+        let leave = || -> Tried<()> {
+            let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+            let tx = db
+                .as_ref()
+                .ok_or(redb::Error::DatabaseClosed)?
+                .begin_write()?;
+            objects::leave(&tx)?;
+            {
+                let mut meta = tx.open_table(META)?;
+                for name in [CLUSTER, POSITION, NONCE] {
+                    meta.remove(name)?;
+                }
+            }
+            Ok(tx.commit()?)
+        };
+        leave().map_err(|e| self.error("write", &e))
     }
 
     /// Copies all tables into a new file, and returns the place of the copy.

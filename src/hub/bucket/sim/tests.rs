@@ -11,7 +11,7 @@ fn number(name: &str, default: u64) -> u64 {
 #[test]
 fn hubs_agree_and_lose_nothing() {
     let first = number("MESYNC_SIM_FIRST", 0);
-    let seeds = number("MESYNC_SIM_SEEDS", 30);
+    let seeds = number("MESYNC_SIM_SEEDS", 20);
     let mut bad = Vec::new();
     for seed in first..first + seeds {
         let faults = history(seed, 1500);

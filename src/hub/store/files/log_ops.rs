@@ -54,6 +54,7 @@ impl FileTables<'_> {
                     .dropped
                     .retain(|name, removed| !(removed && is_before(name)))?;
             }
+            LogOp::Close => objects.closed = true,
             LogOp::Collected { names } => {
                 for name in names {
                     let name = name.to_string();

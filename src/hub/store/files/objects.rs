@@ -24,6 +24,7 @@ pub struct ObjectTables<'t> {
     pub objects: Table<'t, &'static [u8; 32], &'static str>,
     pub dropped: Table<'t, &'static str, bool>,
     pub horizon: u64,
+    pub closed: bool,
 }
 
 impl<'t> ObjectTables<'t> {
@@ -35,6 +36,7 @@ impl<'t> ObjectTables<'t> {
             objects: tx.open_table(OBJECTS)?,
             dropped: tx.open_table(DROPPED_OBJECTS)?,
             horizon: horizon(meta)?,
+            closed: is_closed(meta)?,
         })
     }
 
@@ -56,6 +58,29 @@ impl<'t> ObjectTables<'t> {
             .map(|name| name.value().to_string());
         name.map_or(Ok(()), |name| self.drop_name(&name))
     }
+}
+
+/// The name in [`META`] of the mark of a log that was closed.
+const CLOSED: &str = "log_closed";
+
+pub fn is_closed(meta: &impl ReadableTable<&'static str, u128>) -> Tried<bool> {
+    Ok(meta.get(CLOSED)?.is_some())
+}
+
+pub fn write_closed(meta: &mut Table<'_, &'static str, u128>) -> Tried<()> {
+    meta.insert(CLOSED, 1)?;
+    Ok(())
+}
+
+/// Removes all that makes the tables a view of a bucket.
+pub fn leave(tx: &WriteTransaction) -> Tried<()> {
+    let mut meta = tx.open_table(META)?;
+    for name in [HORIZON, CLOSED] {
+        meta.remove(name)?;
+    }
+    tx.delete_table(OBJECTS)?;
+    tx.delete_table(DROPPED_OBJECTS)?;
+    Ok(())
 }
 
 pub fn write_horizon(meta: &mut Table<'_, &'static str, u128>, horizon: u64) -> Tried<()> {

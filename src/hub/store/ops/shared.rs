@@ -143,6 +143,8 @@ impl LogEntry {
 pub enum LogOp {
     /// From here on, no entry may name an object that was made before this time: those that no table names are removed.
     Horizon { at: u64 },
+    /// The hub was moved out of the bucket: no entry follows.
+    Close,
     /// These objects, which no table named any more, were removed.
     Collected { names: Vec<ChunkName> },
 }

@@ -1,0 +1,60 @@
+//! Opens a hub's tables and log: on its own disk, or as a view of a bucket.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::bucket;
+use super::bucket::clock::StoreClock;
+use super::bucket::shared_files::{BucketLink, SharedFiles};
+use super::bucket::start::OpenBucket;
+use super::commit_log::{Disk, Log};
+use super::store::Store;
+use crate::clock;
+use crate::config::HubSettings;
+use crate::error::{Error, Kind, Result};
+
+/// The tables and their log; with a bucket, that too.
+pub struct OpenedStore {
+    pub store: Arc<Store>,
+    pub log: Box<dyn Log>,
+    pub bucket: Option<(OpenBucket, Arc<StoreClock>)>,
+}
+
+pub fn open_store(hub: &HubSettings, credentials: Option<&Path>) -> Result<OpenedStore> {
+    let (cache, wall) = (hub.cache as usize, clock::millis(clock::now()));
+    let link = bucket::start::link_of(hub, credentials)?;
+    let Some(link) = link else {
+        let store = Arc::new(Store::open(&hub.data_dir, cache, wall, Uuid::new_v4())?);
+        if store.cluster()?.is_some() {
+            let what = format!(
+                "will not use {}: it is a view of a bucket, and no hub of its own",
+                hub.data_dir.display()
+            );
+            return Err(Error::new(Kind::Settings, what)
+                .hint("set [hub] bucket, or name another directory with --data"));
+        }
+        BucketLink::record(None, &hub.data_dir)?;
+        let log = Box::new(Disk::new(Arc::clone(&store)));
+        return Ok(OpenedStore {
+            store,
+            log,
+            bucket: None,
+        });
+    };
+    let bucket = bucket::start::open(Arc::new(link.open()?), &hub.data_dir, cache)?;
+    let view = bucket.begin(hub, wall)?;
+    if view.store.is_closed()? {
+        return Err(bucket::shared_log::closed());
+    }
+    BucketLink::record(Some(&link), &hub.data_dir)?;
+    SharedFiles::new(Arc::clone(&bucket.objects), &hub.data_dir)
+        .refresh_all(&mut BTreeMap::new())?;
+    Ok(OpenedStore {
+        store: view.store,
+        log: Box::new(view.log),
+        bucket: Some((bucket, view.clock)),
+    })
+}
