@@ -10,7 +10,7 @@ const LONGEST_GIVE_WAY_MILLIS: u64 = 2_000;
 /// Milliseconds since an entry of another hub for which this hub gives way after its own.
 const RIVAL_MILLIS: u64 = 1_000;
 
-/// How hubs make room for each other. Times are of [`ObjectStore::monotonic`].
+/// How hubs make room for each other. Times are of `ObjectStore::monotonic`.
 #[derive(Default)]
 pub struct CommitPace {
     /// Milliseconds between two entries of this hub, at least.
@@ -22,7 +22,7 @@ pub struct CommitPace {
     pub hold_until: u64,
 }
 
-/// When to look for entries of other hubs. Times are of [`ObjectStore::monotonic`], in milliseconds.
+/// When to look for entries of other hubs. Times are of `ObjectStore::monotonic`, in milliseconds.
 pub struct LookTimes {
     pub last: u64,
     /// Doubles while nothing happens.

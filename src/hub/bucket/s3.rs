@@ -24,7 +24,7 @@ const MAX_OBJECT_BYTES: u64 = 64 * 1024 * 1024;
 const MAX_LIST_BYTES: u64 = 4 * 1024 * 1024;
 /// How long the store may take to accept a connection, and to begin a response.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the whole of one request may take.
 const WHOLE_TIMEOUT: Duration = Duration::from_secs(120);
 const MAX_KEPT_CONNECTIONS: usize = 16;
@@ -90,7 +90,7 @@ impl S3 {
     /// Sends a request, and once more if the store only minds the clock.
     fn send(&self, request: &Unsigned<'_>, most: u64) -> Result<Raw, Trouble> {
         let first = self.send_once(request, most)?;
-        if first.status == 403 && first.says("RequestTimeTooSkewed") {
+        if first.status == 403 && first.date > 0 && first.says("RequestTimeTooSkewed") {
             self.skew
                 .fetch_add(first.date as i64 - self.now() as i64, Relaxed);
             return self.send_once(request, most);

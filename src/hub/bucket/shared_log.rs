@@ -34,7 +34,7 @@ use crate::hub::store::shared::NotApplied;
 /// Milliseconds for which entries are kept at least, after a snapshot has them.
 pub const LOG_KEPT: u64 = 6 * 86_400_000;
 /// Milliseconds after which callers are told that the outcome is not known.
-pub const COMMIT_PATIENCE_MILLIS: u64 = 20_000;
+pub const COMMIT_PATIENCE_MILLIS: u64 = 15_000;
 /// The first pause after a request without an outcome, and the longest.
 const FIRST_PAUSE: u64 = 50;
 const LONGEST_PAUSE: u64 = 5_000;
@@ -286,6 +286,8 @@ impl SharedLog {
             self.store.cache_staged(&pending.ops);
         }
         self.pace.won(self.objects.monotonic());
+        // nothing came after it when it was written
+        self.clock.reached_end();
         Ok(outcomes)
     }
 

@@ -15,8 +15,8 @@ use crate::wire::files::Hash;
 
 const PREFIX: &str = "snapshots/";
 const INDEX: &str = "/index";
-/// Bytes of one part.
-const PART_BYTES: u64 = 32 * 1024 * 1024;
+/// Bytes of one part: on a slow line it must be sent before the time of a request is over.
+const PART_BYTES: u64 = 8 * 1024 * 1024;
 
 /// The parts of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

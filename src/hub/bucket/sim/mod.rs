@@ -6,6 +6,7 @@
 mod bucket;
 mod client;
 mod hub;
+mod replay;
 mod schedule;
 mod tests;
 mod witness;
