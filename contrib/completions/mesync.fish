@@ -64,7 +64,7 @@ complete -c mesync -n '__mesync_is' -a hub -d 'print an address of the hub\'s pa
 complete -c mesync -n '__mesync_is hub' -a page -d 'print an address of the hub\'s page, good for a day'
 complete -c mesync -n '__mesync_is hub' -a renew-certificate -d 'make the certificate that the hub uses in 30 days'
 complete -c mesync -n '__mesync_is hub' -a backup -d 'copy the hub\'s data into a new directory'
-complete -c mesync -n '__mesync_is hub' -a move -d 'move the hub into a bucket that several hubs share, or out of it'
+complete -c mesync -n '__mesync_is hub' -a move -d 'move the hub into a shared bucket, or out of it'
 complete -c mesync -n '__mesync_is hub' -a check -d 'check that the hub\'s data are complete and undamaged'
 complete -c mesync -n '__mesync_is' -a key -d 'make a key for the machine NAME and print it'
 complete -c mesync -n '__mesync_is key' -a add -d 'make a key for the machine NAME and print it'

@@ -69,7 +69,7 @@ pub const MOVE: Command = Command {
             "out of that bucket, into the new directory --data",
         ),
     ],
-    doc: "move the hub into a bucket that several hubs share, or out of it",
+    doc: "move the hub into a shared bucket, or out of it",
     long: &[
         "The hub must be stopped to move into a bucket; its data directory becomes a view of the bucket, and any other machine with the bucket's access key may start a hub then. Broken off, nothing has happened: run it again. Clients keep their keys and notice nothing.",
         "--to-disk ends all hubs of the bucket, copies everything into the directory --data, which must be new or empty, and makes a hub of its own of it: take [hub] bucket out of the settings before you start it. The bucket stays as it is, and no hub uses it any more. Broken off, it continues when it is run again.",
