@@ -38,6 +38,7 @@ pub mod continuity;
 pub mod event_stream;
 pub mod files;
 pub mod messages;
+pub mod shared_view;
 pub mod store;
 pub mod subscribers;
 
@@ -66,7 +67,6 @@ use bucket::clock::StoreClock;
 use bucket::janitor::Janitor;
 use bucket::shared_files::SharedFiles;
 use bucket::start::OpenBucket;
-use bucket::view::SharedView;
 use commit::{Committer, Work};
 use data_dir::DataDirLock;
 use files::Files;
@@ -77,6 +77,7 @@ use messages::Messages;
 use opening::OpenedStore;
 use router::Router;
 use server::{Responder, Server};
+use shared_view::SharedView;
 use store::ops::Limits;
 use subscribers::Subscribers;
 

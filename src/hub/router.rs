@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::approvals::Approvals;
 use super::auth::{Auth, Mode};
-use super::bucket::view::SharedView;
 use super::certificate::Certificates;
 use super::commit::Committer;
 use super::event_stream::{self, While};
@@ -23,6 +22,7 @@ use super::process;
 use super::protected;
 use super::routes::{self, Route};
 use super::server::{Admission, Gate, Head, Responder, Server, Wire};
+use super::shared_view::SharedView;
 use super::store::Store;
 use super::subscribers::Subscribers;
 use crate::config::Plain;

@@ -1,7 +1,7 @@
 //! Mutants: each patch in this directory breaks one rule of the program, or of the simulation's world, and the simulation must
 //! catch it. A mutant that is not caught shows a rule that is not needed, or a simulation that is too weak.
 //!
-//! A patch begins with the rule and its loss, then the tests below `files::engine::sim` that must fail, each with
+//! A patch begins with the rule and its loss, then the tests that must fail (in full, or below `files::engine::sim`), each with
 //! the first seed to try where it takes seeds; then a unified diff, whose hunks are found by their lines, not by their numbers.
 //!
 //! `make mutants` applies them one by one to a copy of the sources, cut down to what the simulation needs; `make test` only holds
@@ -16,21 +16,28 @@ use std::process::{Command, Output};
 
 use patch::{Mutant, Sources};
 
-/// Where the tests are that catch mutants.
+/// Where the tests are that catch mutants, unless a patch names them in full.
 const SIMULATION: &str = "files::engine::sim";
 
 /// The modules of the copy.
 const COPIED_MODULES: &[&str] = &[
+    "chunking",
     "clock",
     "config",
+    "database",
     "disk",
     "error",
     "files::conflict",
     "files::delete_guard",
     "files::engine",
     "files::plan",
+    "hub::bucket",
+    "hub::commit_log",
+    "hub::data_dir",
+    "hub::store",
     "nearest",
     "relpath",
+    "tls",
     "wire",
 ];
 
@@ -105,8 +112,8 @@ fn each_patch_names_tests_of_the_simulation() {
     let sources = sources();
     for mutant in mutants() {
         for catcher in &mutant.catchers {
-            let (file, test) = catcher.test.split_once("::").unwrap_or(("", ""));
-            let path = format!("src/{}/{file}.rs", SIMULATION.replace("::", "/"));
+            let (file, test) = catcher.test.rsplit_once("::").unwrap_or(("", ""));
+            let path = format!("src/{}.rs", in_full(file).replace("::", "/"));
             assert!(
                 sources
                     .get(&path)
@@ -227,6 +234,15 @@ fn library() -> String {
     text
 }
 
+/// The path of a test or of its module.
+fn in_full(path: &str) -> String {
+    if path.starts_with("hub::") {
+        path.to_string()
+    } else {
+        format!("{SIMULATION}::{path}")
+    }
+}
+
 /// A test that failed with a mutant, and the seed at which it did, if it takes seeds.
 type Caught = (String, Option<u64>);
 
@@ -239,7 +255,7 @@ fn failure(
 ) -> Result<Option<Option<u64>>, String> {
     let Output { stdout, status, .. } = Command::new(program)
         .args(["--exact", "--test-threads=1"])
-        .arg(format!("{SIMULATION}::{test}"))
+        .arg(in_full(test))
         .env("MESYNC_SIM_FIRST", first.to_string())
         .env("MESYNC_SIM_SEEDS", seeds)
         .env("RUST_BACKTRACE", "0")

@@ -29,7 +29,6 @@ pub mod shared_files;
 pub mod shared_log;
 pub mod snapshot;
 pub mod start;
-pub mod view;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;

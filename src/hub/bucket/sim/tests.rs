@@ -16,7 +16,7 @@ fn hubs_agree_and_lose_nothing() {
     for seed in first..first + seeds {
         let faults = history(seed, 1500);
         if let Some(fault) = faults.first() {
-            println!("seed {seed}: {fault}");
+            println!("{fault}\nseed {seed}");
             bad.push(seed);
         }
     }

@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::clock::StoreClock;
-use crate::hub::commit::Committer;
-use crate::hub::http::{Reply, Request};
-use crate::hub::metrics::Text;
-use crate::hub::store::Store;
+use super::bucket::clock::StoreClock;
+use super::commit::Committer;
+use super::http::{Reply, Request};
+use super::metrics::Text;
+use super::store::Store;
 use crate::wire::files::HISTORY_HEADER;
 use crate::wire::revision::Revision;
 
