@@ -172,6 +172,13 @@ impl Store {
         if let Some(db) = db.as_ref() {
             self.tidy(db, now, crate::clock::millis(crate::clock::now()));
         }
+        match self.chunks.make_room() {
+            Ok(0) => {}
+            Ok(bytes) => log::info!(
+                "removed chunks from the cache, because the disk is almost full bytes={bytes}"
+            ),
+            Err(e) => log::warn!("cannot remove chunks from the cache: {e}"),
+        }
     }
 
     /// Renames the file of the tables, so that the next start makes it again, and a person can look at this one.

@@ -109,9 +109,17 @@ impl ChunkDir {
         self.keep_free.store(bytes, Relaxed);
     }
 
+    pub(super) fn wanted_free(&self) -> u64 {
+        self.keep_free.load(Relaxed).max(limits::LEAST_FREE)
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.chunks
+    }
+
     /// Fails with `StorageFull` if the disk has less free space than uploads must leave.
     pub fn check_room(&self) -> io::Result<()> {
-        let wanted = self.keep_free.load(Relaxed).max(limits::LEAST_FREE);
+        let wanted = self.wanted_free();
         // an unknown amount counts as enough: a write will fail if it is not
         let (free, _, inodes) = disk::free_space(&self.staging).unwrap_or((u64::MAX, 0, u64::MAX));
         if free < wanted
