@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use redb::{Durability, ReadTransaction, ReadableDatabase, ReadableTable};
+use redb::{Durability, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
 use uuid::Uuid;
 
 use super::apply::StoreTables;
@@ -249,30 +249,16 @@ impl Store {
         cluster: Uuid,
         names: &BTreeMap<Hash, ChunkName>,
     ) -> Result<()> {
-        let to = open::database(path, self.cache, &Arc::default())?;
-        let copy = || -> Tried<()> {
-            let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
-            let from = db
-                .as_ref()
-                .ok_or(redb::Error::DatabaseClosed)?
-                .begin_read()?;
-            let tx = to.begin_write()?;
-            tables::copy(&from, &tx)?;
-            files::copy(&from, &tx)?;
-            {
-                let mut meta = tx.open_table(META)?;
-                meta.insert("epoch", self.epoch.as_u128())?;
-                meta.insert(CLUSTER, cluster.as_u128())?;
-                let mut objects = ObjectTables::open(&tx, &meta)?;
-                for (hash, name) in names {
-                    objects.objects.insert(&hash.0, name.to_string().as_str())?;
-                }
+        self.copy_into(path, |_, tx| {
+            let mut meta = tx.open_table(META)?;
+            meta.insert("epoch", self.epoch.as_u128())?;
+            meta.insert(CLUSTER, cluster.as_u128())?;
+            let mut objects = ObjectTables::open(tx, &meta)?;
+            for (hash, name) in names {
+                objects.objects.insert(&hash.0, name.to_string().as_str())?;
             }
-            Ok(tx.commit()?)
-        };
-        copy().map_err(|e| open::error("copy into", path, &e))?;
-        to.close()
-            .map_err(|e| open::error("write", path, &e.into()))
+            Ok(())
+        })
     }
 
     /// Makes the view of a closed bucket a hub of its own, durably: all chunks are here.
@@ -295,35 +281,41 @@ impl Store {
         leave().map_err(|e| self.error("write", &e))
     }
 
-    /// Copies all tables into a new file, and returns the place of the copy.
+    /// Copies all tables into a new file, and returns the position of the copy.
     pub fn copy_view(&self, path: &Path) -> Result<Position> {
-        let to = open::database(path, self.cache, &Arc::default())?;
-        let copy = || -> Tried<()> {
-            let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
-            let from = db
-                .as_ref()
-                .ok_or(redb::Error::DatabaseClosed)?
-                .begin_read()?;
-            let tx = to.begin_write()?;
-            tables::copy(&from, &tx)?;
-            files::copy(&from, &tx)?;
-            objects::copy(&from, &tx)?;
+        self.copy_into(path, |from, tx| {
+            objects::copy(from, tx)?;
             // a backup has no epoch, but this is the same hub
             let epoch = from.open_table(META)?.get("epoch")?.map(|v| v.value());
             if let Some(epoch) = epoch {
                 tx.open_table(META)?.insert("epoch", epoch)?;
             }
-            Ok(tx.commit()?)
+            position(from)
+        })
+    }
+
+    fn copy_into<T>(
+        &self,
+        path: &Path,
+        more: impl FnOnce(&ReadTransaction, &WriteTransaction) -> Tried<T>,
+    ) -> Result<T> {
+        let to = open::database(path, self.cache, &Arc::default())?;
+        let copy = || -> Tried<T> {
+            let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+            let from = (db.as_ref())
+                .ok_or(redb::Error::DatabaseClosed)?
+                .begin_read()?;
+            let tx = to.begin_write()?;
+            tables::copy(&from, &tx)?;
+            files::copy(&from, &tx)?;
+            let copied = more(&from, &tx)?;
+            tx.commit()?;
+            Ok(copied)
         };
-        copy().map_err(|e| open::error("copy into", path, &e))?;
-        let place = to
-            .begin_read()
-            .map_err(redb::Error::from)
-            .and_then(|tx| position(&tx))
-            .map_err(|e| open::error("read", path, &e))?;
+        let copied = copy().map_err(|e| open::error("copy into", path, &e))?;
         to.close()
             .map_err(|e| open::error("write", path, &e.into()))?;
-        Ok(place)
+        Ok(copied)
     }
 }
 
