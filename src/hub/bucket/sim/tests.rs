@@ -19,6 +19,10 @@ fn hubs_agree_and_lose_nothing() {
             println!("{fault}\nseed {seed}");
             bad.push(seed);
         }
+        // enough to look at
+        if bad.len() == 3 {
+            break;
+        }
     }
     assert!(
         bad.is_empty(),
