@@ -79,6 +79,9 @@ pub fn create_empty(
     created
 }
 
+/// Listings of the snapshots until one of them can be fetched.
+const SNAPSHOT_ATTEMPTS: usize = 10;
+
 /// Opens the view of the bucket in `data_dir`: the present one if it can be continued, otherwise the newest snapshot.
 ///
 /// `Kind::Settings`: the directory has the data of another hub. `Kind::Damaged`: the bucket was set back, or lacks objects.
@@ -120,13 +123,16 @@ pub fn open_view(
         }
     }
     let file = disk::temporary(&path);
-    for snapshot in snapshot::list(objects)?.iter().rev() {
-        if let Some(n) = snapshot::fetch(objects, bucket.cluster, snapshot, &file)? {
-            disk::rename(&file, &path)
-                .and_then(|()| disk::sync_dir(data_dir))
-                .map_err(|e| Error::io(format!("write {}", path.display()), &e))?;
-            log::info!("fetched a snapshot of the tables n={n}");
-            return Store::open(data_dir, cache, wall, bucket.epoch);
+    for _ in 0..SNAPSHOT_ATTEMPTS {
+        // other hubs may replace those of the list before they are fetched
+        for snapshot in snapshot::list(objects)?.iter().rev() {
+            if let Some(n) = snapshot::fetch(objects, bucket.cluster, snapshot, &file)? {
+                disk::rename(&file, &path)
+                    .and_then(|()| disk::sync_dir(data_dir))
+                    .map_err(|e| Error::io(format!("write {}", path.display()), &e))?;
+                log::info!("fetched a snapshot of the tables n={n}");
+                return Store::open(data_dir, cache, wall, bucket.epoch);
+            }
         }
     }
     let what = "cannot begin with this bucket: it has no complete snapshot";
