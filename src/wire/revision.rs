@@ -23,6 +23,14 @@ impl Tag {
     }
 }
 
+/// The tag of a random number.
+impl From<Uuid> for Tag {
+    fn from(drawn: Uuid) -> Tag {
+        let (high, low) = drawn.as_u64_pair();
+        Tag((high ^ low).max(1))
+    }
+}
+
 impl fmt::Display for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)

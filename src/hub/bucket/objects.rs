@@ -51,7 +51,7 @@ pub struct Response<T> {
 /// Why there is no usable response.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Trouble {
-    /// Nobody knows whether the request had an effect, now or later: a timeout, a broken connection, 409, 429 or 5xx.
+    /// It is unknown whether the request has, or will have, an effect: a timeout, a broken connection, 409, 429 or 5xx.
     Unknown(Error),
     /// The store refuses: wrong credentials, no such bucket, or a request that it does not understand.
     Refused(Error),

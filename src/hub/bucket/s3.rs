@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use hmac::{Hmac, KeyInit, Mac};
-use sha2::{Digest, Sha256};
+use sha2::Sha256;
 use ureq::http;
 
 use super::objects::{
@@ -17,6 +17,7 @@ use crate::clock;
 use crate::config::bucket::{AccessKey, BucketUrl};
 use crate::error::{Error, Kind, plain};
 use crate::tls::Trust;
+use crate::wire::files::Hash;
 
 /// Bytes of an object that is read at once, at most: a part of a snapshot.
 const MAX_OBJECT_BYTES: u64 = 64 * 1024 * 1024;
@@ -105,7 +106,7 @@ impl S3 {
             .collect();
         let query = query.join("&");
         let time = timestamp(self.now());
-        let digest = hex(&Sha256::digest(request.body));
+        let digest = Hash::of(request.body).to_string();
         let authorization = self.authorization(request, &path, &query, &time, &digest);
         let question = if query.is_empty() { "" } else { "?" };
         let mut builder = http::Request::builder()
@@ -182,13 +183,16 @@ impl S3 {
         let scope = format!("{day}/{}/s3/aws4_request", self.region);
         let text = format!(
             "AWS4-HMAC-SHA256\n{time}\n{scope}\n{}",
-            hex(&Sha256::digest(canonical.as_bytes()))
+            Hash::of(canonical.as_bytes())
         );
         let key = [day, &self.region, "s3", "aws4_request"].iter().fold(
             format!("AWS4{}", self.key.secret).into_bytes(),
             |key, part| mac(&key, part.as_bytes()),
         );
-        let signature = hex(&mac(&key, text.as_bytes()));
+        let signature = mac(&key, text.as_bytes())
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect::<String>();
         format!(
             "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={names}, Signature={signature}",
             self.key.id
@@ -390,10 +394,6 @@ fn mac(key: &[u8], text: &[u8]) -> Vec<u8> {
     )
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
 /// Percent-encodes all but the unreserved characters of RFC 3986.
 fn encode(text: &str, is_path: bool) -> String {
     let mut out = String::with_capacity(text.len());
@@ -450,7 +450,7 @@ mod tests {
             condition,
             body: b"",
         };
-        let digest = hex(&Sha256::digest(b""));
+        let digest = Hash::of(b"").to_string();
         let signed = s3.authorization(&request, "/test.txt", "", "20130524T000000Z", &digest);
         let wants = "Signature=f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41";
         assert!(signed.ends_with(wants), "{signed}");

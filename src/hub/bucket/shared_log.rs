@@ -158,7 +158,7 @@ impl SharedLog {
                     self.clock.hear(response.date);
                     self.pace.put = self.objects.monotonic().saturating_sub(began);
                     let stands = match response.value {
-                        PutOutcome::Done => self.stands(n, response.date, bytes),
+                        PutOutcome::Done => self.stands(n, response.date, &bytes).map(Some),
                         PutOutcome::Failed => self.whose(n),
                     };
                     match stands {
@@ -221,17 +221,18 @@ impl SharedLog {
         }
     }
 
-    /// The store has accepted our entry; the error if that is at a number below the floor, which no hub reads any more.
-    fn stands(
-        &mut self,
-        n: u64,
-        date: u64,
-        bytes: Vec<u8>,
-    ) -> Result<Option<(LogEntry, u64)>, Stuck> {
+    /// The store has accepted our entry: the entry, with the time of its birth.
+    fn stands(&self, n: u64, date: u64, bytes: &[u8]) -> Result<(LogEntry, u64), Stuck> {
+        self.check_floor(n, date)?;
+        Ok((self.decode(n, bytes)?, date))
+    }
+
+    /// The error if the number is below the floor, where no hub reads any more: possible only after a long sleep.
+    fn check_floor(&self, n: u64, date: u64) -> Result<(), Stuck> {
         if !self.is_fresh(date) && self.floor()? >= n {
             return Err(self.behind());
         }
-        Ok(Some((self.decode(n, &bytes)?, date)))
+        Ok(())
     }
 
     /// The number is taken. Our own entry, with the time of its birth; `None`: another one, which is applied now.
@@ -255,9 +256,7 @@ impl SharedLog {
             .as_ref()
             .is_some_and(|pending| pending.nonce == entry.nonce);
         if is_ours {
-            if !self.is_fresh(response.date) && self.floor()? >= n {
-                return Err(self.behind());
-            }
+            self.check_floor(n, response.date)?;
             return Ok(Some((entry, object.modified)));
         }
         self.apply_other(&entry, object.modified)?;
@@ -316,9 +315,7 @@ impl SharedLog {
 
     /// There is no entry `n`: the end, unless this hub has slept so long that the entry was removed.
     fn end(&mut self, n: u64, date: u64) -> Result<Reached, Stuck> {
-        if !self.is_fresh(date) && self.floor()? >= n {
-            return Err(self.behind());
-        }
+        self.check_floor(n, date)?;
         self.seen = Some(self.seen.unwrap_or(0).max(date));
         self.clock.reached_end();
         Ok(Reached::End)

@@ -65,7 +65,7 @@ impl Store {
                 begin_epoch(&db, fresh_epoch).map_err(|e| error("write", &path, &e))?
             }
         };
-        gain_tables(&db, draw(fresh_epoch)).map_err(|e| error("write", &path, &e))?;
+        gain_tables(&db, Tag::from(fresh_epoch)).map_err(|e| error("write", &path, &e))?;
         let opened = latest(&db).map_err(|e| error("read", &path, &e))?;
         let chunks = Arc::new(ChunkDir::open(dir, Arc::clone(&happened))?);
         let wanted = db
@@ -136,7 +136,7 @@ fn begin_epoch(db: &Database, epoch: Uuid) -> Tried<Uuid> {
         meta.insert("rev", rev + REVISIONS_SKIPPED_BY_RESTORE)?;
         // the history before the backup is still valid for clients
         let first = (
-            draw(epoch).0,
+            Tag::from(epoch).0,
             meta.get("age")?.map_or(0, |v| v.value() as u64),
             Some(rev as u64),
         );
@@ -186,11 +186,6 @@ fn gain_tables(db: &Database, tag: Tag) -> Tried<()> {
 
 fn latest(db: &Database) -> Tried<u64> {
     Ok(FileTotals::read(&db.begin_read()?.open_table(META)?)?.rev)
-}
-
-fn draw(fresh: Uuid) -> Tag {
-    let (high, low) = fresh.as_u64_pair();
-    Tag((high ^ low).max(1))
 }
 
 /// Makes a new file, complete before it gets its name: a partial one would be taken for damage at the next start.

@@ -76,13 +76,12 @@ impl LogEntry {
 
     /// As the store applies it. `age`: the hub time of the entry before.
     pub fn group(&self, age: u64) -> Group {
-        let (high, low) = self.nonce.as_u64_pair();
         Group {
             now: self.now.max(age),
             wall: self.wall,
             // how full one hub's disk is must not decide; see `limits`
             full: false,
-            tag: Tag((high ^ low).max(1)),
+            tag: Tag::from(self.nonce),
             // a log is not set back unseen, as a disk is
             opened: u64::MAX,
             limits: self.limits,
