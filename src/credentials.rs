@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use crate::config::environment;
-use crate::config::{self, Settings};
+use crate::config::{self, Settings, server_url};
 use crate::error::{Error, Kind, Result};
 use crate::login::{self, Login};
 use crate::{disk, wire};
@@ -41,7 +41,7 @@ pub fn access(settings: &Settings) -> Result<Access> {
     // the commands that need the file report its errors
     let login = login::file().and_then(|path| login::read(&path).ok().flatten());
     Ok(login
-        .filter(|login| login.server_url == url)
+        .filter(|login| server_url::names(&url, &login.server_url))
         .map_or(Access { url, key: None }, |login| access_by(&login)))
 }
 
@@ -71,7 +71,9 @@ pub fn choose_own_hub(settings: &mut Settings) {
 pub fn file_access(settings: &Settings, login: Option<&Login>) -> Result<Access> {
     match login {
         // a key of the settings is only for the server of the settings
-        Some(login) if login.server_url != settings.server_url => Ok(access_by(login)),
+        Some(login) if !server_url::names(&settings.server_url, &login.server_url) => {
+            Ok(access_by(login))
+        }
         Some(login) => Ok(Some(access(settings)?)
             .filter(|a| a.key.is_some())
             .unwrap_or_else(|| access_by(login))),

@@ -156,7 +156,7 @@ pub fn invite(context: &mut Context, invocation: &Invocation) -> Result<CommandE
     let time = time(invocation, "for", MAX_INVITATION_TIME)?.unwrap_or(INVITATION_TIME);
     let settings = &context.settings;
     let url = match invocation.value("url")? {
-        Some(url) => config::check_url(url)
+        Some(url) => config::server_url::list(url)
             .map_err(|e| invocation.usage(format!("bad value for --url: {e}")))?,
         None => url(settings)?,
     };

@@ -402,7 +402,9 @@ fn ask_hub(settings: &Arc<Settings>) -> HubStatus {
             };
         }
     };
-    match hub.health() {
+    let health = hub.health();
+    status.url = hub.url().to_string();
+    match health {
         Ok(health) => {
             status.reachable = true;
             if health.status != "ok" {

@@ -44,7 +44,7 @@ pub fn download(
     let mut records = below(hub, &name)?;
     if records.is_empty() {
         // the hub has no such directory, but this machine has one that is synced with it
-        let synced = local_path::on_hub(&context.settings, hub.url(), what);
+        let synced = local_path::on_hub(&context.settings, hub.server_url(), what);
         if let Some(Ok(synced)) = synced.map(|path| find::path(&path)) {
             records = below(hub, &synced)?;
             name = synced;

@@ -225,7 +225,7 @@ pub fn meant(
     match find(hub, what) {
         // status 0: the hub has answered, and has no such file
         Err(failure) if failure.status == 0 && failure.error.kind == Kind::Failed => {
-            match local_path::on_hub(settings, hub.url(), what) {
+            match local_path::on_hub(settings, hub.server_url(), what) {
                 Some(path) if path != what.trim_matches('/') => {
                     find(hub, &path).map_err(|_| failure)
                 }
@@ -247,7 +247,7 @@ pub fn path_on_hub(settings: &Settings, hub: &HubClient, what: &str) -> Result<S
     if !local_path::is_explicit(what) {
         return Ok(what.to_string());
     }
-    let found = local_path::on_hub(settings, hub.url(), what);
+    let found = local_path::on_hub(settings, hub.server_url(), what);
     found.filter(|path| !path.is_empty()).ok_or_else(|| {
         Error::new(
             Kind::Failed,

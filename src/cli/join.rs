@@ -8,7 +8,7 @@ use crossbeam_channel::after;
 
 use super::parse::Invocation;
 use super::{CommandEnd, Context};
-use crate::config::{self, Settings};
+use crate::config::{self, Settings, server_url};
 use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
 use crate::joining::{self, JoinRequest, JoinStep};
@@ -18,7 +18,7 @@ use crate::wire::{self, files::Hash, join::ASK_INTERVAL};
 /// Bytes of an invitation on standard input at most.
 const MAX_INVITATION_BYTES: u64 = 4096;
 
-/// `URL`, or `URL#NAME.SECRET.FINGERPRINT`.
+/// `URL`, or `URL#NAME.SECRET.FINGERPRINT`; the URL may be a list.
 struct JoinTarget {
     url: String,
     invitation: Option<Invitation>,
@@ -34,8 +34,12 @@ struct Invitation {
 pub fn join(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let target = target(invocation)?;
     let mut settings = (*context.settings).clone();
-    let is_same = settings.server_url == target.url && !settings.server_is_default;
-    settings.server_url = target.url;
+    let is_same =
+        server_url::names(&settings.server_url, &target.url) && !settings.server_is_default;
+    // a list that names the hub stays as it is
+    if !is_same {
+        settings.server_url = target.url;
+    }
     let name = match (invocation.value("name")?, &target.invitation) {
         (Some(name), Some(invitation))
             if wire::check_host(name).as_ref() != Ok(&invitation.name) =>
@@ -120,8 +124,8 @@ fn parse(text: &str) -> std::result::Result<JoinTarget, String> {
     let (url, fragment) = text
         .split_once('#')
         .map_or((text, None), |(url, fragment)| (url, Some(fragment)));
-    let url = config::check_url(url)?;
-    if !url.starts_with("http://") {
+    let url = server_url::list(url)?;
+    if !server_url::each(&url).all(|url| url.starts_with("http://")) {
         return Err("a hub is joined by its own port, as http://HOST:PORT".into());
     }
     let invitation = |fragment: &str| {

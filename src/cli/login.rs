@@ -8,7 +8,7 @@ use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use super::parse::Invocation;
 use super::{CommandEnd, Context};
 use crate::client::{HubClient, is_loopback};
-use crate::config::{self, Settings};
+use crate::config::{self, Settings, server_url};
 use crate::credentials::{self, Access};
 use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
@@ -29,11 +29,18 @@ pub fn login(context: &mut Context, invocation: &Invocation) -> Result<CommandEn
     let server = match invocation.value("server")? {
         Some(url) => config::check_url(url)
             .map_err(|e| invocation.usage(format!("bad value for --server: {e}")))?,
-        None => old.map_or(context.settings.server_url.clone(), |old| old.server_url),
+        None => old.map_or_else(
+            // s3ec, which reads the same file, knows no lists
+            || {
+                let mut urls = server_url::each(&context.settings.server_url);
+                urls.next().unwrap_or_default().to_string()
+            },
+            |old| old.server_url,
+        ),
     };
     let mut settings = (*context.settings).clone();
     // the fingerprint belongs to the former server
-    let same = settings.server_url == server;
+    let same = server_url::names(&settings.server_url, &server);
     settings.server_url = server.clone();
     if !same {
         settings.hub_fingerprint.clear();

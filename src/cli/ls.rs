@@ -50,7 +50,7 @@ pub fn ls(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> 
     };
     let is_narrowed = dir.is_some() || path.is_some() || query.search.is_some() || offset > 0;
     let hub = servers::files(&context.settings)?;
-    let on_hub = |dir: &str| local_path::on_hub(&context.settings, hub.url(), dir);
+    let on_hub = |dir: &str| local_path::on_hub(&context.settings, hub.server_url(), dir);
     let mut listing = HubListing {
         hub: &hub,
         query,

@@ -171,7 +171,7 @@ impl Passes<'_> {
             (self.hub, neighbours),
             self.allow_deletes,
         )?;
-        let passed = once::run(&directory, files, self.hub.url(), self.show)?;
+        let passed = once::run(&directory, files, self.hub.server_url(), self.show)?;
         Ok((directory, passed))
     }
 }

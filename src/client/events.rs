@@ -8,7 +8,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::files::tag;
-use super::{Call, Called, HubClient};
+use super::{Call, Called, HubClient, Purpose};
 use crate::sse;
 use crate::wire::files::FileEvent;
 use crate::wire::revision::Revision;
@@ -39,7 +39,7 @@ impl HubClient {
         if files.starts_with("files=true") && !self.is_ours()? {
             call.silence = Some(STREAM_SILENCE_TIMEOUT);
         }
-        let answer = self.authorized(&self.streams, &call)?;
+        let answer = self.authorized(Purpose::Stream, &call)?;
         Ok(self
             .typed(answer, EVENT_STREAM, &call.path)?
             .into_body()
@@ -58,7 +58,7 @@ impl HubClient {
             call.silence = Some(STREAM_SILENCE_TIMEOUT);
         }
         let answer = self.typed(
-            self.authorized(&self.streams, &call)?,
+            self.authorized(Purpose::Stream, &call)?,
             EVENT_STREAM,
             &call.path,
         )?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ureq::http;
 
 use super::body::Broken;
+use super::endpoints::Endpoint;
 use super::header::media_type;
 use super::url::bare;
 use super::{HubClient, MAX_ANSWER_BYTES};
@@ -97,11 +98,17 @@ impl Failure {
 pub type Called<T> = std::result::Result<T, Failure>;
 
 impl HubClient {
-    /// The failure of a connection, of the data received over it, or of the local side.
+    /// [`HubClient::unreachable_at`] the hub that is called now.
     pub(super) fn unreachable(&self, e: ureq::Error) -> Failure {
+        self.unreachable_at(self.endpoints.current(), e)
+    }
+
+    /// The failure of a connection, of the data received over it, or of the local side.
+    pub(super) fn unreachable_at(&self, endpoint: &Endpoint, e: ureq::Error) -> Failure {
+        let (url, other_scheme) = (&endpoint.url, || self.other_scheme(&endpoint.url));
         let (why, hint) = match &e {
             ureq::Error::Io(e) if broken(e).is_some() => return own_fault(e).into(),
-            ureq::Error::Io(e) if self.url.starts_with("https:") && pins::has_no_tls(e) => {
+            ureq::Error::Io(e) if url.starts_with("https:") && pins::has_no_tls(e) => {
                 (pins::NO_TLS.into(), Some(TRY_HTTP))
             }
             ureq::Error::Io(e) if pins::has_no_tls(e) && self.fingerprint().is_some() => (
@@ -119,8 +126,8 @@ impl HubClient {
                 Some("is \"mesync serve\" running there?"),
             ),
             // a port that speaks TLS only may close the connection, and so may a hub that stops
-            ureq::Error::Io(e) if is_stale(e) && !self.has_responded.load(Relaxed) => {
-                (plain(e), self.other_scheme())
+            ureq::Error::Io(e) if is_stale(e) && !endpoint.has_responded.load(Relaxed) => {
+                (plain(e), other_scheme())
             }
             ureq::Error::Io(e) => (plain(e), None),
             ureq::Error::HostNotFound => (
@@ -143,11 +150,11 @@ impl HubClient {
                 None,
             ),
             ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..) => {
-                ("it does not speak HTTP".to_string(), self.other_scheme())
+                ("it does not speak HTTP".to_string(), other_scheme())
             }
             other => (other.to_string(), None),
         };
-        let (way, hint) = match &self.proxy {
+        let (way, hint) = match &endpoint.proxy {
             // the proxy, or a host behind it, does not respond
             Some(proxy) => (
                 format!(
@@ -162,7 +169,7 @@ impl HubClient {
         };
         let error = Error::new(
             Kind::Unreachable,
-            format!("cannot reach hub {}{way}: {why}", self.url),
+            format!("cannot reach hub {url}{way}: {why}"),
         );
         let told = match &e {
             ureq::Error::Io(e) if pins::is_other_certificate(e) => Told::OtherCertificate,
@@ -179,21 +186,21 @@ impl HubClient {
     }
 
     /// The remedy if the port may need TLS, which this client does not use.
-    fn other_scheme(&self) -> Option<&'static str> {
-        (self.pins.is_none() && self.url.starts_with("http:")).then_some(TRY_HTTPS)
+    fn other_scheme(&self, url: &str) -> Option<&'static str> {
+        (self.pins.is_none() && url.starts_with("http:")).then_some(TRY_HTTPS)
     }
 
     /// The failure of reading a long response.
     pub(super) fn interrupted(&self, e: &std::io::Error) -> Failure {
         Error::new(
             Kind::Unreachable,
-            format!("cannot read from hub {}: {}", self.url, plain(e)),
+            format!("cannot read from hub {}: {}", self.url(), plain(e)),
         )
         .into()
     }
 
     pub(super) fn not_a_hub(&self, what: &str) -> Error {
-        Error::new(Kind::Unreachable, format!("the server at {} does not answer as a mesync hub: {what}", self.url))
+        Error::new(Kind::Unreachable, format!("the server at {} does not answer as a mesync hub: {what}", self.url()))
             .hint("check server_url; does another program use that port, or does the network require a login?")
     }
 
@@ -208,7 +215,7 @@ impl HubClient {
         Failure {
             told: Told::Foreign,
             // the answer of other servers to plain HTTP at a port for TLS
-            ..match self.other_scheme().filter(|_| status == 400) {
+            ..match self.other_scheme(self.url()).filter(|_| status == 400) {
                 Some(hint) => error.hint(hint).into(),
                 None => error.into(),
             }
@@ -258,7 +265,7 @@ impl HubClient {
                 Kind::Refused,
                 format!(
                     "server {} takes no file of this length: {}",
-                    self.url,
+                    self.url(),
                     said(words)
                 ),
             )
@@ -267,7 +274,7 @@ impl HubClient {
                 let hub_says_how = words.as_ref().is_some_and(|w| w.contains("mesync key add"));
                 let error = Error::new(
                     Kind::Refused,
-                    format!("hub {} refuses this machine: {}", self.url, said(words)),
+                    format!("hub {} refuses this machine: {}", self.url(), said(words)),
                 );
                 if hub_says_how {
                     error
@@ -277,17 +284,17 @@ impl HubClient {
             }
             (403, Some(words)) if matches!(told, Told::LacksRight(_)) => Error::new(
                 Kind::Refused,
-                format!("hub {}: {}", self.url, one_line(&words)),
+                format!("hub {}: {}", self.url(), one_line(&words)),
             ),
             (403, words @ Some(_)) => Error::new(
                 Kind::Refused,
-                format!("hub {} refuses this machine: {}", self.url, said(words)),
+                format!("hub {} refuses this machine: {}", self.url(), said(words)),
             ),
             (404, Some(words)) if words.starts_with(NO_SUCH_ROUTE) => Error::new(
                 Kind::Unreachable,
                 format!(
                     "hub {} does not know {}: it is of an older version",
-                    self.url,
+                    self.url(),
                     bare(path)
                 ),
             )
@@ -303,20 +310,20 @@ impl HubClient {
             (300..=399, _) => self.not_a_hub(&format!("status {status} for {}", bare(path))),
             (412, _) => Error::new(
                 Kind::Refused,
-                format!("hub {} has another revision now", self.url),
+                format!("hub {} has another revision now", self.url()),
             )
             .hint("look at the file, then repeat the command"),
             (409, words) if matches!(told, Told::Missing(_)) => Error::new(
                 Kind::Busy,
-                format!("hub {} cannot do it now: {}", self.url, said(words)),
+                format!("hub {} cannot do it now: {}", self.url(), said(words)),
             ),
             (408 | 425 | 429 | 500..=599, words) => Error::new(
                 Kind::Busy,
-                format!("hub {} cannot do it now: {}", self.url, said(words)),
+                format!("hub {} cannot do it now: {}", self.url(), said(words)),
             ),
             (_, words) => Error::new(
                 Kind::Refused,
-                format!("hub {} refuses {}: {}", self.url, bare(path), said(words)),
+                format!("hub {} refuses {}: {}", self.url(), bare(path), said(words)),
             ),
         };
         Failure {
@@ -325,6 +332,22 @@ impl HubClient {
             retry_after,
             told,
         }
+    }
+}
+
+/// No hub of a list was reached: the words about each, and what else is known of the last.
+pub(super) fn all(mut failures: Vec<Failure>) -> Failure {
+    let words: Vec<_> = failures.iter().map(|f| f.error.what.as_str()).collect();
+    let what = words.join("; ");
+    let last = failures.pop();
+    let hint = last.as_ref().and_then(|last| last.error.hint.clone());
+    let error = Error {
+        hint,
+        ..Error::new(Kind::Unreachable, what)
+    };
+    Failure {
+        told: last.map_or(Told::Nothing, |last| last.told),
+        ..error.into()
     }
 }
 

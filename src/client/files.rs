@@ -12,7 +12,7 @@ use ureq::http::{self, Method};
 use uuid::Uuid;
 
 use super::header::media_type;
-use super::{Body, Call, Called, HubClient};
+use super::{Body, Call, Called, HubClient, Purpose};
 use crate::wire::KeyUse;
 use crate::wire::files::{
     AskedChunks, Backup, COMPACT_ROWS, ChangesPage, Chunk, Commit, FileEvent, HISTORY_HEADER, Hash,
@@ -112,7 +112,7 @@ impl HubClient {
             most: PAGE_BYTES,
             ..Call::get(&path)
         };
-        let answer = self.authorized(&self.agent, &call)?;
+        let answer = self.authorized(Purpose::Request, &call)?;
         let total = header(&answer, "x-total-count");
         Ok(ListingPage {
             records: self.body(answer, call.most, &call.path)?,
@@ -164,7 +164,7 @@ impl HubClient {
             headers: headers.chain(accepted).collect(),
             ..Call::get(&path)
         };
-        let answer = self.authorized(&self.agent, &call)?;
+        let answer = self.authorized(Purpose::Request, &call)?;
         // an older hub sends JSON
         if media_type(&answer) != COMPACT_ROWS {
             return self.body(answer, call.most, &call.path);
@@ -297,7 +297,7 @@ impl HubClient {
     /// A change whose response has no body (204). The next conditional request names the new revision
     /// again.
     pub(super) fn done(&self, call: &Call) -> Called<()> {
-        let answer = self.authorized(&self.agent, call)?;
+        let answer = self.authorized(Purpose::Request, call)?;
         match answer.status().as_u16() {
             204 => Ok(()),
             status => Err(self.foreign(status, &media_type(&answer), &call.path)),
@@ -306,7 +306,7 @@ impl HubClient {
 
     /// A change whose response is a record, or only a revision if nothing was changed.
     pub(super) fn stored(&self, call: &Call) -> Called<Stored> {
-        let answer = self.authorized(&self.agent, call)?;
+        let answer = self.authorized(Purpose::Request, call)?;
         let outcome = match answer.status().as_u16() {
             201 => UploadOutcome::Created,
             204 => {

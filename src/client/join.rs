@@ -3,7 +3,7 @@
 use ureq::http;
 
 use super::body::Body;
-use super::{Call, Called, HubClient, MAX_ANSWER_BYTES};
+use super::{Call, Called, HubClient, MAX_ANSWER_BYTES, Purpose};
 use crate::wire::LoginAnswer;
 use crate::wire::join::{Accept, Answer, Ask, Requests};
 
@@ -13,7 +13,7 @@ impl HubClient {
     /// `POST /api/join`: asks to join, without a key.
     pub fn ask_to_join(&self, ask: &Ask) -> Called<Answer> {
         let call = post(PATH, ask);
-        let answer = self.exchange(&self.agent, &call, &self.url, None)?;
+        let answer = self.exchange(Purpose::Request, &call, self.server_url(), None)?;
         if !answer.status().is_success() {
             return Err(self.refused(answer, PATH));
         }

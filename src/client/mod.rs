@@ -5,6 +5,7 @@
 
 mod approvals;
 mod body;
+mod endpoints;
 mod events;
 mod failure;
 mod files;
@@ -18,34 +19,30 @@ mod url;
 mod zone;
 
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use ureq::unversioned::transport::DefaultConnector;
 use ureq::{SendBody, http};
 
-use crate::config::environment;
 use crate::config::{self, Settings};
 use crate::credentials::Access;
 use crate::error::{Error, Kind};
 use crate::pins::{self, Pins};
-use crate::tls::Trust;
 use crate::wire::files::Hash;
 use crate::wire::{self, Health, LoginAnswer};
 pub use body::ByteSource;
 use body::{Body, PieceReader};
+use endpoints::{Endpoint, Endpoints, Purpose};
 use failure::is_stale;
 pub use failure::{Called, Failure, Told};
 pub use files::{ChangeHeaders, Query, Stored, UploadOutcome};
 use header::media_type;
 pub use messages::PullResult;
-use proxy::Proxy;
 use token::BearerToken;
 pub use transfers::Download;
+use url::bare;
 pub use url::is_loopback;
-use url::{bare, is_address};
-use zone::Zoned;
 
 /// The address of the hub and the key; read before each call, so a new key needs no restart.
 pub type AccessSource = Box<dyn Fn() -> crate::error::Result<Access> + Send + Sync>;
@@ -58,13 +55,10 @@ pub type NextCertificate = Box<dyn Fn(Hash) + Send + Sync>;
 
 /// One hub, over pooled connections; shared by threads.
 pub struct HubClient {
-    url: String,
-    proxy: Option<Proxy>,
+    server_url: String,
+    endpoints: Endpoints,
     /// The name of this machine, if the key does not contain it.
     host: String,
-    agent: ureq::Agent,
-    /// Event streams have no deadline for the whole, only for each read.
-    streams: ureq::Agent,
     access: AccessSource,
     token: Mutex<Option<BearerToken>>,
     ours: OnceLock<bool>,
@@ -75,8 +69,6 @@ pub struct HubClient {
     pins: Option<Arc<Pins>>,
     next_certificate: OnceLock<NextCertificate>,
     state: OnceLock<StateSource>,
-    /// A server has responded, whatever it was.
-    has_responded: AtomicBool,
 }
 
 /// The state of this machine as a header; `None`: it is not known.
@@ -100,8 +92,6 @@ struct Call<'a> {
 const ANNOUNCED_BODY_BYTES: u64 = 256 * 1024;
 
 const MAX_ANSWER_BYTES: u64 = 1024 * 1024;
-/// Kept connections, at most: as many as the threads of one directory use.
-const MAX_KEPT_CONNECTIONS: usize = 16;
 
 impl HubClient {
     /// The hub of the settings. `http_timeout` applies to connecting, to each read and write, and to the beginning of a
@@ -118,59 +108,10 @@ impl HubClient {
         access: AccessSource,
         pins: Option<Arc<Pins>>,
     ) -> crate::error::Result<HubClient> {
-        let (url, timeout) = (settings.server_url.as_str(), settings.http_timeout);
-        // a name is resolved in a separate thread for each request; an address needs none
-        let bare = config::zone::without(url);
-        let resolve = if is_address(&bare) {
-            None
-        } else {
-            Some(timeout)
-        };
-        let proxy = proxy::find(&bare, environment::text)?;
-        let trust = settings.ca_file.as_deref().map(Trust::read).transpose()?;
-        let config = || {
-            let config = ureq::Agent::config_builder()
-                .http_status_as_error(false)
-                .max_redirects(0)
-                .max_redirects_will_error(false)
-                .user_agent(concat!("mesync/", env!("CARGO_PKG_VERSION")))
-                .max_idle_connections(MAX_KEPT_CONNECTIONS)
-                .max_idle_connections_per_host(MAX_KEPT_CONNECTIONS)
-                .input_buffer_size(16 * 1024)
-                .output_buffer_size(16 * 1024)
-                // below the hub's own limit for idle connections
-                .max_idle_age(Duration::from_secs(45))
-                .timeout_resolve(resolve)
-                .timeout_connect(Some(timeout))
-                .timeout_send_request(Some(timeout))
-                .timeout_per_write(Some(timeout))
-                .proxy(proxy.as_ref().map(|proxy| proxy.agent.clone()));
-            match &trust {
-                Some(trust) => trust.apply(config),
-                None => config,
-            }
-        };
-        let agent = config()
-            .timeout_recv_response(Some(timeout))
-            .timeout_per_read(Some(timeout))
-            .build();
-        let stream = config()
-            .timeout_recv_response(Some(timeout))
-            .timeout_per_read(Some(Duration::from_secs(3 * wire::KEEP_ALIVE)))
-            .build();
-        let make = |config| {
-            let zoned = Zoned(config::zone::of(url).map(str::to_string));
-            match &pins {
-                Some(pins) => pins::agent(config, pins, zoned),
-                None => ureq::Agent::with_parts(config, DefaultConnector::default(), zoned),
-            }
-        };
         Ok(HubClient {
-            url: url.to_string(),
-            proxy,
+            server_url: settings.server_url.clone(),
+            endpoints: Endpoints::new(settings, pins.as_ref())?,
             host: settings.host_id.clone(),
-            agent: make(agent),
-            streams: make(stream),
             access,
             token: Mutex::new(None),
             ours: OnceLock::new(),
@@ -179,24 +120,33 @@ impl HubClient {
             pins,
             next_certificate: OnceLock::new(),
             state: OnceLock::new(),
-            has_responded: AtomicBool::new(false),
         })
     }
 
+    /// The hub that is called now.
     pub fn url(&self) -> &str {
-        &self.url
+        &self.endpoints.current().url
+    }
+
+    /// The setting: one URL, or several with commas.
+    pub fn server_url(&self) -> &str {
+        &self.server_url
     }
 
     /// Wakes every thread that waits in a call; no calls are possible afterwards.
     pub fn stop(&self) {
-        self.agent.clone().shutdown();
-        self.streams.clone().shutdown();
+        self.endpoints.stop();
     }
 
     /// `GET /api/health`; needs no key. A hub that runs but cannot write responds with 503 and a body
     /// as well.
     pub fn health(&self) -> Called<Health> {
-        let answer = self.exchange(&self.agent, &Call::get("/api/health"), &self.url, None)?;
+        let answer = self.exchange(
+            Purpose::Request,
+            &Call::get("/api/health"),
+            &self.server_url,
+            None,
+        )?;
         match answer.status().as_u16() {
             200 | 503 => self.body(answer, MAX_ANSWER_BYTES, "/api/health"),
             _ => Err(self.refused(answer, "/api/health")),
@@ -218,6 +168,12 @@ impl HubClient {
             Err(failure) if failure.is_transient() && !failure.is_foreign() => return Err(failure),
             Err(_) => false,
         };
+        if !ours && self.endpoints.are_several() {
+            let words = format!("{} keeps no files as a hub does", self.url());
+            let error = Error::new(Kind::Settings, words)
+                .hint("server_url may name several hubs of one bucket, but one other server only");
+            return Err(error.into());
+        }
         if !ours {
             self.list(&Query::default(), 1, 0)?;
         }
@@ -270,7 +226,7 @@ impl HubClient {
     }
 
     fn json<T: serde::de::DeserializeOwned>(&self, call: &Call) -> Called<T> {
-        let answer = self.authorized(&self.agent, call)?;
+        let answer = self.authorized(Purpose::Request, call)?;
         self.body(answer, call.most, &call.path)
     }
 
@@ -309,10 +265,10 @@ impl HubClient {
     }
 
     /// One request with the token. After a 401 it logs in once more, because the hub may have been set up anew.
-    fn authorized(&self, agent: &ureq::Agent, call: &Call) -> Called<http::Response<ureq::Body>> {
+    fn authorized(&self, purpose: Purpose, call: &Call) -> Called<http::Response<ureq::Body>> {
         for fresh in [false, true] {
             let (url, bearer) = self.bearer(fresh)?;
-            let answer = self.exchange(agent, call, &url, bearer.as_deref())?;
+            let answer = self.exchange(purpose, call, &url, bearer.as_deref())?;
             match answer.status().as_u16() {
                 200..=299 => return Ok(answer),
                 401 if !fresh => {}
@@ -322,23 +278,56 @@ impl HubClient {
         unreachable!("the second round returns")
     }
 
-    /// Sends once, and again if a pooled connection turned out to be closed, because every call of the client may be
-    /// repeated.
+    /// Sends to the hub that works, and to the others if it is not reached, has no time, or a proxy does not reach it (502 to
+    /// 504). Every call of the client may be repeated. `url`: where to call a single hub.
     fn exchange(
         &self,
-        agent: &ureq::Agent,
+        purpose: Purpose,
+        call: &Call,
+        url: &str,
+        bearer: Option<&str>,
+    ) -> Called<http::Response<ureq::Body>> {
+        if !self.endpoints.are_several() {
+            return self.exchange_with(self.endpoints.current(), purpose, call, url, bearer);
+        }
+        let (mut busy, mut failures) = (None, Vec::new());
+        for (index, endpoint) in self.endpoints.in_order() {
+            match self.exchange_with(endpoint, purpose, call, &endpoint.url, bearer) {
+                Ok(answer) if matches!(answer.status().as_u16(), 502..=504) => {
+                    log::debug!("hub {} has no time", endpoint.url);
+                    busy.get_or_insert(answer);
+                }
+                Ok(answer) => {
+                    self.endpoints.answered(index);
+                    return Ok(answer);
+                }
+                Err(failure) if failure.error.kind == Kind::Unreachable => {
+                    log::debug!("{}", failure.error);
+                    failures.push(failure);
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        busy.ok_or_else(|| failure::all(failures))
+    }
+
+    /// Sends once, and again if a pooled connection turned out to be closed.
+    fn exchange_with(
+        &self,
+        endpoint: &Endpoint,
+        purpose: Purpose,
         call: &Call,
         url: &str,
         bearer: Option<&str>,
     ) -> Called<http::Response<ureq::Body>> {
         for last in [false, true] {
-            match self.send(agent, call, url, bearer)? {
+            match self.send(endpoint.agent(purpose), call, url, bearer)? {
                 Ok(answer) => {
-                    self.has_responded.store(true, Relaxed);
+                    endpoint.has_responded.store(true, Relaxed);
                     return Ok(answer);
                 }
                 Err(ureq::Error::Io(e)) if !last && is_stale(&e) => {}
-                Err(e) => return Err(self.unreachable(e)),
+                Err(e) => return Err(self.unreachable_at(endpoint, e)),
             }
         }
         unreachable!("the second round returns")
@@ -375,7 +364,7 @@ impl HubClient {
         let failed = |e: http::Error| {
             Failure::from(Error::new(
                 Kind::Settings,
-                format!("cannot use the server URL {}: {e}", self.url),
+                format!("cannot use the server URL {url}: {e}"),
             ))
         };
         let patient = |request: http::Request<SendBody<'_>>| match call.patience {

@@ -7,7 +7,7 @@ use ureq::http;
 use super::body::Body;
 use super::failure::Called;
 use super::header::http_date;
-use super::{Call, HubClient, MAX_ANSWER_BYTES};
+use super::{Call, HubClient, MAX_ANSWER_BYTES, Purpose};
 use crate::clock;
 use crate::credentials::Access;
 use crate::wire::{self, LoginAnswer};
@@ -102,7 +102,7 @@ impl HubClient {
             body: Body::Json(body),
             ..Call::get("/api/auth/login")
         };
-        let answer = self.exchange(&self.agent, &call, url, None)?;
+        let answer = self.exchange(Purpose::Request, &call, url, None)?;
         if !answer.status().is_success() {
             return Err(self.refused(answer, &call.path));
         }

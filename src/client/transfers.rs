@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::body::{Body, ByteSource, BytesPassed, Piece};
 use super::files::{ChangeHeaders, SYNC_PATIENCE, Stored, etag, knows, tag};
 use super::header::media_type;
-use super::{Call, Called, HubClient};
+use super::{Call, Called, HubClient, Purpose};
 use crate::error::Error;
 use crate::wire::files::{
     BatchAnswer, BatchItem, BatchResult, Fetch, FetchHead, FetchItem, Hash, Metadata,
@@ -164,7 +164,7 @@ impl HubClient {
             ..Call::get("/api/files/fetch")
         };
         let answer = self.typed(
-            self.authorized(&self.agent, &call)?,
+            self.authorized(Purpose::Request, &call)?,
             "application/octet-stream",
             &call.path,
         )?;
@@ -203,7 +203,7 @@ impl HubClient {
             let last = to.map_or(String::new(), |to| to.saturating_sub(1).to_string());
             call.headers.push(("range", format!("bytes={from}-{last}")));
         }
-        let answer = self.authorized(&self.agent, &call)?;
+        let answer = self.authorized(Purpose::Request, &call)?;
         let named = etag(&answer);
         // content may have any type, so the response is recognized by its revision
         if self.may_be_ours() && named.is_none_or(|named| at.is_some_and(|at| !at.is(named))) {

@@ -9,6 +9,7 @@ mod encryption;
 pub mod environment;
 pub mod limits;
 mod load;
+pub mod server_url;
 mod values;
 pub mod watch;
 pub mod zone;
@@ -163,8 +164,8 @@ use Section::{Client, Hub};
 pub static SETTINGS: &[Setting] = &[
     row(Section::None, "base_dir", "MESYNC_BASE_DIR", "~/.daemon", "directory with outbox, inbox, sent, failed, hooks, state and config.toml",
         |s, v| path(v).map(|v| s.base_dir = v)),
-    row(Client, "server_url", "MESYNC_SERVER_URL", "http://localhost:8080", "the hub",
-        |s, v| check_url(v).map(|v| s.server_url = v)),
+    row(Client, "server_url", "MESYNC_SERVER_URL", "http://localhost:8080", "the hub, or several of one bucket with commas",
+        |s, v| server_url::list(v).map(|v| s.server_url = v)),
     row(Client, "host_id", "MESYNC_HOST_ID", "", "this machine's name on the hub; the system's host name if not set",
         |s, v| wire::check_host(v).map(|v| s.host_id = v)),
     row(Client, "poll_interval", "MESYNC_POLL_INTERVAL", "5", "seconds between scans of outbox and hub when no event wakes the daemon (1 to 3600)",

@@ -99,7 +99,7 @@ impl Supervisor {
 
     /// Opens the directory, works, and reopens it after a failure, until the client ends.
     pub fn run(self) -> Result<()> {
-        let server = self.hub.url().to_string();
+        let server = self.hub.server_url().to_string();
         let place = Place {
             base_dir: &self.base_dir,
             server: &server,

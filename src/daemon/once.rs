@@ -85,7 +85,7 @@ pub fn open(
     let private = private(settings);
     let place = Place {
         base_dir: &settings.base_dir,
-        server: hub.url(),
+        server: hub.server_url(),
         private: &private,
         neighbours,
         events: &Arc::default(),
@@ -96,7 +96,7 @@ pub fn open(
         OpenedDirectory::Ready(directory) => Ok((directory, files)),
         OpenedDirectory::Held(why) => {
             let e = marker::held(&watch.path, &why);
-            Reporter::new(files, watch, hub.url())
+            Reporter::new(files, watch, hub.server_url())
                 .trouble(crate::files::status::DirectoryCondition::Held, &e);
             Err(e)
         }
@@ -113,7 +113,7 @@ pub fn open_to_look(
     let private = private(settings);
     let place = Place {
         base_dir: &settings.base_dir,
-        server: hub.url(),
+        server: hub.server_url(),
         private: &private,
         neighbours: &Arc::default(),
         events: &Arc::default(),

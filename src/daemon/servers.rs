@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::client::{HubClient, is_loopback};
-use crate::config::Settings;
+use crate::config::{Settings, server_url};
 use crate::error::Result;
 use crate::login::{self, Login};
 use crate::{clock, credentials, joining};
@@ -34,7 +34,7 @@ pub fn both(settings: &Arc<Settings>) -> Result<(Arc<HubClient>, Arc<HubClient>)
     let of_messages = Arc::new(messages(settings)?);
     let path = login::file();
     let login = path.as_deref().map(login::read).transpose()?.flatten();
-    let same = login.is_none_or(|login| login.server_url == settings.server_url);
+    let same = login.is_none_or(|login| server_url::names(&settings.server_url, &login.server_url));
     let of_files = if same {
         of_messages.clone()
     } else {
@@ -57,7 +57,7 @@ pub fn files(settings: &Arc<Settings>) -> Result<HubClient> {
     let mut of_files = joining::with_next(settings);
     if let Some(login) = login
         .as_ref()
-        .filter(|l| l.server_url != settings.server_url)
+        .filter(|l| !server_url::names(&settings.server_url, &l.server_url))
     {
         // what is known of one hub does not apply to another
         of_files.server_url.clone_from(&login.server_url);
@@ -95,9 +95,10 @@ pub fn files(settings: &Arc<Settings>) -> Result<HubClient> {
 
 /// Warns once that a key is sent unencrypted.
 pub fn warn_if_readable(server: &str) {
-    if server.starts_with("http://") && !is_loopback(server) {
+    let is_readable = |url: &&str| url.starts_with("http://") && !is_loopback(url);
+    if let Some(url) = server_url::each(server).find(is_readable) {
         log::warn!(
-            "the key goes to {server} in the clear: over a network that is not yours, use a proxy with TLS or a VPN"
+            "the key goes to {url} in the clear: over a network that is not yours, use a proxy with TLS or a VPN"
         );
     }
 }

@@ -55,18 +55,21 @@ impl StreamListener {
             let scope = self.scope();
             match self.hub.events(self.host.as_deref(), scope.as_ref()) {
                 Ok(stream) => {
-                    let opened = clock::monotonic();
+                    let (opened, hub) = (clock::monotonic(), self.hub.url());
+                    let wanted = || self.scope() == scope && self.hub.url() == hub;
                     said = None;
                     log::debug!("opened the event stream");
-                    // a keep-alive ends the stream of other directories than those of now
+                    // a keep-alive ends the stream of other directories than those of now, and of a hub that other calls have left
                     if !tell(StreamEvent::Opened)
-                        || !follow(stream, tell, &|| self.scope() == scope)
+                        || !follow(stream, tell, &wanted)
                         || !tell(StreamEvent::Closed)
                     {
                         return Ok(());
                     }
-                    if self.scope() != scope {
-                        log::debug!("reopening the event stream for other directories");
+                    if !wanted() {
+                        log::debug!(
+                            "reopening the event stream for other directories or at another hub"
+                        );
                         continue;
                     }
                     log::debug!("event stream ended");

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::client::{Called, HubClient};
-use crate::config::{Settings, edit};
+use crate::config::{Settings, edit, server_url};
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::Hash;
 use crate::{credentials, disk};
@@ -26,7 +26,7 @@ const NEXT_FILE: &str = "state/next-certificate";
 pub fn may_ask(settings: &Settings) -> bool {
     cfg!(feature = "tls")
         && settings.hub_fingerprint.is_empty()
-        && settings.server_url.starts_with("http://")
+        && server_url::each(&settings.server_url).all(|url| url.starts_with("http://"))
         && credentials::access(settings).is_ok_and(|access| access.key.is_none())
 }
 

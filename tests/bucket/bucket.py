@@ -7,7 +7,8 @@ messages, and a storm: hubs and the store are killed or stopped, and one hub los
     BINARY=path tests/bucket/bucket.py     of another binary
 
 Checks: all trees are equal in the end, no acknowledged change is lost, each message arrives once, a key that one hub gave is
-good at all of them, and any machine with the access key becomes the hub. Standard library only; `weed` is taken from PATH or
+good at all of them, machines whose hub dies are live again within ten seconds, and any machine with the access key becomes the
+hub. Standard library only; `weed` is taken from PATH or
 from the variable WEED. Without it the script says so and ends with 0.
 """
 
@@ -164,6 +165,9 @@ class World:
             sys.exit(f"key add {name}: {made.stdout}{made.stderr}")
         return keys[0]
 
+    def url(self, hub):
+        return f"http://127.0.0.1:{self.ports[f'hub{hub}']}"
+
     def start_client(self, number, key):
         home, tree = self.base / f"c{number}", self.base / f"tree{number}"
         daemon = home / ".daemon"
@@ -172,7 +176,7 @@ class World:
         (daemon / "key").write_text(key + "\n")
         (daemon / "key").chmod(0o600)
         (daemon / "config.toml").write_text(
-            f'server_url = "http://127.0.0.1:{self.ports[f"hub{number % HUBS}"]}"\nhost_id = "c{number}"\n'
+            f'server_url = "{", ".join(self.url(hub) for hub in range(HUBS))}"\nhost_id = "c{number}"\n'
             f'api_key_file = "{daemon / "key"}"\npoll_interval = 2\n'
             f'[[watch]]\npath = "{tree}"\nremote = "share"\n')
         env = {**os.environ, "HOME": str(home)}
@@ -281,6 +285,27 @@ def harm(world, rng, round_):
             check(f"hub {number} answers again", False, (world.base / f"hub{number}.log").read_text()[-500:])
 
 
+def dead_hubs(world, wanted):
+    """All hubs but one die, each in turn: the machines go on with that one, and live."""
+    for left in range(HUBS):
+        for number in range(HUBS):
+            if number != left:
+                world.hubs[number].kill()
+        killed = time.monotonic()
+        for number in range(CLIENTS):
+            name = f"of-c{number}/live{left}"
+            (world.base / f"tree{number}" / name).write_bytes(name.encode())
+            wanted[name] = hashlib.sha256(name.encode()).hexdigest()
+        live = wait_for("the machines", lambda: all(world.tree(n) == wanted for n in range(CLIENTS)))
+        took = time.monotonic() - killed
+        check(f"with hub {left} alone all machines are live again within 10 s", bool(live) and took < 10, f"{took:.1f} s")
+        print(f"      live after {took:.1f} s", flush=True)
+        for number in range(HUBS):
+            if number != left:
+                world.hubs[number].start()
+                world.await_hub(number)
+
+
 def move_in(world):
     """A hub of its own with a file and a key is moved into the bucket."""
     alone = {key: value for key, value in world.hub_env(0).items() if not key.startswith("MESYNC_BUCKET")}
@@ -354,6 +379,7 @@ def main():
         for n in range(CLIENTS):
             got, sent = sorted(world.inbox(n)), sorted(messages[n])
             check(f"c{n} has each of its {len(sent)} messages once", got == sent, f"{got} instead of {sent}")
+        dead_hubs(world, wanted)
         # all hubs are lost; a new machine takes over with the access key alone
         for hub in world.hubs:
             hub.kill()
@@ -362,7 +388,7 @@ def main():
         world.hubs[1].start()
         check("a hub without any data becomes the hub", bool(world.await_hub(1)))
         env = {**os.environ, "HOME": str(base / "c1")}
-        listed = subprocess.run([BINARY, "ls", "share", "--json"], env=env, capture_output=True, text=True)
+        listed = subprocess.run([BINARY, "ls", "share", "--all", "--json"], env=env, capture_output=True, text=True)
         rows = [json.loads(line) for line in listed.stdout.splitlines()]
         names = {f"{row['path']}/{row['name']}".removeprefix("share/") for row in rows}
         check("it has all files", names >= set(wanted), f"{listed.stderr} {sorted(set(wanted) - names)[:5]}")

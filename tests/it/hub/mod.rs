@@ -10,6 +10,7 @@ mod files;
 #[cfg(feature = "tls")]
 mod joining;
 mod keys;
+mod list;
 mod memory;
 mod metrics;
 mod network;

@@ -2,14 +2,16 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub struct Proxy {
     pub port: u16,
     up: Arc<Way>,
     down: Arc<Way>,
+    is_cut: Arc<AtomicBool>,
+    connections: Arc<Mutex<Vec<TcpStream>>>,
 }
 
 struct Way {
@@ -33,14 +35,22 @@ impl Proxy {
             port: listener.local_addr().unwrap().port(),
             up: way(),
             down: way(),
+            is_cut: Arc::default(),
+            connections: Arc::default(),
         };
         let (up, down) = (proxy.up.clone(), proxy.down.clone());
+        let (is_cut, connections) = (proxy.is_cut.clone(), proxy.connections.clone());
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
+                let mut connections = connections.lock().unwrap();
+                if is_cut.load(Relaxed) {
+                    continue;
+                }
                 // a hub that is not there: the client sees its connection closed
                 let Ok(hub) = TcpStream::connect(("127.0.0.1", port)) else {
                     continue;
                 };
+                connections.push(client.try_clone().unwrap());
                 for (from, to, way) in [(&client, &hub, &up), (&hub, &client, &down)] {
                     let (from, to, way) = (
                         from.try_clone().unwrap(),
@@ -75,6 +85,19 @@ impl Proxy {
 
     pub fn hold_down(&self, more: Option<u64>) {
         self.down.hold(more);
+    }
+
+    /// Closes all connections, and each new one until [`Proxy::mend`], as where a hub was killed.
+    pub fn cut(&self) {
+        let mut connections = self.connections.lock().unwrap();
+        self.is_cut.store(true, Relaxed);
+        for connection in connections.drain(..) {
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+    }
+
+    pub fn mend(&self) {
+        self.is_cut.store(false, Relaxed);
     }
 
     /// As many bytes have passed as may.

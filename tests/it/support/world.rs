@@ -64,7 +64,8 @@ pub struct Machine {
     pub name: String,
     pub base: PathBuf,
     log: PathBuf,
-    url: String,
+    /// `server_url`.
+    pub url: String,
     child: Option<Child>,
     pub program: PathBuf,
     pub env: Vec<(String, String)>,
