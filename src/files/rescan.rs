@@ -24,6 +24,8 @@ use crate::error::Result;
 
 /// Temporary names left by a crash that one start removes; later starts find the others.
 const MAX_TEMPORARY_NAMES: usize = 10_000;
+/// Names that a walk remembers, so that it need not look at them again to find the ones that are missing.
+const MAX_REMEMBERED_NAMES: usize = 10_000;
 /// How long a rescan waits for room in a queue that does not shrink.
 const STALLED_OFFER_TIMEOUT: Duration = Duration::from_millis(500);
 const OFFER_PAUSE: Duration = Duration::from_millis(10);
@@ -63,9 +65,12 @@ impl Directory {
         depth: Depth,
         tell: &mut dyn FnMut(&str) -> Called<()>,
     ) -> Called<Met> {
-        let mut copies = 0;
+        let (mut copies, mut here) = (0, HashSet::new());
         let skipped = scan::scan(&self.tree, dir, depth, &mut |found| {
             if let ScanItem::Name { path, is_dir } = found {
+                if here.len() < MAX_REMEMBERED_NAMES {
+                    here.insert(path.to_string());
+                }
                 copies += u64::from(is_copy(path));
                 if self.differs(path, is_dir)? {
                     tell(path)?;
@@ -75,7 +80,8 @@ impl Directory {
         })?;
         each_below(&*self.state, dir, |path, rows| {
             let is_within = depth == Depth::All || parent(path).unwrap_or("") == dir;
-            if is_within && (rows.is_pending() || self.has_left(path, &rows.base)?) {
+            let is_here = here.contains(path);
+            if is_within && (rows.is_pending() || self.has_left(path, &rows.base, is_here)?) {
                 tell(path)?;
             }
             Ok::<_, Fault>(!self.wakeup.is_stopped())
@@ -126,8 +132,16 @@ impl Directory {
                     return Ok(());
                 }
                 self.engine.offer(path);
-                self.room_perhaps(path);
-                self.twins_perhaps(path);
+                self.wakeup.wake();
+                match self.tree.stamp(path) {
+                    // so its directory is not empty
+                    Ok(Some(_)) => return Ok(()),
+                    Ok(None) => {
+                        self.room_perhaps();
+                        self.twins_perhaps(path);
+                    }
+                    Err(_) => {}
+                }
                 let offered = self.offer_emptied(parent(path));
                 self.wakeup.wake();
                 offered
@@ -178,17 +192,15 @@ impl Directory {
     }
 
     /// Retries downloads that wait for free space: a deleted file may have made some.
-    fn room_perhaps(&self, path: &str) {
-        if self.is_full() && self.tree.stamp(path).is_ok_and(|stamp| stamp.is_none()) {
+    fn room_perhaps(&self) {
+        if self.is_full() {
             self.try_again();
         }
     }
 
     /// Offers the other names that the disk folds into a free one.
     fn twins_perhaps(&self, path: &str) {
-        if self.tree.folds() != Folds::Nowhere
-            && self.tree.stamp(path).is_ok_and(|stamp| stamp.is_none())
-        {
+        if self.tree.folds() != Folds::Nowhere {
             self.stats
                 .refused_below(parent(path).unwrap_or(""))
                 .iter()
@@ -265,10 +277,13 @@ impl Directory {
         })
     }
 
-    /// Whether an entry of the base is no longer in the tree, or is ignored now.
-    fn has_left(&self, path: &str, base: &BaseRow) -> Called<bool> {
+    /// Whether an entry of the base is no longer in the tree, or is ignored now. `is_here`: the walk has just met it.
+    fn has_left(&self, path: &str, base: &BaseRow, is_here: bool) -> Called<bool> {
         if base.entry.is_none() {
             return Ok(false);
+        }
+        if is_here {
+            return Ok(self.tree.ignored(path));
         }
         let is_missing = match self.tree.stamp(path) {
             // a pipe or device has no inode here: it took the place of a file, which is reported

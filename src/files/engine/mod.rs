@@ -70,6 +70,7 @@ pub struct Engine {
     generation: RwLock<u64>,
     /// The newest revision of the current history that this client knows.
     newest: Mutex<Revision>,
+    own: Mutex<remote_changes::OwnChanges>,
     /// Only one poll runs at a time.
     polling: Mutex<()>,
     /// The recent deletes.
@@ -162,6 +163,7 @@ impl Engine {
             queue: Mutex::default(),
             generation: RwLock::new(generation),
             newest,
+            own: Mutex::default(),
             polling: Mutex::new(()),
             burst: Mutex::default(),
             weighing: Mutex::new(()),

@@ -43,6 +43,9 @@ impl Engine {
             )));
         }
         let action = self.plan(&known).action;
+        if action == Action::Nothing && self.is_settled(path, &known)? {
+            return Ok(WorkEnd::Settled);
+        }
         let way = if matches!(action, Action::Upload | Action::Delete) {
             Direction::Up
         } else {
@@ -88,6 +91,20 @@ impl Engine {
             _ => examined(Precedence::Change, way),
         };
         Ok(WorkEnd::Examined(found))
+    }
+
+    /// Whether the path is in sync in every respect that [`Engine::decide`] would examine again.
+    fn is_settled(&self, path: &str, known: &PathState) -> Result<bool, Interrupted> {
+        let node = known.node.map(|node| node.entry);
+        // the content of a directory matters too
+        let is_plain = node.is_none_or(|node| !node.is_dir())
+            && known.plan().action == Action::Nothing
+            && (node.is_some() || known.remote().entry.is_none());
+        let is_fresh = || matches!(refresh(known, known.local), NextStep::Ended(false));
+        Ok(is_plain
+            && is_fresh()
+            && (node.is_none() || self.env.state.below(path, "", 1)?.is_empty())
+            && self.wait_for_those_above(path, Action::Nothing).is_ok())
     }
 
     fn is_ignored(&self, path: &str) -> bool {

@@ -3,6 +3,7 @@
 //!
 //! It changes nothing in the tree; each stored row makes its path pending.
 
+use std::collections::BTreeSet;
 use std::sync::{PoisonError, RwLockWriteGuard};
 
 use uuid::Uuid;
@@ -14,6 +15,9 @@ use crate::wire::revision::Revision;
 use super::pages::each_page;
 use super::traits::{Called, ChangesResult, Feed, RowPage, Write};
 use super::{Engine, lock};
+
+/// Own changes that the feed has not reported; the paths of others are examined once more.
+const MAX_OWN_CHANGES: usize = 4096;
 
 /// The result of a poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +109,7 @@ impl Engine {
         *lock(&self.newest) = self.env.state.points()?.last().copied().unwrap_or_default();
         *generation = now;
         drop(generation);
+        *lock(&self.own) = OwnChanges::default();
         *lock(&self.drained) = false;
         self.queue().forget_examined();
         Ok(())
@@ -131,7 +136,14 @@ impl Engine {
             .into_iter()
             .filter(|(path, _)| relpath::check(path).is_ok())
             .collect();
-        let paths: Vec<String> = named.iter().map(|(path, _)| path.clone()).collect();
+        let paths: Vec<String> = {
+            // a response has brought the others: their paths were examined after it
+            let mut own = lock(&self.own);
+            let news = named
+                .iter()
+                .filter(|(_, row)| !own.take(row.at()) || listing);
+            news.map(|(path, _)| path.clone()).collect()
+        };
         let rows = named.into_iter().map(|(path, row)| Write::Remote {
             path,
             row,
@@ -211,6 +223,23 @@ impl Engine {
             row: row.clone(),
             listed: false,
         })
+    }
+}
+
+/// Changes of this client that its state has from the hub's responses, until the feed reports them.
+#[derive(Debug, Default)]
+pub(super) struct OwnChanges(BTreeSet<Revision>);
+
+impl OwnChanges {
+    pub(super) fn add(&mut self, made: impl Iterator<Item = Revision>) {
+        self.0.extend(made);
+        while self.0.len() > MAX_OWN_CHANGES {
+            self.0.pop_first();
+        }
+    }
+
+    fn take(&mut self, at: Revision) -> bool {
+        self.0.remove(&at)
     }
 }
 

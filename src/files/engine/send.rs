@@ -17,7 +17,7 @@ use super::traits::{
     Called, ChangeOutcome, CompletedChange, ExpectedRow, Fault, HubChange, OldPath, OpenKey,
     Shipment, Write,
 };
-use super::{Engine, Interrupted, PathResult, PathState};
+use super::{Engine, Interrupted, PathResult, PathState, lock};
 
 /// Files that are examined as the source of a rename, or as a copy of the same bytes.
 pub(super) const CANDIDATES: usize = 16;
@@ -156,6 +156,9 @@ impl Engine {
             Ok(ChangeOutcome::Noted(made) | ChangeOutcome::Made(made)) => {
                 self.offer_above_tombstones(&keyed.key, made)?;
                 if matches!(answer, Ok(ChangeOutcome::Made(_))) {
+                    if keyed.key.ours {
+                        lock(&self.own).add(made.iter().map(|(_, row)| row.at()));
+                    }
                     let (path, from) = (
                         change.path.as_str(),
                         change.from.as_ref().map(|f| f.path.as_str()),

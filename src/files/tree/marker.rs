@@ -8,19 +8,25 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::PoisonError;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use uuid::Uuid;
 
 use super::partial;
-use super::root::{self, Root};
+use super::root::{self, InodeType, Root};
+use crate::clock;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::files::conflict::TRASH;
+use crate::files::plan::Stamp;
 use crate::relpath::OWN_DIR;
 
 const ID: &str = "id";
+const ID_PATH: &str = ".mesync/id";
+/// More than a tick of any disk, see [`Root::tick`].
+const MIN_MARKER_AGE_MS: u64 = 2500;
 const LOCK: &str = "lock";
 const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 const FLAGS: OFlags = OFlags::NOFOLLOW
@@ -51,8 +57,15 @@ pub fn check(root: &Root, id: Uuid) -> std::result::Result<(), String> {
     if let Some(why) = root.repointed() {
         return Err(why);
     }
+    if is_unchanged(root, id) {
+        return Ok(());
+    }
+    let before = stamp_of(root);
     match read(root) {
-        Ok(Some(found)) if found == id => Ok(()),
+        Ok(Some(found)) if found == id => {
+            remember(root, id, before);
+            Ok(())
+        }
         Ok(Some(_)) => Err("it has the marker of another directory".into()),
         Ok(None) => Err(format!("its marker {OWN_DIR}/{ID} is gone")),
         Err(e) => Err(format!(
@@ -60,6 +73,30 @@ pub fn check(root: &Root, id: Uuid) -> std::result::Result<(), String> {
             crate::error::plain(&e)
         )),
     }
+}
+
+/// Whether the file with the marker is the one that was read last. It is asked for each name that is missing, and its
+/// content cannot change without its stamp.
+fn is_unchanged(root: &Root, id: Uuid) -> bool {
+    let known = *root.marked.lock().unwrap_or_else(PoisonError::into_inner);
+    known.is_some_and(|(of, stamp)| of == id && stamp_of(root) == Some(stamp))
+}
+
+/// Remembers the stamp of a marker from before it was read. A young one says nothing: within a tick of the disk's clock,
+/// another write would leave it as it is.
+fn remember(root: &Root, id: Uuid, before: Option<Stamp>) {
+    let now = clock::millis(clock::now());
+    let is_old = |stamp: &Stamp| {
+        let changed = u64::try_from(stamp.ctime / 1_000_000).unwrap_or(u64::MAX);
+        changed.saturating_add(MIN_MARKER_AGE_MS) < now
+    };
+    let stamp = before.filter(|stamp| is_old(stamp) && stamp_of(root) == Some(*stamp));
+    *root.marked.lock().unwrap_or_else(PoisonError::into_inner) = stamp.map(|stamp| (id, stamp));
+}
+
+fn stamp_of(root: &Root) -> Option<Stamp> {
+    let shown = root::show(root.fd(), ID_PATH).ok()??;
+    (shown.what == InodeType::File && !shown.is_mounted).then_some(shown.stamp)
 }
 
 /// `None`: there is no marker.
@@ -184,4 +221,30 @@ fn own_dir(root: &Root) -> io::Result<OwnedFd> {
         Err(e) => return Err(e.into()),
     }
     root.through(OWN_DIR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_remembered_marker_is_read_again_when_its_file_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let (id, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        create(&root, id).unwrap();
+        // as if it were old
+        let remembered = || *root.marked.lock().unwrap() = Some((id, stamp_of(&root).unwrap()));
+        assert_eq!(check(&root, id), Ok(()));
+        remembered();
+        assert_eq!(check(&root, id), Ok(()));
+        assert!(check(&root, other).is_err());
+        remembered();
+        std::fs::write(dir.path().join(ID_PATH), format!("{other}\n\n")).unwrap();
+        assert!(check(&root, id).is_err());
+        create(&root, id).unwrap();
+        remembered();
+        std::fs::remove_file(dir.path().join(ID_PATH)).unwrap();
+        assert!(check(&root, id).is_err());
+    }
 }

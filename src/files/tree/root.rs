@@ -7,14 +7,15 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, OnceLock};
 
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, StatxAttributes, StatxFlags,
     StatxTimestamp,
 };
 use rustix::io::Errno;
+use uuid::Uuid;
 
 use super::listings::{Folds, Names, is_ordinary};
 use crate::error::{Error, Kind, Result, plain};
@@ -50,6 +51,8 @@ pub struct Root {
     names: OnceLock<Names>,
     /// The name that the user gave, which may contain links.
     named: OnceLock<PathBuf>,
+    /// The stamp of the file with the marker when its id was read last.
+    pub(super) marked: Mutex<Option<(Uuid, Stamp)>>,
 }
 
 /// The entry of a name, as `stat` shows it.
@@ -107,6 +110,7 @@ impl Root {
             openat2: AtomicBool::new(true),
             names: OnceLock::new(),
             named: OnceLock::new(),
+            marked: Mutex::default(),
         })
     }
 
