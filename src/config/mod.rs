@@ -100,6 +100,8 @@ pub struct HubSettings {
     pub bucket_key: Option<Secret>,
     pub bucket_key_file: Option<PathBuf>,
     pub bucket_poll: Duration,
+    /// The other hubs of the bucket, with commas; may be empty.
+    pub peers: String,
     pub commit_window: Duration,
     /// Of the client: authorities that must have signed the certificate of the bucket's server.
     pub ca_file: Option<PathBuf>,
@@ -234,6 +236,8 @@ pub static SETTINGS: &[Setting] = &[
         |s, v| path(v).map(|v| s.hub.bucket_key_file = Some(v))),
     row(Hub, "bucket_poll", "MESYNC_BUCKET_POLL", "2", "seconds between looks at the bucket while nothing happens (1 to 60)",
         |s, v| seconds(v, 1, 60).map(|v| s.hub.bucket_poll = v)),
+    row(Hub, "peers", "MESYNC_PEERS", "", "the other hubs of the bucket, with commas: they are told at once of changes and of machines",
+        |s, v| server_url::list(v).map(|v| s.hub.peers = v)),
     row(Hub, "commit_window", "MESYNC_COMMIT_WINDOW", "50", "milliseconds between two writes to the log of the bucket, at least (0 to 5000)",
         |s, v| milliseconds(v, 0, 5000).map(|v| s.hub.commit_window = v)),
     row(Section::None, "bucket_key", "MESYNC_BUCKET_KEY", "", "the access key of the bucket: its id, a colon and its secret",

@@ -54,9 +54,9 @@ pub trait Log: Send {
         None
     }
 
-    /// Milliseconds of hub time after which acks are written even without another operation.
-    fn flush_interval(&self) -> u64 {
-        600_000
+    /// Milliseconds of hub time after which acks, and times of pulls, are written even without another operation.
+    fn flush_intervals(&self) -> [u64; 2] {
+        [600_000; 2]
     }
 
     /// Makes the received bytes of an operation available to all hubs that will apply it. Called by any thread before the operation

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::config::limits;
 use crate::wire::fleet::{MachineCondition, MachineState};
+use crate::wire::peers::{self, HeardMachine};
 use crate::wire::{self, Doubt};
 use crate::{clock, disk};
 
@@ -47,6 +48,8 @@ struct Machines {
 pub struct ToldState {
     pub state: MachineState,
     pub at: u64,
+    /// It was told here, and not to another hub of the bucket.
+    pub here: bool,
 }
 
 /// The facts from which a machine's condition is derived; times are ages in seconds.
@@ -101,10 +104,45 @@ impl Fleet {
 
     /// Records the state in a header of this machine's request; an invalid one is ignored.
     pub fn note(&self, host: &str, header: &str, now: u64) {
+        self.note_told(host, header, now, true);
+    }
+
+    /// Records what another hub has heard, unless something later is known.
+    pub fn note_elsewhere(&self, machines: &[HeardMachine], now: u64) {
+        for HeardMachine { host, state, at } in machines {
+            if let Ok(host) = wire::check_host(host) {
+                self.note_told(&host, state, (*at).min(now), false);
+            }
+        }
+    }
+
+    /// What was told here after this time, the oldest first.
+    pub fn heard_here(&self, after: u64) -> Vec<HeardMachine> {
+        let inner = self.lock();
+        let new = inner
+            .states
+            .iter()
+            .filter(|(_, told)| told.here && told.at > after);
+        let mut heard: Vec<_> = new
+            .map(|(host, told)| HeardMachine {
+                host: host.clone(),
+                state: told.state.header(),
+                at: told.at,
+            })
+            .collect();
+        heard.sort_by_key(|machine| machine.at);
+        heard.truncate(peers::MAX_MACHINES);
+        heard
+    }
+
+    fn note_told(&self, host: &str, header: &str, at: u64, here: bool) {
         let Some(state) = MachineState::parse(header) else {
             return;
         };
         let mut inner = self.lock();
+        if !here && inner.states.get(host).is_some_and(|told| told.at >= at) {
+            return;
+        }
         if !inner.states.contains_key(host) && inner.states.len() >= MAX_STATES {
             let oldest = inner.states.iter().min_by_key(|(_, told)| told.at);
             if let Some(oldest) = oldest.map(|(host, _)| host.clone()) {
@@ -112,7 +150,7 @@ impl Fleet {
                 inner.names.remove(&oldest);
             }
         }
-        let told = ToldState { state, at: now };
+        let told = ToldState { state, at, here };
         inner.states.insert(host.to_string(), told);
         if !inner.names.contains(host) {
             if inner.names.len() >= MAX_STATES {
@@ -299,6 +337,41 @@ mod tests {
         fleet.note("h3", "{", 0);
         assert_eq!(fleet.all(Some("h3"))["h3"].at, 3);
         assert!(fleet.forget("h3") && !fleet.forget("h3"));
+    }
+
+    #[test]
+    fn what_another_hub_has_heard_counts_until_something_later_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let fleet = Fleet::open(dir.path(), 0);
+        let state = |pending| MachineState {
+            pending,
+            ..MachineState::default()
+        };
+        let heard = |host: &str, pending, at| HeardMachine {
+            host: host.into(),
+            state: state(pending).header(),
+            at,
+        };
+        let pending = |host: &str| {
+            fleet
+                .all(Some(host))
+                .get(host)
+                .map(|t| (t.state.pending, t.at))
+        };
+        fleet.note("web-1", &state(1).header(), 5000);
+        fleet.note_elsewhere(&[heard("web-1", 2, 4999), heard("web-2", 3, 4000)], 6000);
+        assert_eq!(pending("web-1"), Some((1, 5000)));
+        assert_eq!(pending("web-2"), Some((3, 4000)));
+        // a hub is not told of its own machines by another, nor of those of a third
+        assert_eq!(fleet.heard_here(0), [heard("web-1", 1, 5000)]);
+        assert_eq!(fleet.heard_here(5000), []);
+        // the machine calls the other hub now; a time ahead of this hub's is this hub's
+        fleet.note_elsewhere(&[heard("web-1", 4, 9000), heard("../x", 0, 0)], 6000);
+        assert_eq!(pending("web-1"), Some((4, 6000)));
+        assert_eq!(fleet.heard_here(0), []);
+        assert_eq!(fleet.all(None).len(), 2);
+        // it is missed at this hub too
+        assert_eq!(fleet.awaited(None, 0).len(), 2);
     }
 
     #[test]

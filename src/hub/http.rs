@@ -25,6 +25,8 @@ pub enum Caller {
     Anonymous,
     /// A caller with a token for the page: it sees all hosts, counts and changes of files, and nothing else.
     Viewer,
+    /// Another hub of the same bucket: it tells what it has heard, and nothing else.
+    Hub,
     /// A caller of a route without a key: health, login and the page.
     Nobody,
 }
@@ -34,7 +36,9 @@ impl Caller {
     pub fn host(&self) -> Option<&str> {
         match self {
             Caller::Host(host, _) => Some(host),
-            Caller::Admin | Caller::Anonymous | Caller::Viewer | Caller::Nobody => None,
+            Caller::Admin | Caller::Anonymous | Caller::Viewer | Caller::Hub | Caller::Nobody => {
+                None
+            }
         }
     }
 
@@ -42,7 +46,9 @@ impl Caller {
     pub fn limits(&self) -> Option<(&Rights, &str)> {
         match self {
             Caller::Host(host, rights) => Some((rights, host)),
-            Caller::Admin | Caller::Anonymous | Caller::Viewer | Caller::Nobody => None,
+            Caller::Admin | Caller::Anonymous | Caller::Viewer | Caller::Hub | Caller::Nobody => {
+                None
+            }
         }
     }
 
@@ -50,7 +56,7 @@ impl Caller {
         match self {
             Caller::Admin => true,
             Caller::Host(_, rights) => rights.administration == Administration::Yes,
-            Caller::Anonymous | Caller::Viewer | Caller::Nobody => false,
+            Caller::Anonymous | Caller::Viewer | Caller::Hub | Caller::Nobody => false,
         }
     }
 
@@ -61,11 +67,20 @@ impl Caller {
                 .check(right, host)
                 .map_err(|why| Reply::lacks(right.name(), why)),
             Caller::Admin => Ok(()),
+            Caller::Hub if right != Right::Hub => Err(Reply::lacks(
+                right.name(),
+                "this token is for what hubs tell each other only".into(),
+            )),
+            Caller::Hub => Ok(()),
             Caller::Viewer if right != Right::Any => Err(Reply::lacks(
                 right.name(),
                 "this token is for the page of the hub only".into(),
             )),
             Caller::Viewer => Ok(()),
+            Caller::Anonymous | Caller::Nobody if right == Right::Hub => Err(Reply::lacks(
+                right.name(),
+                "only another hub of the bucket can do this".into(),
+            )),
             Caller::Anonymous | Caller::Nobody if right == Right::Admin => Err(Reply::error(
                 403,
                 "only the master key, the hub's own, or a key with --admin can do this",
@@ -95,8 +110,8 @@ impl Caller {
     /// The host's name in lower case, if the caller may act for it.
     pub fn act_for(&self, host: &str) -> Result<String, Reply> {
         let host = wire::check_host(host).map_err(|why| Reply::error(400, why))?;
-        if *self == Caller::Viewer {
-            let words = "this token is for the page of the hub only, and acts for no host";
+        if matches!(self, Caller::Viewer | Caller::Hub) {
+            let words = "this token is for the page of the hub or for hubs, and acts for no host";
             return Err(Reply::error(403, words));
         }
         match self.host().filter(|own| *own != host) {

@@ -27,6 +27,7 @@ pub mod fleet;
 pub mod invitations;
 pub mod joining;
 pub mod keys;
+pub mod peers;
 pub mod pending;
 pub mod protected;
 pub mod rights;
@@ -74,7 +75,8 @@ use http::Request;
 use joining::Joining;
 use memory::Room;
 use messages::Messages;
-use opening::OpenedStore;
+use opening::{OpenedBucket, OpenedStore};
+use peers::Teller;
 use router::Router;
 use server::{Responder, Server};
 use shared_view::SharedView;
@@ -90,6 +92,7 @@ pub struct Hub {
     commit: Option<JoinHandle<()>>,
     /// With the sender that ends it.
     janitor: Option<(Sender<()>, JoinHandle<()>)>,
+    peers: Vec<JoinHandle<()>>,
     address: SocketAddr,
     settings: HubSettings,
     /// What it was started with.
@@ -143,8 +146,8 @@ impl Hub {
             let on_admission = Box::new(move |host: &str| messages.admit(host));
             Joining::new(data_dir, auth, certificates, on_admission)
         });
-        let shared = bucket.as_ref().map(|(_, clock)| SharedView {
-            clock: Arc::clone(clock),
+        let shared = bucket.as_ref().map(|opened| SharedView {
+            clock: Arc::clone(&opened.clock),
         });
         let router = Arc::new(Router {
             shared,
@@ -173,14 +176,28 @@ impl Hub {
             router,
             commit: Some(start_commit(work)?),
             janitor: None,
+            peers: Vec::new(),
             address: listen,
             settings: hub.clone(),
             started_with: (settings.clone(), allow_anonymous),
             beats: Mutex::default(),
             lock: Some(lock),
         };
-        if let Some((bucket, clock)) = bucket {
+        if let Some(OpenedBucket {
+            bucket,
+            clock,
+            peers,
+        }) = bucket
+        {
             started.janitor = Some(start_janitor(&started.router, hub, bucket, clock)?);
+            let router = &started.router;
+            let teller = Teller {
+                committer: Arc::clone(&router.committer),
+                fleet: Arc::clone(router.messages.fleet()),
+                auth: Arc::clone(&router.auth),
+                certificates: router.certificates.clone(),
+            };
+            started.peers = peers::start(teller, peers)?;
         }
         started.listen(hub, room)?;
         started.say_what_it_is(hub);
@@ -325,6 +342,7 @@ impl Hub {
                     != (&now.bucket_key, &now.bucket_key_file),
             ),
             ("bucket_poll", before.bucket_poll != now.bucket_poll),
+            ("peers", before.peers != now.peers),
             ("commit_window", before.commit_window != now.commit_window),
             (
                 "master_key",
@@ -362,6 +380,12 @@ impl Hub {
         self.router.committer.stop();
         if commit.join().is_err() {
             log::error!("commit thread panicked");
+        }
+        // they have ended with it
+        for peer in self.peers.drain(..) {
+            if peer.join().is_err() {
+                log::error!("peer thread panicked");
+            }
         }
         // what it waits for is answered now
         if janitor.is_some_and(|thread| thread.join().is_err()) {

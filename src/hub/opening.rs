@@ -11,6 +11,7 @@ use super::bucket::clock::StoreClock;
 use super::bucket::shared_files::{BucketLink, SharedFiles};
 use super::bucket::start::OpenBucket;
 use super::commit_log::{Disk, Log};
+use super::peers::{self, PeerWaits};
 use super::store::Store;
 use crate::clock;
 use crate::config::HubSettings;
@@ -20,7 +21,14 @@ use crate::error::{Error, Kind, Result};
 pub struct OpenedStore {
     pub store: Arc<Store>,
     pub log: Box<dyn Log>,
-    pub bucket: Option<(OpenBucket, Arc<StoreClock>)>,
+    pub bucket: Option<OpenedBucket>,
+}
+
+/// What a hub of a bucket has besides.
+pub struct OpenedBucket {
+    pub bucket: OpenBucket,
+    pub clock: Arc<StoreClock>,
+    pub peers: PeerWaits,
 }
 
 pub fn open_store(hub: &HubSettings, credentials: Option<&Path>) -> Result<OpenedStore> {
@@ -45,16 +53,22 @@ pub fn open_store(hub: &HubSettings, credentials: Option<&Path>) -> Result<Opene
         });
     };
     let bucket = bucket::start::open(Arc::new(link.open()?), &hub.data_dir, cache)?;
-    let view = bucket.begin(hub, wall)?;
+    let mut view = bucket.begin(hub, wall)?;
     if view.store.is_closed()? {
         return Err(bucket::shared_log::closed());
     }
     BucketLink::record(Some(&link), &hub.data_dir)?;
     SharedFiles::new(Arc::clone(&bucket.objects), &hub.data_dir)
         .refresh_all(&mut BTreeMap::new())?;
+    let (wakers, peers) = peers::channels(hub);
+    view.log.on_written = Box::new(move || wakers.written());
     Ok(OpenedStore {
         store: view.store,
         log: Box::new(view.log),
-        bucket: Some((bucket, view.clock)),
+        bucket: Some(OpenedBucket {
+            bucket,
+            clock: view.clock,
+            peers,
+        }),
     })
 }

@@ -24,6 +24,8 @@ pub enum Right {
     Send,
     Receive,
     Admin,
+    /// Of the hubs of one bucket: no key has it.
+    Hub,
 }
 
 impl Right {
@@ -36,6 +38,7 @@ impl Right {
             Right::Send => "send",
             Right::Receive => "receive",
             Right::Admin => "admin",
+            Right::Hub => "hub",
         }
     }
 }
@@ -196,7 +199,10 @@ impl Rights {
             Right::Admin if self.administration == Administration::No => {
                 lacks("administer the hub", "--admin")
             }
-            _ => Ok(()),
+            Right::Hub => Err("only another hub of the bucket can do this".into()),
+            Right::ReadFiles | Right::WriteFiles | Right::Send | Right::Receive | Right::Admin => {
+                Ok(())
+            }
         }
     }
 

@@ -18,6 +18,7 @@ use super::joining::Joining;
 use super::messages::{Messages, SendReply};
 use super::metrics::{RequestCounts, Text};
 use super::page;
+use super::peers;
 use super::process;
 use super::protected;
 use super::routes::{self, Route};
@@ -131,6 +132,11 @@ impl Router {
             Route::Login => answer(self.login(&request)),
             Route::Keys => answer(Reply::json(200, &self.auth.uses())),
             Route::PageToken => answer(self.auth.page_token()),
+            Route::Peer => answer(peers::hear(
+                &self.committer,
+                self.messages.fleet(),
+                &request,
+            )),
             Route::Metrics => answer(self.metrics(&request.caller)),
             Route::ApproveDeletes | Route::ApprovedDeletes => {
                 answer(self.approvals.handle(route, &request));
@@ -187,19 +193,21 @@ impl Router {
                 let named = request.header(HOST_HEADER).map(wire::check_host);
                 named.and_then(|host| host.ok())
             }
-            Caller::Viewer | Caller::Nobody => None,
+            Caller::Viewer | Caller::Hub | Caller::Nobody => None,
         };
         let Some(host) = host else {
             return answer;
         };
         if route != Route::GetMessages {
-            self.messages.note_state(&host, state);
+            let now = self.committer.now();
+            self.messages.fleet().note(&host, state, now);
             return answer;
         }
         let (messages, state) = (self.messages.clone(), state.to_string());
+        let committer = Arc::clone(&self.committer);
         Box::new(move |reply: Reply| {
             if reply.status == 200 {
-                messages.note_state(&host, &state);
+                messages.fleet().note(&host, &state, committer.now());
             }
             answer(reply);
         })
@@ -416,7 +424,7 @@ impl Router {
     fn write_queues(&self, caller: &Caller, text: &mut Text) {
         let only = match caller {
             Caller::Admin | Caller::Host(..) | Caller::Viewer => caller.sees_host(),
-            Caller::Anonymous | Caller::Nobody => return,
+            Caller::Anonymous | Caller::Hub | Caller::Nobody => return,
         };
         let now = self.committer.now();
         let Ok(hosts) = self.store.hosts(only, now) else {

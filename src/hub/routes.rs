@@ -4,7 +4,7 @@
 
 use super::http::Reply;
 use super::rights::Right;
-use crate::wire::{self, approvals, files, revision};
+use crate::wire::{self, approvals, files, peers, revision};
 
 /// Bytes of an upload besides the file: parts, boundaries, metadata.
 const MAX_FORM_BYTES: u64 = 64 * 1024;
@@ -56,6 +56,7 @@ pub enum Route {
     AcceptJoin,
     Keys,
     PageToken,
+    Peer,
 }
 
 impl Route {
@@ -72,6 +73,7 @@ impl Route {
             Route::Common => revision::POINTS as u64 * POINT_TEXT,
             Route::PutChunk => files::SINGLE,
             Route::ApproveDeletes | Route::ApprovedDeletes => approvals::MAX_LIST_BYTES as u64,
+            Route::Peer => peers::MAX_NEWS_BYTES as u64,
             _ => 4096,
         }
     }
@@ -97,6 +99,7 @@ impl Route {
             Route::GetMessages => Right::Receive,
             Route::PutHost | Route::DeleteHost | Route::RebindHost => Right::Admin,
             Route::Backup | Route::Keys | Route::PageToken => Right::Admin,
+            Route::Peer => Right::Hub,
             Route::JoinRequests | Route::AcceptJoin | Route::ApproveDeletes => Right::Admin,
             Route::History | Route::ListFiles | Route::Changes | Route::Common => Right::ReadFiles,
             Route::FetchFiles | Route::GetFile | Route::Download => Right::ReadFiles,
@@ -150,6 +153,7 @@ impl Route {
             Route::AcceptJoin => "accept_join",
             Route::Keys => "keys",
             Route::PageToken => "page_token",
+            Route::Peer => "peer",
         }
     }
 }
@@ -195,6 +199,7 @@ const TABLE: &[(&str, &str, Route)] = &[
     ("POST",   "/api/join/accept",       Route::AcceptJoin),
     ("GET",    "/api/hub/keys",          Route::Keys),
     ("POST",   "/api/hub/page",          Route::PageToken),
+    ("POST",   "/api/hub/peer",          Route::Peer),
 ];
 
 /// The route, or the answer 404 or 405. HEAD is GET.

@@ -6,6 +6,7 @@ pub mod approvals;
 pub mod files;
 pub mod fleet;
 pub mod join;
+pub mod peers;
 pub mod revision;
 pub mod rights;
 pub mod scope;

@@ -136,7 +136,8 @@ class World:
     def hub_env(self, number):
         gateway = self.ports["s3" if number % 2 == 0 else "s3b"]
         return {**os.environ, "HOME": str(self.base / f"home-hub{number}"), "MESYNC_BUCKET_KEY": f"{ACCESS}:{SECRET}",
-                "MESYNC_BUCKET": f"http://127.0.0.1:{gateway}/hubs/test"}
+                "MESYNC_BUCKET": f"http://127.0.0.1:{gateway}/hubs/test",
+                "MESYNC_PEERS": ",".join(self.url(hub) for hub in range(HUBS) if hub != number)}
 
     def start_hub(self, number):
         data = self.base / f"hub{number}"
@@ -306,6 +307,37 @@ def dead_hubs(world, wanted):
                 world.await_hub(number)
 
 
+def fleet_everywhere(world):
+    """Each hub shows all machines, whichever hub they call."""
+    for number in range(HUBS):
+        shown = []
+
+        def all_in_sync():
+            data = {"MESYNC_DATA_DIR": str(world.base / f"hub{number}"), "MESYNC_SERVER_URL": world.url(number)}
+            command, env = [BINARY, "hosts", "--json"], {**world.hub_env(number), **data}
+            listed = subprocess.run(command, env=env, capture_output=True, text=True)
+            rows = [json.loads(line) for line in listed.stdout.splitlines()]
+            shown[:] = [listed.stderr, *(f"{row['name']} {row['condition']} {row.get('reason')}" for row in rows)]
+            return len(rows) == CLIENTS and all(row["condition"] == "in-sync" for row in rows)
+
+        check(f"hub {number} shows all machines in sync", bool(wait_for("the machines", all_in_sync, 60)), shown)
+
+
+def latency(world, wanted):
+    """A change on a machine of one hub reaches the machines of the others, after a pause of all."""
+    took = []
+    (world.base / "tree0/of-c0").mkdir(exist_ok=True)
+    for round_ in range(5):
+        time.sleep(3)
+        name = f"of-c0/quick{round_}"
+        (world.base / "tree0" / name).write_bytes(name.encode())
+        began = time.monotonic()
+        wanted[name] = hashlib.sha256(name.encode()).hexdigest()
+        wait_for("the change", lambda: all((world.base / f"tree{n}" / name).exists() for n in range(CLIENTS)))
+        took.append(time.monotonic() - began)
+    print("      one change at all machines after " + " ".join(f"{t:.2f}" for t in took) + " s", flush=True)
+
+
 def move_in(world):
     """A hub of its own with a file and a key is moved into the bucket."""
     alone = {key: value for key, value in world.hub_env(0).items() if not key.startswith("MESYNC_BUCKET")}
@@ -379,6 +411,8 @@ def main():
         for n in range(CLIENTS):
             got, sent = sorted(world.inbox(n)), sorted(messages[n])
             check(f"c{n} has each of its {len(sent)} messages once", got == sent, f"{got} instead of {sent}")
+        fleet_everywhere(world)
+        latency(world, wanted)
         dead_hubs(world, wanted)
         # all hubs are lost; a new machine takes over with the access key alone
         for hub in world.hubs:

@@ -35,6 +35,7 @@ const THREADS: &[&str] = &[
     "src/joining/background.rs",
     "src/hub/mod.rs",
     "src/hub/commit/mod.rs",
+    "src/hub/peers.rs",
     "src/hub/server/",
     "src/messages/hooks/",
 ];

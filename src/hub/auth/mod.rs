@@ -65,6 +65,9 @@ const MASTER_NAME: &str = "*master";
 const LOCAL_NAME: &str = "*local";
 /// Of a token for the page; another `local.key` ends it.
 const PAGE_NAME: &str = "*page";
+/// Of a token of a hub for another hub of its bucket: it is made from the secret of tokens, which they share.
+const HUB_NAME: &str = "*hub";
+const NO_KEY: KeyHash = [0; 32];
 
 /// Why a key was not accepted.
 enum No {
@@ -191,6 +194,17 @@ impl Auth {
             Err(No::Wait(left)) => too_many(request.peer, left),
             Err(No::Unknown) => unknown_key(),
         }
+    }
+
+    /// A token for another hub of the bucket.
+    pub fn hub_token(&self) -> String {
+        let now = clock::millis(clock::now()) / 1000;
+        token::issue(
+            self.secret.as_bytes(),
+            "hub",
+            self.kid(HUB_NAME, &NO_KEY),
+            now,
+        )
     }
 
     /// `POST /api/hub/page`: a token that only reads what the page shows.
@@ -326,6 +340,7 @@ impl Auth {
             LOCAL_NAME if is_local(peer) => (Caller::Admin, self.local),
             LOCAL_NAME => return None,
             PAGE_NAME => (Caller::Viewer, self.local),
+            HUB_NAME => (Caller::Hub, NO_KEY),
             host => {
                 let key = keys.iter().find(|k| k.name == host)?;
                 self.note_use(host, peer);

@@ -40,8 +40,10 @@ const FIRST_PAUSE: u64 = 50;
 const LONGEST_PAUSE: u64 = 5_000;
 /// Milliseconds after which a commit of the view is synced.
 const SYNC_INTERVAL: u64 = 1_000;
-/// Milliseconds for which acks may wait: an idle hub writes few entries.
+/// Milliseconds for which times of pulls may wait: an idle hub writes few entries.
 const FLUSH_INTERVAL: u64 = 3_600_000;
+/// Milliseconds for which acks may wait: until then, other hubs show the messages as waiting, and after a minute as trouble.
+const ACK_INTERVAL: u64 = 20_000;
 
 /// One hub's end of the log.
 pub struct SharedLog {
@@ -63,6 +65,8 @@ pub struct SharedLog {
     synced: u64,
     looks: LookTimes,
     chunks: Arc<ChunkObjects>,
+    /// Called after each entry of this hub.
+    pub on_written: Box<dyn Fn() + Send>,
 }
 
 /// A group on its way into the log.
@@ -118,6 +122,7 @@ impl SharedLog {
                 longest: poll.as_millis() as u64,
             },
             chunks,
+            on_written: Box::new(|| {}),
         })
     }
 
@@ -280,6 +285,7 @@ impl SharedLog {
 
     /// Applies our own entry, as it was read.
     fn win(&mut self, entry: &LogEntry, born: u64) -> Result<Vec<Outcome>, LogFault> {
+        (self.on_written)();
         let outcomes = self.apply(entry, born)?;
         if let Some(pending) = self.pending.take() {
             self.store.cache_staged(&pending.ops);
@@ -462,8 +468,8 @@ impl Log for SharedLog {
         ))
     }
 
-    fn flush_interval(&self) -> u64 {
-        FLUSH_INTERVAL
+    fn flush_intervals(&self) -> [u64; 2] {
+        [ACK_INTERVAL, FLUSH_INTERVAL]
     }
 
     fn uploader(&self) -> Option<Arc<dyn Uploader>> {

@@ -159,12 +159,17 @@ impl Committer {
     pub fn catch_up(&self, patience: Duration) -> bool {
         let looks = &self.shared.looks;
         let wanted = looks.wanted.fetch_add(1, Relaxed) + 1;
-        let _ = self.look.try_send(());
+        self.look();
         let done = lock(&looks.done);
         let waited = looks
             .changed
             .wait_timeout_while(done, patience, |done| *done < wanted);
         waited.is_ok_and(|(done, _)| *done >= wanted)
+    }
+
+    /// Looks soon whether another hub has written.
+    pub fn look(&self) {
+        let _ = self.look.try_send(());
     }
 
     /// A permit for bytes of messages until they are on the disk; `None`: too many bytes wait already.

@@ -118,10 +118,12 @@ impl Work {
             let _ = self.apply(Vec::new());
         }
         let now = self.now();
-        let flush = self
-            .store
-            .waits_since()
-            .is_some_and(|since| now.saturating_sub(since) >= self.log.flush_interval());
+        let waits_for = |acks, most| {
+            let since = self.store.waits_since(acks);
+            since.is_some_and(|since| now.saturating_sub(since) >= most)
+        };
+        let [acks, times] = self.log.flush_intervals();
+        let flush = waits_for(true, acks) || waits_for(false, times);
         let sweep = self.sweep_again
             || (self.swept.elapsed() >= SWEEP_INTERVAL * 6 && self.wants_sweep(now));
         if self.swept.elapsed() >= SWEEP_INTERVAL * 6 {

@@ -22,7 +22,7 @@ pub fn author(request: &Request) -> Result<Author, Reply> {
     let host = match &request.caller {
         Caller::Host(host, _) => host.clone(),
         Caller::Admin => said().unwrap_or_else(|| "admin".into()),
-        Caller::Anonymous | Caller::Viewer | Caller::Nobody => {
+        Caller::Anonymous | Caller::Viewer | Caller::Hub | Caller::Nobody => {
             said().unwrap_or_else(|| "anonymous".into())
         }
     };

@@ -68,9 +68,8 @@ impl Messages {
             .submit(Op::Rebind { host, instance }, None, Box::new(drop));
     }
 
-    /// Takes the state that a machine sends with a request.
-    pub fn note_state(&self, host: &str, header: &str) {
-        self.fleet.note(host, header, self.committer.now());
+    pub fn fleet(&self) -> &Arc<Fleet> {
+        &self.fleet
     }
 
     /// Answers the request, at once or when it is on the disk; returns it if its path is not about messages or hosts.

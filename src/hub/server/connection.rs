@@ -171,7 +171,10 @@ impl Connection<'_> {
             Admission::Admit {
                 caller, streamed, ..
             } => {
-                if matches!(caller, Caller::Admin | Caller::Host(..) | Caller::Viewer) {
+                if matches!(
+                    caller,
+                    Caller::Admin | Caller::Host(..) | Caller::Viewer | Caller::Hub
+                ) {
                     (self.known, self.socket.order) = (true, None);
                 }
                 let then = self.admitted(head, caller, streamed, &options)?;

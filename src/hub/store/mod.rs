@@ -416,9 +416,9 @@ impl Store {
         !self.chunks.wanted.unsaved().is_empty()
     }
 
-    /// Hub time since which the oldest operation of [`Store::due`] has waited.
-    pub fn waits_since(&self) -> Option<u64> {
-        self.live().waits_since()
+    /// Hub time since which the oldest operation of [`Store::due`] has waited; `acks`: the oldest ack.
+    pub fn waits_since(&self, acks: bool) -> Option<u64> {
+        self.live().waits_since(acks)
     }
 
     /// A sweep would find something; `full` and `limits` are those of the next group.

@@ -106,9 +106,10 @@ impl Live {
         due
     }
 
-    /// Since when the oldest of them has waited.
-    pub fn waits_since(&self) -> Option<u64> {
-        self.hosts.values().filter_map(|e| e.waits).min()
+    /// Since when the oldest of them has waited; `acks`: of those that acknowledge something.
+    pub fn waits_since(&self, acks: bool) -> Option<u64> {
+        let due = self.hosts.values().filter(|e| !acks || e.has_ack());
+        due.filter_map(|e| e.waits).min()
     }
 
     /// These operations are on the disk.
@@ -135,8 +136,12 @@ impl Live {
 }
 
 impl LiveHost {
+    fn has_ack(&self) -> bool {
+        self.through > self.written.0
+    }
+
     fn is_due(&self) -> bool {
-        self.through > self.written.0 || self.seen >= self.written.1.saturating_add(SEEN_STEP)
+        self.has_ack() || self.seen >= self.written.1.saturating_add(SEEN_STEP)
     }
 }
 
@@ -161,7 +166,7 @@ mod tests {
             (
                 live.through("a", me),
                 live.through("a", None),
-                live.waits_since()
+                live.waits_since(true)
             ),
             (7, 0, Some(2000))
         );
@@ -179,9 +184,11 @@ mod tests {
         live.settle(&due);
         assert_eq!(live.due().len(), 1, "one more came while that was written");
         live.settle(&live.due());
-        assert!(live.due().is_empty() && live.waits_since().is_none());
+        assert!(live.due().is_empty() && live.waits_since(false).is_none());
         live.note("a", me, 8, 3000 + SEEN_STEP, (5, 1000));
         assert_eq!(live.due().len(), 1, "seen again after ten minutes");
+        let waits = (live.waits_since(true), live.waits_since(false));
+        assert_eq!(waits, (None, Some(3000 + SEEN_STEP)));
         ["d", "b", "e", "c"]
             .iter()
             .for_each(|host| live.note(host, me, 1, 0, (0, 0)));

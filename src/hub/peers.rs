@@ -1,0 +1,172 @@
+//! The other hubs of a bucket: they are told at once that something was written, and which machines have called here.
+//!
+//! A thread for each, so that a dead one delays none. Nothing depends on it: each hub finds every entry in the bucket by itself,
+//! only later, and without it shows machines that call other hubs as silent.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use ureq::unversioned::resolver::DefaultResolver;
+
+use super::auth::Auth;
+use super::certificate::Certificates;
+use super::commit::Committer;
+use super::fleet::Fleet;
+use super::http::{Reply, Request};
+use crate::config::{HubSettings, server_url};
+use crate::error::{Error, Result};
+use crate::pins::{self, Pins};
+use crate::wire::peers::{HeardMachine, PeerNews};
+
+/// How often a peer is told of the machines that have called since.
+const TELL_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a peer may take to answer.
+const TELL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Wakes the thread of each peer.
+pub struct PeerWakers(Vec<Sender<()>>);
+
+/// The threads, by the end that each is woken through.
+pub struct PeerWaits(Vec<(String, Receiver<()>)>);
+
+/// For the peers of the settings.
+pub fn channels(settings: &HubSettings) -> (PeerWakers, PeerWaits) {
+    let urls = server_url::each(&settings.peers).filter(|url| !url.is_empty());
+    let pairs = urls.map(|url| {
+        // one is enough: all that was written meanwhile is found at the same look
+        let (waker, wakes) = bounded(1);
+        (waker, (url.to_string(), wakes))
+    });
+    let (wakers, waits) = pairs.unzip();
+    (PeerWakers(wakers), PeerWaits(waits))
+}
+
+impl PeerWakers {
+    /// An entry was written to the log.
+    pub fn written(&self) {
+        for waker in &self.0 {
+            let _ = waker.try_send(());
+        }
+    }
+}
+
+/// The parts of this hub that its peers are told of.
+pub struct Teller {
+    pub committer: Arc<Committer>,
+    pub fleet: Arc<Fleet>,
+    pub auth: Arc<Auth>,
+    pub certificates: Option<Arc<Certificates>>,
+}
+
+/// Starts the threads. They end when the [`PeerWakers`] are dropped, which the log has.
+pub fn start(teller: Teller, waits: PeerWaits) -> Result<Vec<JoinHandle<()>>> {
+    let teller = Arc::new(teller);
+    let threads = waits.0.into_iter().map(|(url, wakes)| {
+        let peer = Peer::new(url, &teller);
+        std::thread::Builder::new()
+            .name("peer".into())
+            .spawn(move || peer.run(&wakes))
+            .map_err(|e| Error::io("start the thread peer", &e))
+    });
+    threads.collect()
+}
+
+/// `POST /api/hub/peer`
+pub fn hear(committer: &Committer, fleet: &Fleet, request: &Request) -> Reply {
+    let Ok(news) = serde_json::from_slice::<PeerNews>(&request.body) else {
+        return Reply::error(400, "this is no news of a hub");
+    };
+    if news.written {
+        committer.look();
+    }
+    fleet.note_elsewhere(&news.machines, committer.now());
+    Reply::json(200, &serde_json::json!({}))
+}
+
+struct Peer {
+    url: String,
+    agent: ureq::Agent,
+    teller: Arc<Teller>,
+}
+
+impl Peer {
+    fn new(url: String, teller: &Arc<Teller>) -> Peer {
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .user_agent(concat!("mesync/", env!("CARGO_PKG_VERSION")))
+            .proxy(None)
+            .timeout_global(Some(TELL_TIMEOUT))
+            .build();
+        // all hubs of a bucket have one certificate
+        let (url, agent) = match &teller.certificates {
+            Some(certificates) => {
+                let known = [
+                    Some(certificates.fingerprint()),
+                    certificates.next_fingerprint(),
+                ];
+                let pins = Pins::new(&known.into_iter().flatten().collect::<Vec<_>>());
+                (
+                    pins::secured(&url),
+                    pins::agent(config, &pins, DefaultResolver::default()),
+                )
+            }
+            None => (url, ureq::Agent::new_with_config(config)),
+        };
+        Peer {
+            url,
+            agent,
+            teller: Arc::clone(teller),
+        }
+    }
+
+    fn run(self, wakes: &Receiver<()>) {
+        let mut told = self.teller.committer.now();
+        let mut fails = false;
+        loop {
+            let written = match wakes.recv_timeout(TELL_INTERVAL) {
+                Ok(()) => true,
+                Err(RecvTimeoutError::Timeout) => false,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let machines = self.teller.fleet.heard_here(told);
+            if !written && machines.is_empty() {
+                continue;
+            }
+            let latest = machines.iter().map(|machine| machine.at).max();
+            match self.tell(written, machines) {
+                Ok(()) => {
+                    told = latest.unwrap_or(told);
+                    fails = false;
+                }
+                // it finds the entry by itself, and is told of the machines later
+                Err(why) => {
+                    if !fails {
+                        log::info!("cannot tell hub {}: {why}", self.url);
+                    }
+                    fails = true;
+                }
+            }
+        }
+    }
+
+    fn tell(&self, written: bool, machines: Vec<HeardMachine>) -> std::result::Result<(), String> {
+        let body = serde_json::to_vec(&PeerNews { written, machines }).unwrap_or_default();
+        let answer = self
+            .agent
+            .post(format!("{}/api/hub/peer", self.url))
+            .header(
+                "authorization",
+                format!("Bearer {}", self.teller.auth.hub_token()),
+            )
+            .header("content-type", "application/json")
+            .send(&body);
+        match answer {
+            Ok(answer) if answer.status() == 200 => Ok(()),
+            Ok(answer) => Err(format!("it answers {}", answer.status().as_u16())),
+            Err(e) => Err(e.to_string()),
+        }
+    }
+}
