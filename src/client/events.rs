@@ -28,11 +28,11 @@ pub struct FileEvents<'a> {
 
 impl HubClient {
     /// `GET /api/events`: a stream of queued messages for `host`, and of changes of files in a scope, that stays open;
-    /// a read fails after three missed keep-alives. An older hub ignores the scope, and sends all changes.
+    /// a read fails after three missed keep-alives. An older hub ignores the scope, and sends all changes, each by itself.
     pub fn events(&self, host: Option<&str>, files: Option<&Scope>) -> Called<impl Read + use<>> {
         let host = host.map_or(String::new(), |host| format!("&host={host}"));
         let files = match files {
-            Some(scope) => format!("files=true&kinds=all{}", scope.query()),
+            Some(scope) => format!("files=true&kinds=all&hints=true{}", scope.query()),
             None => "files=false".to_string(),
         };
         let mut call = Call::get(&format!("/api/events?{files}{host}"));

@@ -4,7 +4,7 @@
 //! misses no event, and memory holds none for it. Streams that have heard the same read the same page: it is read once.
 
 use std::io::{self, Write};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 use serde_json::ser::{CharEscape, Formatter};
@@ -35,6 +35,8 @@ struct StreamFeed {
     /// The revision of the last written event, and the store's events; `None`: no events of files.
     files: Option<(u64, StoredEvents)>,
     all_kinds: bool,
+    /// One line says that files have changed, whichever they are.
+    hints: bool,
     scope: Scope,
     /// The last revision that the reader was told as an `id`.
     told: u64,
@@ -53,14 +55,12 @@ impl StoredEvents {
         self.subscribers.page(after, || {
             let read = self.store.events_after(after, EVENT_PAGE);
             let events = read.map_err(|e| io::Error::other(e.to_string()))?;
-            let row = |(rev, event): (u64, FileEvent)| {
-                let mut text = Vec::new();
-                write_event(&mut text, rev, &event)?;
-                Ok(EventRow { rev, event, text })
+            let row = |(rev, event): (u64, FileEvent)| EventRow {
+                rev,
+                event,
+                text: OnceLock::new(),
             };
-            events
-                .map(|events| events.into_iter().map(row).collect())
-                .transpose()
+            Ok(events.map(|events| events.into_iter().map(row).collect()))
         })
     }
 }
@@ -117,6 +117,9 @@ fn feed(
         subscription,
         host,
         all_kinds: all_kinds(request),
+        hints: request
+            .parameter("hints")
+            .is_some_and(|wanted| wanted == "true"),
         scope,
         told: files.as_ref().map_or(0, |(last, _)| *last),
         is_behind: files.is_some(),
@@ -239,6 +242,7 @@ impl StreamFeed {
             return Ok(AfterPiece::End);
         };
         self.is_behind = page.len() == EVENT_PAGE;
+        let mut changed = false;
         for row in page.iter() {
             *last = row.rev;
             let payload = &row.event.payload;
@@ -246,14 +250,25 @@ impl StreamFeed {
             if !is_kind || !self.scope.has(&payload.path) {
                 continue;
             }
+            if self.hints && changed {
+                continue;
+            }
             match &self.rights {
-                None => into.extend_from_slice(&row.text),
+                None if self.hints => changed = true,
+                None => into.extend_from_slice(row.text()?),
                 Some(rights) => {
                     let Some(event) = rights.shown_event(row.event.clone()) else {
                         continue;
                     };
+                    if self.hints {
+                        changed = true;
+                        continue;
+                    }
                     write_event(into, row.rev, &event)?;
                 }
+            }
+            if changed {
+                continue;
             }
             self.told = row.rev;
             // keep pieces short: each has a time limit, and the reader may be slow
@@ -262,11 +277,27 @@ impl StreamFeed {
                 break;
             }
         }
+        if changed {
+            self.told = *last;
+            write!(into, "id: {last}\ndata: {{\"type\":\"file_changed\"}}\n\n")?;
+        }
         Ok(if self.is_behind {
             AfterPiece::More
         } else {
             AfterPiece::Idle
         })
+    }
+}
+
+impl EventRow {
+    /// As it is sent to a caller that may read all files.
+    fn text(&self) -> io::Result<&[u8]> {
+        if let Some(text) = self.text.get() {
+            return Ok(text);
+        }
+        let mut text = Vec::new();
+        write_event(&mut text, self.rev, &self.event)?;
+        Ok(self.text.get_or_init(|| text))
     }
 }
 

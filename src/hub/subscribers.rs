@@ -33,8 +33,8 @@ struct EventPage {
 pub struct EventRow {
     pub rev: u64,
     pub event: FileEvent,
-    /// As it is sent to a caller that may read all files.
-    pub text: Vec<u8>,
+    /// As it is sent to a caller that may read all files, once one has asked for it.
+    pub text: OnceLock<Vec<u8>>,
 }
 
 #[derive(Default)]

@@ -32,6 +32,25 @@ fn names(rows: &Value, of: impl Fn(&Value) -> &Value) -> Vec<String> {
 }
 
 #[test]
+fn a_stream_of_hints_has_one_for_all_changes_of_a_moment() {
+    let hub = Hub::start();
+    put(&hub, "docs", "a", None);
+    put(&hub, "docs", "b", None);
+    let first = put(&hub, "other", "c", None);
+    let query = "?kinds=all&hints=true&path=docs&after=0";
+    let mut stream = Listener::open(&hub, query, "").unwrap();
+    let hint = |stream: &mut Listener| {
+        let (id, event) = stream.event().unwrap();
+        assert_eq!(event, json!({ "type": "file_changed" }));
+        id
+    };
+    assert_eq!(hint(&mut stream), Some(first));
+    put(&hub, "other", "d", None);
+    let second = put(&hub, "docs", "e", None);
+    assert_eq!(hint(&mut stream), Some(second));
+}
+
+#[test]
 fn only_the_named_directories_are_listed_and_heard() {
     let hub = Hub::start();
     let open = |query: &str| Listener::open(&hub, query, "").unwrap();
