@@ -231,15 +231,25 @@ impl Writer {
                 self.base(then);
             }
             Intent::Clear { temp } => {
-                self.0.push(3);
-                self.number(0);
+                self.0.extend([3, 0]);
                 self.text(temp);
             }
             Intent::Respell { there, wanted } => {
-                self.0.push(5);
-                self.number(0);
+                self.0.extend([5, 0]);
                 self.text(there);
                 self.text(wanted);
+            }
+            Intent::Rename {
+                generation,
+                row,
+                from,
+                was,
+            } => {
+                self.0.push(6);
+                self.number(*generation);
+                self.remote(row, None);
+                self.text(from);
+                self.stamp(was);
             }
         }
     }
@@ -449,23 +459,22 @@ impl<'a> RowReader<'a> {
                 there: self.text()?,
                 wanted: self.text()?,
             },
-            // written before times were synced
-            2 => {
+            // 2: written before times were synced
+            2 | 4 => {
                 let was = self.stamp()?;
                 Intent::Metadata {
                     generation,
                     was,
                     mode: self.mode()?,
-                    mtime: was.mtime,
+                    mtime: if form == 4 { self.signed()? } else { was.mtime },
                     then: self.base()?,
                 }
             }
-            4 => Intent::Metadata {
+            6 => Intent::Rename {
                 generation,
+                row: self.remote(None)?,
+                from: self.text()?,
                 was: self.stamp()?,
-                mode: self.mode()?,
-                mtime: self.signed()?,
-                then: self.base()?,
             },
             _ => return Err(Damaged),
         })
