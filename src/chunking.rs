@@ -87,7 +87,8 @@ pub struct Content {
 pub fn zero_chunk() -> Chunk {
     static ZERO: OnceLock<Chunk> = OnceLock::new();
     *ZERO.get_or_init(|| {
-        let (mut splitter, zeros) = (Splitter::default(), [0; 64 * 1024]);
+        // not on the stack: threads that transfer files have little
+        let (mut splitter, zeros) = (Splitter::default(), vec![0; 64 * 1024]);
         loop {
             if let (_, Some(chunk)) = splitter.take(&mut &zeros[..]) {
                 return chunk;
