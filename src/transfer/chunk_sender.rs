@@ -21,6 +21,11 @@ impl Transfer<'_> {
         sender.rest(&content, local)?;
         Ok(content)
     }
+
+    /// [`Transfer::send_chunks`] of a file whose chunks are known: it reads those that are sent, and checks them.
+    pub fn send_known_chunks(&self, content: &Content, local: &SourceFile) -> Called<()> {
+        ChunkSender::new(self).rest(content, local)
+    }
 }
 
 /// Sends the chunks of one file that the hub does not have.

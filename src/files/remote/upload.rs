@@ -1,13 +1,13 @@
 //! Sends changes to the hub: several in one request where the hub has the content or it is short, long files chunk by
 //! chunk.
 
-use std::fs::File;
 use std::io::{self, Read};
 
 use crate::client::{ByteSource, Failure, Told};
 use crate::error::{Error, Kind};
 use crate::files::engine::traits::*;
 use crate::files::plan::{Entry, Local};
+use crate::files::tree::hash::FileReading;
 use crate::files::tree::root::fault;
 use crate::logger::one_line;
 use crate::transfer::{TransferStep, source_file};
@@ -299,18 +299,29 @@ impl Remote {
         let failed = |e: io::Error| fault("read", &change.path, &e);
         let reading = self.tree.read(&change.path, Some(&local.stamp));
         match reading.map_err(failed)? {
-            Some(reading) => self.send_alone(change, entry, reading.file),
+            Some(reading) => self.send_alone(change, entry, reading),
             None => Ok(ChangeOutcome::Moved),
         }
     }
 
     /// Sends one file in requests of its own.
-    fn send_alone(&self, change: &HubChange, entry: &Entry, file: File) -> Called<ChangeOutcome> {
+    fn send_alone(
+        &self,
+        change: &HubChange,
+        entry: &Entry,
+        reading: FileReading,
+    ) -> Called<ChangeOutcome> {
+        let FileReading { file, shown } = reading;
         let step = |step: TransferStep<'_>| self.traffic.up(step);
         if entry.size > SINGLE {
             let local =
                 source_file::SourceFile::of(file, change.path.clone()).map_err(Fault::Later)?;
-            let content = match moving(&self.hub, &step, |mover| mover.send_chunks(&local)) {
+            let known = self.tree.take_content(&shown.stamp);
+            let sent = moving(&self.hub, &step, |mover| match known {
+                Some(content) => mover.send_known_chunks(&content, &local).map(|()| content),
+                None => mover.send_chunks(&local),
+            });
+            let content = match sent {
                 Err(failure) if failure.status == 0 && failure.error.kind == Kind::Busy => {
                     return Ok(ChangeOutcome::Moved);
                 }

@@ -3,7 +3,7 @@
 //!
 //! It changes nothing in the tree.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -16,12 +16,13 @@ use sha2::{Digest, Sha256};
 use super::DiskTree;
 use super::names::show_of;
 use super::root::{self, InodeType, Shown, fault, same, show_open, split};
+use crate::chunking::{Content, Splitter};
 use crate::clock;
 use crate::config::limits;
 use crate::error::{Error, Kind};
 use crate::files::engine::traits::{Called, Fault, Look};
 use crate::files::plan::{Entry, Local, Stamp};
-use crate::wire::files::{EntryKind, Hash};
+use crate::wire::files::{EntryKind, Hash, SINGLE};
 
 /// Attempts to read a file that is being written to, before it has to wait.
 const MAX_READ_ATTEMPTS: usize = 2;
@@ -39,11 +40,48 @@ pub enum Remembered {
 
 /// Hashes of recently read files: a path is examined several times until it is in sync.
 #[derive(Debug, Default)]
-pub struct Memory(Mutex<HashMap<u64, (Stamp, Option<Hash>)>>);
+pub struct Memory {
+    hashes: Mutex<HashMap<u64, (Stamp, Option<Hash>)>>,
+    /// The chunks of long files that were read last, the oldest first.
+    contents: Mutex<VecDeque<(Stamp, Content)>>,
+}
+
+/// Long files whose chunks are remembered until they are sent.
+const MAX_REMEMBERED_CONTENTS: usize = 4;
+/// Chunks of a file that are remembered, at most.
+const MAX_REMEMBERED_CHUNKS: usize = 20_000;
+/// A file that was written before its last change by more than this was renamed or restored, and is probably known to the
+/// hub: its chunks are not needed.
+const MAX_AGE_OF_NEW_CONTENT_NS: i64 = 2_000_000_000;
+
+/// What is made of a content that is read.
+enum ContentDigest {
+    Hash(Sha256),
+    /// And its chunks, so that they are not read again to be sent.
+    Chunks(Splitter),
+}
+
+impl ContentDigest {
+    fn of(stamp: &Stamp) -> ContentDigest {
+        let is_new = stamp.ctime.saturating_sub(stamp.mtime) < MAX_AGE_OF_NEW_CONTENT_NS;
+        if stamp.size > SINGLE && is_new {
+            ContentDigest::Chunks(Splitter::default())
+        } else {
+            ContentDigest::Hash(Sha256::new())
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            ContentDigest::Hash(hash) => hash.update(bytes),
+            ContentDigest::Chunks(splitter) => splitter.feed(bytes),
+        }
+    }
+}
 
 impl Memory {
     fn get(&self, stamp: &Stamp) -> Remembered {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.hashes.lock().unwrap_or_else(PoisonError::into_inner);
         match known.get(&stamp.inode).filter(|(of, _)| same(of, stamp)) {
             None => Remembered::Nothing,
             Some((_, Some(hash))) => Remembered::Hash(*hash),
@@ -52,11 +90,28 @@ impl Memory {
     }
 
     fn put(&self, stamp: Stamp, hash: Option<Hash>) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.hashes.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= limits::HASHES {
             known.clear();
         }
         known.insert(stamp.inode, (stamp, hash));
+    }
+
+    fn put_content(&self, stamp: Stamp, content: Content) {
+        if content.chunks.len() > MAX_REMEMBERED_CHUNKS {
+            return;
+        }
+        let mut contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
+        if contents.len() >= MAX_REMEMBERED_CONTENTS {
+            contents.pop_front();
+        }
+        contents.push_back((stamp, content));
+    }
+
+    fn take_content(&self, stamp: &Stamp) -> Option<Content> {
+        let mut contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = contents.iter().position(|(of, _)| same(of, stamp))?;
+        contents.remove(at).map(|(_, content)| content)
     }
 }
 
@@ -206,6 +261,11 @@ impl DiskTree {
         }
     }
 
+    /// The chunks of a long file that was read when it had this stamp; they are given once.
+    pub fn take_content(&self, stamp: &Stamp) -> Option<Content> {
+        self.memory.take_content(stamp).filter(|_| !self.blind)
+    }
+
     /// Records that the bytes read did not match the hash of this stamp.
     pub fn contradicted(&self, stamp: &Stamp) {
         self.memory.put(*stamp, None);
@@ -266,14 +326,14 @@ impl DiskTree {
                 reading.shown.stamp.ctime,
                 Duration::from_millis(self.tick),
             )?;
-            let mut hash = Sha256::new();
+            let mut digest = ContentDigest::of(&reading.shown.stamp);
             // a file that grows as fast as it is read would have no end
             let mut left = reading.shown.stamp.size;
             while left > 0 {
                 match reading.read(&mut buffer) {
                     Ok(0) => break,
                     Ok(n) => {
-                        hash.update(&buffer[..n]);
+                        digest.update(&buffer[..n]);
                         left = left.saturating_sub(n as u64);
                     }
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -281,7 +341,16 @@ impl DiskTree {
                 }
             }
             if reading.unchanged()? {
-                let (stamp, hash) = (reading.shown.stamp, Hash(hash.finalize().into()));
+                let stamp = reading.shown.stamp;
+                let hash = match digest {
+                    ContentDigest::Hash(hash) => Hash(hash.finalize().into()),
+                    ContentDigest::Chunks(splitter) => {
+                        let content = splitter.finish();
+                        let hash = content.sha256;
+                        self.memory.put_content(stamp, content);
+                        hash
+                    }
+                };
                 self.memory.put(stamp, Some(hash));
                 return Ok(Some((stamp, hash)));
             }

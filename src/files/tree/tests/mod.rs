@@ -1,6 +1,7 @@
 //! A tree on a real disk, used as the engine uses it; `hostile` tests interference by users and filesystems.
 
 mod bench;
+mod contents;
 mod hostile;
 mod mapped;
 mod rules;
