@@ -55,6 +55,7 @@ _mesync() {
         'hub backup '*) flags='--data'
             [[ ${#words[@]} == 2 ]] && { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); };;
         'hub move '*) flags='--data --to-bucket --to-disk';;
+        'hub recover '*) flags='--data --without-view';;
         'hub check '*) flags='--data --repair';;
         'key add '*) flags='--data --files --read-only --no-files --send --no-messages --admin';;
         'key list '*) flags='--data';;
@@ -122,7 +123,7 @@ _mesync() {
         'help '*) flags=''
             [[ ${#words[@]} -ge 1 ]] && { COMPREPLY=($(compgen -W 'send list show retry flush sync daemon approve adopt conflicts trash forget login upload download ls info rm versions restore events start join status serve accept invite hub key hosts completions words help' -- "$cur")); };;
         'trash ') COMPREPLY=($(compgen -W 'list restore empty' -- "$cur"));;
-        'hub ') COMPREPLY=($(compgen -W 'page renew-certificate backup move check' -- "$cur"));;
+        'hub ') COMPREPLY=($(compgen -W 'page renew-certificate backup move recover check' -- "$cur"));;
         'key ') COMPREPLY=($(compgen -W 'add list set rotate remove' -- "$cur"));;
         ' ') COMPREPLY=($(compgen -W 'send list show retry flush sync daemon approve adopt conflicts trash forget login upload download ls info rm versions restore events start join status serve accept invite hub key hosts completions words help' -- "$cur"));;
     esac

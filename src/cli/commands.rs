@@ -36,6 +36,7 @@ pub fn find(name: &str) -> Option<CommandFunction> {
         "hub page" => CommandFunction::Command(admit::page),
         "hub backup" => CommandFunction::Command(hub::backup),
         "hub move" => CommandFunction::Command(hub::move_hub),
+        "hub recover" => CommandFunction::Command(hub::recover_bucket),
         "hub check" => CommandFunction::Command(hub::check),
         "key add" => CommandFunction::Command(keys::add),
         "key list" => CommandFunction::Command(keys::list),

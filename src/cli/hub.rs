@@ -16,10 +16,12 @@ use uuid::Uuid;
 use super::parse::Invocation;
 use super::{CommandEnd, Context};
 use crate::client::HubClient;
-use crate::config::Settings;
 use crate::config::environment;
+use crate::config::{HubSettings, Settings};
 use crate::credentials::{self, Access};
 use crate::error::{Error, Kind, Result, plain};
+use crate::hub::bucket::recovery::{self, RecoverFrom, RecoveredHub};
+use crate::hub::bucket::shared_files::BucketLink;
 use crate::hub::bucket::{self, moving};
 use crate::hub::data_dir::{self, DataDirLock, running};
 use crate::hub::store::findings::{Findings, Lost};
@@ -158,14 +160,65 @@ pub fn backup(context: &mut Context, invocation: &Invocation) -> Result<CommandE
     Ok(CommandEnd::All)
 }
 
+/// The bucket of the settings. `doing`: the words of the error if there is none.
+fn link_of(hub: &HubSettings, doing: &str) -> Result<BucketLink> {
+    let credentials = environment::variable("CREDENTIALS_DIRECTORY");
+    let link = bucket::start::link_of(hub, credentials.as_deref().map(Path::new))?;
+    link.ok_or_else(|| {
+        Error::new(Kind::Settings, format!("cannot {doing}: no bucket is set"))
+            .hint("set bucket and bucket_key_file in [hub] of config.toml; see \"SEVERAL HUBS\" in mesync(7)")
+    })
+}
+
+/// `mesync hub recover`.
+pub fn recover_bucket(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
+    let hub = &context.settings.hub;
+    let link = link_of(hub, "recover the bucket")?;
+    let from = if invocation.has("without-view") {
+        RecoverFrom::Bucket
+    } else {
+        RecoverFrom::View
+    };
+    let _lock = data_dir::lock(&hub.data_dir)?;
+    let recovered = recovery::recover(&link, hub, from, clock::millis(clock::now()))?;
+    if context.out.json {
+        context.out.object(&recovered);
+    } else {
+        for line in recovered_in_words(&recovered, &link.url) {
+            context.out.line(&line);
+        }
+    }
+    Ok(CommandEnd::All)
+}
+
+fn recovered_in_words(recovered: &RecoveredHub, url: &str) -> Vec<String> {
+    if recovered.already {
+        return vec![format!("{url} was recovered already: start the hubs")];
+    }
+    let mut lines: Vec<String> = (recovered.lost.iter())
+        .map(|name| format!("lost: {name}; machines that have it send it again"))
+        .collect();
+    let unnamed = recovered.lost_files - recovered.lost.len() as u64;
+    if unnamed > 0 {
+        lines.push(format!("lost: {unnamed} more"));
+    }
+    if recovered.dropped_entries > 0 {
+        lines.push(format!(
+            "{} entries in the log of the bucket are not in this view, and do not count any more",
+            recovered.dropped_entries
+        ));
+    }
+    lines.push(format!(
+        "recovered {url}: {} files, {} chunks put again; start the hubs",
+        recovered.files, recovered.chunks
+    ));
+    lines
+}
+
 /// `mesync hub move --to-bucket` and `--to-disk`.
 pub fn move_hub(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     let hub = &context.settings.hub;
-    let credentials = environment::variable("CREDENTIALS_DIRECTORY");
-    let link = bucket::start::link_of(hub, credentials.as_deref().map(Path::new))?.ok_or_else(|| {
-        Error::new(Kind::Settings, "cannot move the hub: no bucket is set")
-            .hint("set bucket and bucket_key_file in [hub] of config.toml; see \"SEVERAL HUBS\" in mesync(7)")
-    })?;
+    let link = link_of(hub, "move the hub")?;
     let wall = clock::millis(clock::now());
     let moved = match (invocation.has("to-bucket"), invocation.has("to-disk")) {
         (true, false) => {
@@ -189,7 +242,13 @@ pub fn move_hub(context: &mut Context, invocation: &Invocation) -> Result<Comman
         context.out.line(&format!(
             "moved to {to}: {} files, {} chunks",
             moved.files, moved.chunks
-        ))
+        ));
+        if moved.lost > 0 {
+            context.out.line(&format!(
+                "{} chunks are lost, because the bucket has lost them: \"mesync hub check\" names the files",
+                moved.lost
+            ));
+        }
     }
     Ok(CommandEnd::All)
 }

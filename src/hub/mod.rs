@@ -65,9 +65,10 @@ use crate::service::Part;
 use approvals::Approvals;
 use auth::{Auth, Mode};
 use bucket::clock::StoreClock;
-use bucket::janitor::Janitor;
+use bucket::janitor::{Janitor, JanitorTimes};
 use bucket::shared_files::SharedFiles;
 use bucket::start::OpenBucket;
+use bucket::watch::BucketWatch;
 use commit::{Committer, Work};
 use data_dir::DataDirLock;
 use files::Files;
@@ -432,6 +433,7 @@ fn start_janitor(
     clock: Arc<StoreClock>,
 ) -> Result<(Sender<()>, JoinHandle<()>)> {
     let committer = Arc::clone(&router.committer);
+    let mut watch = BucketWatch::new(Arc::clone(&bucket.objects), Arc::clone(&router.store))?;
     let janitor = Janitor {
         objects: bucket.objects,
         clock,
@@ -439,6 +441,7 @@ fn start_janitor(
         data_dir: hub.data_dir.clone(),
         snapshot_at: 0,
         snapshot_entries: bucket::janitor::SNAPSHOT_ENTRIES,
+        times: JanitorTimes::default(),
     };
     let submit = move |op| {
         let (sender, outcome) = bounded(1);
@@ -453,15 +456,16 @@ fn start_janitor(
     let (mut versions, router) = (BTreeMap::new(), Arc::clone(router));
     let look = move || {
         let before = versions.clone();
-        let refreshed = files.refresh_all(&mut versions).and_then(|()| {
-            if before == versions {
-                Ok(())
-            } else {
-                router.approvals.reload()
+        let refreshed = files.refresh_all(&mut versions).and_then(|latest| {
+            if before != versions {
+                router.approvals.reload()?;
             }
+            Ok(latest)
         });
-        if let Err(e) = refreshed {
-            log::warn!("cannot read the shared files in the bucket: {e}");
+        match refreshed.map(|latest| watch.look(&latest)) {
+            Ok(Ok(())) => {}
+            Ok(Err(fault)) => router.committer.fail(fault),
+            Err(e) => log::warn!("cannot read the shared files in the bucket: {e}"),
         }
     };
     let (stop, stopped) = bounded(0);

@@ -12,10 +12,14 @@ hub. Standard library only; `weed` is taken from PATH or
 from the variable WEED. Without it the script says so and ends with 0.
 """
 
+import datetime
 import hashlib
+import hmac
+import http.client
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -111,7 +115,7 @@ class World:
         process.start()
         return process
 
-    def start_store(self):
+    def start_store(self, *flags):
         config = self.base / "s3.json"
         keys = [{"accessKey": ACCESS, "secretKey": SECRET}]
         config.write_text(json.dumps({"identities": [{"name": "m", "credentials": keys, "actions": ["Admin"]}]}))
@@ -121,7 +125,7 @@ class World:
         self.store = self.add("weed", [
             WEED, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={data}", f"-master.port={p['master']}",
             f"-volume.port={p['volume']}", "-filer", f"-filer.port={p['filer']}", "-s3", f"-s3.port={p['s3']}", f"-s3.config={config}",
-            "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64", "-volume.max=50"])
+            "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64", "-volume.max=50", *flags])
         ready = lambda: is_listening(p["s3"]) and is_listening(p["filer"])
         if not wait_for("the store", ready):
             sys.exit("the store does not start; see weed.log")
@@ -129,8 +133,7 @@ class World:
             WEED, "s3", f"-filer=127.0.0.1:{p['filer']}", "-ip.bind=127.0.0.1", f"-port={p['s3b']}", "-port.iceberg=0", "-port.lance=0", f"-config={config}"])
         if not wait_for("the second gateway", lambda: is_listening(p["s3b"])):
             sys.exit("the second gateway does not start; see weed-s3.log")
-        make_bucket = [sys.executable, "-c", MAKE_BUCKET, str(p["s3"]), ACCESS, SECRET]
-        if not wait_for("the bucket", lambda: subprocess.run(make_bucket, capture_output=True).returncode == 0):
+        if not wait_for("the bucket", lambda: s3(p["s3"], "PUT", "/hubs")[0] in (200, 409)):
             sys.exit("the bucket cannot be made")
 
     def hub_env(self, number):
@@ -212,24 +215,34 @@ class World:
                 process.kill()
 
 
-MAKE_BUCKET = r"""
-import sys, hmac, hashlib, http.client, datetime
-port, access, secret = sys.argv[1:4]
-host, now = f"127.0.0.1:{port}", datetime.datetime.now(datetime.timezone.utc)
-time, day, empty = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d"), hashlib.sha256(b"").hexdigest()
-names = "host;x-amz-content-sha256;x-amz-date"
-canonical = f"PUT\n/hubs\n\nhost:{host}\nx-amz-content-sha256:{empty}\nx-amz-date:{time}\n\n{names}\n{empty}"
-scope = f"{day}/us-east-1/s3/aws4_request"
-text = f"AWS4-HMAC-SHA256\n{time}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-key = ("AWS4" + secret).encode()
-for part in (day, "us-east-1", "s3", "aws4_request"):
-    key = hmac.new(key, part.encode(), hashlib.sha256).digest()
-signature = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
-c = http.client.HTTPConnection("127.0.0.1", int(port), timeout=5)
-c.request("PUT", "/hubs", headers={"x-amz-date": time, "x-amz-content-sha256": empty,
-    "authorization": f"AWS4-HMAC-SHA256 Credential={access}/{scope}, SignedHeaders={names}, Signature={signature}"})
-sys.exit(0 if c.getresponse().status in (200, 409) else 1)
-"""
+def s3(port, method, path, query=""):
+    """One signed request; its status and body."""
+    host, now = f"127.0.0.1:{port}", datetime.datetime.now(datetime.timezone.utc)
+    at, day, empty = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d"), hashlib.sha256(b"").hexdigest()
+    names = "host;x-amz-content-sha256;x-amz-date"
+    canonical = f"{method}\n{path}\n{query}\nhost:{host}\nx-amz-content-sha256:{empty}\nx-amz-date:{at}\n\n{names}\n{empty}"
+    scope = f"{day}/us-east-1/s3/aws4_request"
+    text = f"AWS4-HMAC-SHA256\n{at}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
+    key = ("AWS4" + SECRET).encode()
+    for part in (day, "us-east-1", "s3", "aws4_request"):
+        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+    signature = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    authorization = f"AWS4-HMAC-SHA256 Credential={ACCESS}/{scope}, SignedHeaders={names}, Signature={signature}"
+    connection.request(method, path + (f"?{query}" if query else ""), headers={
+        "x-amz-date": at, "x-amz-content-sha256": empty, "authorization": authorization})
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode()
+
+
+def empty_bucket(port):
+    while True:
+        _, text = s3(port, "GET", "/hubs", "list-type=2&prefix=test%2F")
+        names = re.findall("<Key>(.*?)</Key>", text)
+        if not names:
+            return
+        for name in names:
+            s3(port, "DELETE", f"/hubs/{name}")
 
 
 def storm(world, rng):
@@ -361,6 +374,45 @@ def move_in(world):
     check("the view is no hub of its own", plain.returncode == 78, plain.stdout + plain.stderr)
 
 
+def recover(world, rng, wanted):
+    """The bucket is emptied while a hub runs; its view and its machines make it whole again."""
+    client = {**os.environ, "HOME": str(world.base / "c1")}
+    hub, got = world.hubs[1], world.base / "got"
+    download = lambda name: subprocess.run([BINARY, "download", name, "-o", str(got)], env=client, capture_output=True).returncode == 0
+    # no machine has it in a directory: the hub keeps it from now on
+    check("a file from before the bucket is read", download("before/long"))
+    command = [BINARY, "hub", "recover", "--data", str(world.base / "hub1")]
+    run = lambda: subprocess.run(command, env=world.hub_env(1), capture_output=True, text=True)
+    busy = run()
+    check("hub recover is refused while the hub runs", busy.returncode == 75, busy.stdout + busy.stderr)
+    empty_bucket(world.ports["s3"])
+    ended = wait_for("the end of hub 1", lambda: hub.process.poll() is not None)
+    check("a hub ends when its bucket is emptied", bool(ended) and hub.process.returncode == 65, hub.process.returncode)
+    for _ in range(3):
+        killed = subprocess.Popen(command, env=world.hub_env(1), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(0.2, 24))
+        killed.kill()
+        killed.wait()
+    recovered = run()
+    check("hub recover", recovered.returncode == 0 and "recovered" in recovered.stdout, recovered.stdout + recovered.stderr)
+    print("      " + recovered.stdout.strip().replace("\n", "\n      "), flush=True)
+    for number in range(HUBS):
+        world.hubs[number].start()
+    for number in range(HUBS):
+        check(f"hub {number} answers after the recovery", bool(world.await_hub(number)))
+    once = run()
+    check("it is refused again", once.returncode == 75, once.stdout + once.stderr)
+    same = lambda name, sha: download(name) and hashlib.sha256(got.read_bytes()).hexdigest() == sha
+    long = hashlib.sha256((world.base / "long").read_bytes()).hexdigest()
+    check("what the hub kept is in the bucket again", same("before/long", long))
+    whole = lambda: all(same(f"share/{name}", sha) for name, sha in wanted.items())
+    check("the machines have sent the rest again", bool(wait_for("all contents", whole)))
+    equal = lambda: all(world.tree(n) == wanted for n in range(CLIENTS))
+    check("all trees are still equal", bool(wait_for("equal trees", equal)))
+    for number in (0, 2):
+        world.hubs[number].kill()
+
+
 def move_out(world, wanted):
     """The hub of the bucket is moved onto a disk; its other hubs end."""
     data, env = world.base / "out", world.hub_env(1)
@@ -426,6 +478,7 @@ def main():
         rows = [json.loads(line) for line in listed.stdout.splitlines()]
         names = {f"{row['path']}/{row['name']}".removeprefix("share/") for row in rows}
         check("it has all files", names >= set(wanted), f"{listed.stderr} {sorted(set(wanted) - names)[:5]}")
+        recover(world, rng, wanted)
         move_out(world, wanted)
     finally:
         world.end()

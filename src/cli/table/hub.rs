@@ -80,6 +80,26 @@ pub const MOVE: Command = Command {
     ],
 };
 
+pub const RECOVER: Command = Command {
+    name: "hub recover",
+    group: CommandGroup::Hub,
+    arguments: &[],
+    flags: &[
+        DATA,
+        switch(
+            "without-view",
+            "no machine has a view: continue with what the bucket has",
+        ),
+    ],
+    doc: "begin a damaged bucket anew with this view of it",
+    long: &[
+        "For hubs that end with status 65 because the bucket lacks what they have seen. Stop all hubs of the bucket, then run this on the machine whose hub ran last: the bucket begins anew with the view in its data directory, and with the chunks that are there and that the bucket lacks. Files whose contents are lost are named; machines that have them send them again. Every machine then compares all its files with the hub, as after a backup was restored.",
+        "It is refused if the bucket has all that the view needs, or while a hub of the bucket runs, which takes 20 seconds to find out. Broken off, run it again. Then start the hubs: those of other machines replace their views.",
+        "With --without-view, in a directory without a hub's data, the bucket begins anew with its newest snapshot and what its log has after that. What is lost then is what the bucket has lost; machines send their files again.",
+    ],
+    examples: &[("mesync hub recover", "with the view of this machine")],
+};
+
 pub const CHECK: Command = Command {
     name: "hub check",
     group: CommandGroup::Hub,

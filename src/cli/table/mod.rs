@@ -287,6 +287,7 @@ pub static COMMANDS: &[Command] = &[
     join::RENEW_CERTIFICATE,
     hub::BACKUP,
     hub::MOVE,
+    hub::RECOVER,
     hub::CHECK,
     keys::ADD,
     keys::LIST,

@@ -9,12 +9,14 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::clock::StoreClock;
 use super::objects::{ListedObject, ObjectStore, sure};
-use super::raise_floor;
 use super::shared_files::LOOK_INTERVAL;
 use super::shared_log::LOG_KEPT;
 use super::snapshot::{self, Snapshot};
+use super::{LOG, entry_number, raise_floor};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::hub::store::Store;
@@ -24,7 +26,7 @@ use crate::hub::store::ops::{Op, Outcome};
 
 /// Entries after a snapshot until the next one.
 pub const SNAPSHOT_ENTRIES: u64 = 10_000;
-/// Milliseconds after which a chunk that no entry has named is removed.
+/// Milliseconds after which a chunk that no entry has named, and the rest of a broken snapshot, is removed.
 const ORPHAN_AFTER: u64 = 7 * 86_400_000;
 /// Milliseconds between two rounds, and between two removals of chunks.
 const ROUND: u64 = 60_000;
@@ -49,31 +51,43 @@ pub struct Janitor {
     pub snapshot_at: u64,
     /// Smaller in tests.
     pub snapshot_entries: u64,
+    pub times: JanitorTimes,
+}
+
+/// When the last round and the last removal of chunks began, by [`ObjectStore::monotonic`].
+#[derive(Default)]
+pub struct JanitorTimes {
+    round: u64,
+    collection: u64,
 }
 
 impl Janitor {
     /// Runs until the sender of `stop` is dropped. `look` is called every few seconds.
     pub fn run(mut self, stop: Receiver<()>, submit: Submit<'_>, mut look: impl FnMut()) {
-        let mut collected = self.objects.monotonic();
-        let mut tidied = collected;
         while stop.recv_timeout(LOOK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
             look();
-            if self.objects.monotonic().saturating_sub(tidied) < ROUND {
-                continue;
-            }
-            tidied = self.objects.monotonic();
-            let mut done = self.snapshot_and_cut();
-            if done.is_ok()
-                && self.objects.monotonic().saturating_sub(collected) >= COLLECT_INTERVAL
-            {
-                collected = self.objects.monotonic();
-                done = self
-                    .collect(submit)
-                    .and_then(|()| self.remove_orphans_if_due(submit));
-            }
-            if let Err(e) = done {
-                log::warn!("cannot tidy the bucket: {e}; trying again later");
-            }
+            self.turn(submit);
+        }
+    }
+
+    /// Does all that is due; to be called every few seconds.
+    pub fn turn(&mut self, submit: Submit<'_>) {
+        self.store.tidy_view(self.clock.now());
+        let now = self.objects.monotonic();
+        if now.saturating_sub(self.times.round) < ROUND {
+            return;
+        }
+        self.times.round = now;
+        let mut done = self.snapshot_and_cut();
+        if done.is_ok() && now.saturating_sub(self.times.collection) >= COLLECT_INTERVAL {
+            self.times.collection = now;
+            done = self
+                .collect(submit)
+                .and_then(|()| self.remove_orphans_if_due(submit))
+                .and_then(|()| self.remove_leftovers());
+        }
+        if let Err(e) = done {
+            log::warn!("cannot tidy the bucket: {e}; trying again later");
         }
     }
 
@@ -96,7 +110,7 @@ impl Janitor {
         if self.store.position()?.n < self.snapshot_at + self.snapshot_entries {
             return Ok(());
         }
-        let mut all = self.ours(snapshot::list(objects)?)?;
+        let mut all = snapshot::list_whole(objects, self.cluster()?)?;
         self.snapshot_at = all.last().map_or(0, |snapshot| snapshot.n);
         if self.store.position()?.n < self.snapshot_at + self.snapshot_entries {
             return Ok(());
@@ -113,39 +127,35 @@ impl Janitor {
 
     fn make(&self, file: &std::path::Path) -> Result<Snapshot> {
         let position = self.store.copy_view(file)?;
-        let cluster = self
-            .store
-            .cluster()?
-            .ok_or_else(|| Error::new(Kind::Failed, "the store is no view of a bucket"))?;
-        snapshot::put(self.objects.as_ref(), cluster, position.n, file)
+        snapshot::put(self.objects.as_ref(), self.cluster()?, position.n, file)
     }
 
-    /// Snapshots of this bucket: one that lost the race to make it is not.
-    fn ours(&self, all: Vec<Snapshot>) -> Result<Vec<Snapshot>> {
-        let cluster = self.store.cluster()?;
-        let mut ours = Vec::new();
-        for snapshot in all {
-            if snapshot::cluster_of(self.objects.as_ref(), &snapshot)?
-                .is_some_and(|of| Some(of) == cluster)
-            {
-                ours.push(snapshot);
-            }
+    fn cluster(&self) -> Result<Uuid> {
+        (self.store.cluster()?)
+            .ok_or_else(|| Error::new(Kind::Failed, "the store is no view of a bucket"))
+    }
+
+    /// Removes what snapshots have left that were broken off.
+    pub fn remove_leftovers(&self) -> Result<()> {
+        let Some(now) = self.clock.store_time() else {
+            return Ok(());
+        };
+        let objects = self.objects.as_ref();
+        match snapshot::remove_leftovers(objects, self.cluster()?, now, ORPHAN_AFTER)? {
+            0 => {}
+            n => log::info!("removed objects that snapshots have left count={n}"),
         }
-        Ok(ours)
+        Ok(())
     }
 
     /// Raises the floor to the last entry that two snapshots have and that is old enough, then removes all up to it.
     fn cut(&self, all: &[Snapshot]) -> Result<()> {
         let objects = self.objects.as_ref();
         let [.., covered, _] = all else { return Ok(()) };
-        let entries = sure(objects, || objects.list("log/", ""))?;
+        let entries = sure(objects, || objects.list(LOG, ""))?;
         let now = self.clock.store_time().unwrap_or(0);
         let is_old = |row: &ListedObject| now.saturating_sub(row.modified) >= LOG_KEPT;
-        let number = |row: &ListedObject| {
-            row.name
-                .strip_prefix("log/")
-                .and_then(|n| n.parse::<u64>().ok())
-        };
+        let number = |row: &ListedObject| entry_number(&row.name);
         let old = entries
             .iter()
             .take_while(|row| is_old(row))

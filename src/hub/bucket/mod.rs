@@ -10,6 +10,7 @@
 //! | object | content | written |
 //! |---|---|---|
 //! | `mesync.json` | [`Description`] | once, as the last object of a new bucket |
+//! | `files/recovered/<20 digits>` | [`RecoveredBucket`]: its description counts | once each: [`recovery`] |
 //! | `log/<20 digits>` | one entry: [`crate::hub::store::ops::shared`] | once, `If-None-Match: *` |
 //! | `snapshots/<n>-<random>/…` | all tables after entry n, in parts; `index` is written last | by any hub |
 //! | `floor/<20 digits>` | nothing; see [`read_floor`] | before entries are removed |
@@ -24,11 +25,13 @@ pub mod moving;
 pub mod objects;
 pub mod pace;
 pub mod probe;
+pub mod recovery;
 pub mod s3;
 pub mod shared_files;
 pub mod shared_log;
 pub mod snapshot;
 pub mod start;
+pub mod watch;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -41,7 +44,15 @@ pub const DESCRIPTION: &str = "mesync.json";
 
 /// The name of an entry.
 pub fn entry_name(n: u64) -> String {
-    format!("log/{n:020}")
+    format!("{LOG}{n:020}")
+}
+
+/// The prefix of entries.
+const LOG: &str = "log/";
+
+/// The number of an entry with this name.
+pub fn entry_number(name: &str) -> Option<u64> {
+    name.strip_prefix(LOG)?.parse().ok()
 }
 
 /// What the bucket is.
@@ -52,6 +63,17 @@ pub struct Description {
     /// Drawn for the bucket: views of another one are not used.
     pub cluster: Uuid,
     pub epoch: Uuid,
+}
+
+/// What a recovery has made of the bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecoveredBucket {
+    pub description: Description,
+    /// The log begins after this number.
+    pub first: u64,
+    /// The buckets that it was before: views of them are out of date.
+    pub replaced: Vec<Uuid>,
 }
 
 /// The prefix of the objects that tell how far the log may have been removed: the highest number in their names. So it only

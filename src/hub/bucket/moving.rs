@@ -35,6 +35,8 @@ pub struct MovedHub {
     /// Objects of chunks, and their bytes.
     pub chunks: u64,
     pub bytes: u64,
+    /// Chunks that the bucket has lost.
+    pub lost: u64,
 }
 
 /// Moves the hub in `data_dir`, which the caller has locked, into an empty bucket. The directory becomes a view of it.
@@ -61,7 +63,9 @@ pub fn to_bucket(link: &BucketLink, data_dir: &Path, cache: usize, wall: u64) ->
     clock.hear(objects.get(DESCRIPTION).map_err(Trouble::error)?.date);
     let chunks = ChunkObjects::new(Arc::clone(&objects), clock);
     let hashes = store.chunk_files()?;
-    let names = put_all(&chunks, &store, &hashes)?;
+    let names = put_all(hashes.iter().map(|(hash, _)| *hash), &|hash| {
+        put_one(&chunks, &store, hash).map(Some)
+    })?;
     let (cluster, file) = (Uuid::new_v4(), disk::temporary(&data_dir.join(Store::FILE)));
     let _ = std::fs::remove_file(&file);
     store.copy_as_view(&file, cluster, &names)?;
@@ -69,6 +73,7 @@ pub fn to_bucket(link: &BucketLink, data_dir: &Path, cache: usize, wall: u64) ->
         files: store.counters()?.files,
         chunks: names.len() as u64,
         bytes: hashes.iter().map(|(_, size)| size).sum(),
+        lost: 0,
     };
     let epoch = store.epoch();
     drop(store);
@@ -82,11 +87,10 @@ pub fn to_bucket(link: &BucketLink, data_dir: &Path, cache: usize, wall: u64) ->
     Ok(moved)
 }
 
-/// Puts the files of all chunks, by several threads.
-fn put_all(
-    chunks: &ChunkObjects,
-    store: &Store,
-    hashes: &[(Hash, u64)],
+/// Calls `put` for each chunk, in several threads, until one fails. Returns the names that it has returned.
+pub fn put_all(
+    hashes: impl Iterator<Item = Hash>,
+    put: &(dyn Fn(Hash) -> Result<Option<ChunkName>> + Sync),
 ) -> Result<BTreeMap<Hash, ChunkName>> {
     let names = Mutex::new(BTreeMap::new());
     let failed = Mutex::new(None);
@@ -96,24 +100,22 @@ fn put_all(
             let work = work.clone();
             scope.spawn(|| {
                 for hash in work {
-                    match put_one(chunks, store, hash) {
-                        Ok(name) => drop(
-                            names
-                                .lock()
-                                .unwrap_or_else(PoisonError::into_inner)
-                                .insert(hash, name),
-                        ),
+                    match put(hash) {
+                        Ok(name) => names
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .extend(name.map(|name| (hash, name))),
                         Err(e) => *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(e),
                     }
                 }
             });
         }
-        for (hash, _) in hashes {
+        for hash in hashes {
             let stop = failed
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .is_some();
-            if stop || sender.send(*hash).is_err() {
+            if stop || sender.send(hash).is_err() {
                 break;
             }
         }
@@ -180,9 +182,12 @@ pub fn to_disk(link: &BucketLink, settings: &HubSettings, wall: u64) -> Result<M
         ..MovedHub::default()
     };
     for (hash, size) in store.chunk_files()? {
-        store.fetch_chunk(hash)?;
-        moved.chunks += 1;
-        moved.bytes += size;
+        if store.fetch_chunk(hash)? {
+            moved.chunks += 1;
+            moved.bytes += size;
+        } else {
+            moved.lost += 1;
+        }
     }
     SharedFiles::new(Arc::clone(&objects), data_dir).refresh_all(&mut BTreeMap::new())?;
     disk::sync_filesystem(data_dir)

@@ -120,8 +120,8 @@ impl SharedFiles {
     }
 
     /// Brings the files of the directory up to date; a file that the bucket does not have is put there. `known`: the versions
-    /// that the directory has already.
-    pub fn refresh_all(&self, known: &mut BTreeMap<String, u64>) -> Result<()> {
+    /// that the directory has already. Returns the latest versions of these and of all others.
+    pub fn refresh_all(&self, known: &mut BTreeMap<String, u64>) -> Result<BTreeMap<String, u64>> {
         let latest = self.versions()?;
         for name in NAMES {
             match latest.get(name) {
@@ -135,6 +135,27 @@ impl SharedFiles {
                         self.publish(name, 1, &bytes)?;
                     }
                 }
+            }
+        }
+        Ok(latest)
+    }
+
+    /// Makes the files of the directory the latest versions, if they are not. One that the directory lacks stays as it is.
+    pub fn publish_all(&self) -> Result<()> {
+        let latest = self.versions()?;
+        for name in NAMES {
+            let Some(bytes) = self.local(name)? else {
+                continue;
+            };
+            let version = latest.get(name).copied().unwrap_or(0);
+            let object_name = version_name(name, version);
+            let objects = self.objects.as_ref();
+            let there = match version {
+                0 => None,
+                _ => sure(objects, || objects.get(&object_name))?,
+            };
+            if there.is_none_or(|there| there.bytes != bytes) {
+                self.publish(name, version + 1, &bytes)?;
             }
         }
         Ok(())
@@ -200,8 +221,18 @@ impl SharedFiles {
     }
 }
 
-fn version_name(name: &str, version: u64) -> String {
+pub fn version_name(name: &str, version: u64) -> String {
     format!("{PREFIX}{name}/{version:020}")
+}
+
+/// 0: there is no such file.
+pub fn latest_version(objects: &dyn ObjectStore, name: &str) -> Result<u64> {
+    let prefix = format!("{PREFIX}{name}/");
+    let rows = sure(objects, || objects.list(&prefix, ""))?;
+    let numbers = rows
+        .iter()
+        .filter_map(|row| row.name.strip_prefix(&prefix)?.parse().ok());
+    Ok(numbers.max().unwrap_or(0))
 }
 
 /// An edit of a file of a data directory, which may be shared. The caller holds the lock of the file.

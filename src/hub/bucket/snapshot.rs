@@ -1,5 +1,6 @@
 //! Snapshots of all tables after one entry, in parts, with an index that is written last: a new hub begins with the newest.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::objects::{ObjectStore, PutIf, sure};
+use super::objects::{ListedObject, ObjectStore, PutIf, sure};
 use super::{read_json, to_json};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
@@ -35,7 +36,7 @@ pub struct SnapshotPart {
     pub sha256: Hash,
 }
 
-/// A complete snapshot in the bucket.
+/// A snapshot in the bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     /// Without the slash at its end.
@@ -72,23 +73,79 @@ pub fn put(objects: &dyn ObjectStore, cluster: Uuid, n: u64, file: &Path) -> Res
     Ok(Snapshot { name, n })
 }
 
-/// The complete snapshots, oldest first.
+/// The snapshots that have an index, oldest first.
 pub fn list(objects: &dyn ObjectStore) -> Result<Vec<Snapshot>> {
     let rows = sure(objects, || objects.list(PREFIX, ""))?;
-    let complete = rows.iter().filter_map(|row| {
-        let name = row.name.strip_suffix(INDEX)?;
-        let (n, _) = name.strip_prefix(PREFIX)?.split_once('-')?;
-        Some(Snapshot {
-            name: name.to_string(),
-            n: n.parse().ok()?,
-        })
-    });
-    Ok(complete.collect())
+    Ok(rows.iter().filter_map(complete).collect())
 }
 
-/// The bucket for which a snapshot was made; `None`: it is being removed.
-pub fn cluster_of(objects: &dyn ObjectStore, snapshot: &Snapshot) -> Result<Option<Uuid>> {
-    Ok(index_of(objects, snapshot)?.map(|index| index.cluster))
+/// The snapshot whose index this is.
+fn complete(row: &ListedObject) -> Option<Snapshot> {
+    let name = row.name.strip_suffix(INDEX)?;
+    let (n, _) = name.strip_prefix(PREFIX)?.split_once('-')?;
+    Some(Snapshot {
+        name: name.to_string(),
+        n: n.parse().ok()?,
+    })
+}
+
+/// The whole snapshots of this bucket, oldest first: one whose parts were removed before its index was written, because its hub
+/// slept meanwhile, is not whole, and one that lost the race to make the bucket is not of it.
+pub fn list_whole(objects: &dyn ObjectStore, cluster: Uuid) -> Result<Vec<Snapshot>> {
+    let rows = sure(objects, || objects.list(PREFIX, ""))?;
+    let sizes: BTreeMap<&str, u64> = rows
+        .iter()
+        .map(|row| (row.name.as_str(), row.size))
+        .collect();
+    let mut whole = Vec::new();
+    for snapshot in rows.iter().filter_map(complete) {
+        let Some(index) = index_of(objects, &snapshot)? else {
+            continue;
+        };
+        let is_there = |(number, part): (usize, &SnapshotPart)| {
+            let name = part_name(&snapshot.name, number);
+            sizes.get(name.as_str()) == Some(&part.size)
+        };
+        if index.cluster == cluster && index.parts.iter().enumerate().all(is_there) {
+            whole.push(snapshot);
+        }
+    }
+    Ok(whole)
+}
+
+/// Removes what was put more than `age` milliseconds before `now`, by the store's clock, and is no whole snapshot of this bucket: the
+/// parts of one that was broken off, and those of a bucket that lost the race or was replaced. Returns the number of objects.
+pub fn remove_leftovers(
+    objects: &dyn ObjectStore,
+    cluster: Uuid,
+    now: u64,
+    age: u64,
+) -> Result<u64> {
+    let rows = sure(objects, || objects.list(PREFIX, ""))?;
+    let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
+    for row in &rows {
+        if let Some((snapshot, _)) = row.name.rsplit_once('/') {
+            let at = newest.entry(snapshot).or_default();
+            *at = row.modified.max(*at);
+        }
+    }
+    newest.retain(|_, at| now.saturating_sub(*at) > age);
+    if newest.is_empty() {
+        return Ok(0);
+    }
+    for snapshot in list_whole(objects, cluster)? {
+        newest.remove(snapshot.name.as_str());
+    }
+    let mut removed = 0;
+    // sorted, so that an index is removed before the parts that it names
+    for row in &rows {
+        let snapshot = row.name.rsplit_once('/').map_or("", |(name, _)| name);
+        if newest.contains_key(snapshot) {
+            sure(objects, || objects.delete(&row.name))?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
 }
 
 fn index_of(objects: &dyn ObjectStore, snapshot: &Snapshot) -> Result<Option<Index>> {

@@ -8,9 +8,12 @@ use uuid::Uuid;
 use super::chunks::ChunkObjects;
 use super::clock::StoreClock;
 use super::objects::{ObjectStore, PutIf, PutOutcome, sure};
-use super::shared_files::BucketLink;
+use super::shared_files::{BucketLink, latest_version, version_name};
 use super::shared_log::SharedLog;
-use super::{DESCRIPTION, Description, entry_name, read_floor, read_json, snapshot, to_json};
+use super::{
+    DESCRIPTION, Description, LOG, RecoveredBucket, entry_name, read_floor, read_json, snapshot,
+    to_json,
+};
 use crate::config::HubSettings;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
@@ -19,12 +22,31 @@ use crate::hub::store::Store;
 use crate::hub::store::files::ChunkSource;
 use crate::hub::store::ops::shared::{FORMAT, LogEntry};
 
+/// The description that a recovery has put, as the name of a shared file: the latest version counts.
+pub const RECOVERED: &str = "recovered";
+
+/// The outcome of the last recovery, with its number; `None`: the bucket was never recovered.
+pub fn last_recovery(objects: &dyn ObjectStore) -> Result<Option<(u64, RecoveredBucket)>> {
+    let number = latest_version(objects, RECOVERED)?;
+    if number == 0 {
+        return Ok(None);
+    }
+    let name = version_name(RECOVERED, number);
+    let object = sure(objects, || objects.get(&name))?;
+    object
+        .map(|object| Ok((number, read_json(&name, &object.bytes)?)))
+        .transpose()
+}
+
 /// What the bucket says that it is; `None`: it is empty.
 pub fn describe(objects: &dyn ObjectStore) -> Result<Option<Description>> {
-    let Some(object) = sure(objects, || objects.get(DESCRIPTION))? else {
-        return Ok(None);
+    let description: Description = match last_recovery(objects)? {
+        Some((_, recovered)) => recovered.description,
+        None => match sure(objects, || objects.get(DESCRIPTION))? {
+            Some(object) => read_json(DESCRIPTION, &object.bytes)?,
+            None => return Ok(None),
+        },
     };
-    let description: Description = read_json(DESCRIPTION, &object.bytes)?;
     if description.format > FORMAT {
         return Err(Error::new(
             Kind::Damaged,
@@ -94,17 +116,17 @@ pub fn open_view(
 ) -> Result<Store> {
     let path = data_dir.join(Store::FILE);
     if path.exists() {
+        let recovered = last_recovery(objects)?.map(|(_, recovered)| recovered);
+        let (first, replaced) = recovered.map_or_else(Default::default, |recovered| {
+            (recovered.first, recovered.replaced)
+        });
         let store = Store::open(data_dir, cache, wall, bucket.epoch)?;
         match store.cluster()? {
-            None => {
-                let what = format!(
-                    "will not use {} as a view of the bucket: it has the data of a hub",
-                    data_dir.display()
-                );
-                return Err(Error::new(Kind::Settings, what).hint(
-                    "move that hub into the bucket with \"mesync hub move --to-bucket\", or name another directory with --data",
-                ));
-            }
+            None => return Err(no_view(data_dir)),
+            Some(cluster) if replaced.contains(&cluster) => log::info!(
+                "the bucket was recovered; beginning with its snapshot data={}",
+                data_dir.display()
+            ),
             Some(cluster) if cluster != bucket.cluster => {
                 let what = format!(
                     "will not use {}: it is a view of another bucket",
@@ -113,7 +135,7 @@ pub fn open_view(
                 return Err(Error::new(Kind::Settings, what)
                     .hint("name another directory with --data, or remove this one"));
             }
-            Some(_) if store.epoch() == bucket.epoch && can_continue(objects, &store)? => {
+            Some(_) if store.epoch() == bucket.epoch && can_continue(objects, first, &store)? => {
                 return Ok(store);
             }
             Some(_) => log::info!(
@@ -140,14 +162,16 @@ pub fn open_view(
         .hint("was something removed from it by hand, or by a lifecycle rule?"))
 }
 
-/// Whether the log still has what follows the view.
-fn can_continue(objects: &dyn ObjectStore, store: &Store) -> Result<bool> {
+/// Whether the log, which begins after `first`, still has what follows the view. `Kind::Damaged`: it has something else, or ends
+/// before it.
+pub fn can_continue(objects: &dyn ObjectStore, first: u64, store: &Store) -> Result<bool> {
     let position = store.position()?;
     let floor = sure(objects, || read_floor(objects))?;
     if position.n < floor {
         return Ok(false);
     }
-    if position.n == 0 {
+    // no entry has that number
+    if position.n == first {
         return Ok(true);
     }
     let name = entry_name(position.n);
@@ -171,8 +195,43 @@ fn can_continue(objects: &dyn ObjectStore, store: &Store) -> Result<bool> {
         "cannot continue after entry {} of the log: {why}, so the bucket was set back or something was removed",
         position.n
     );
-    Err(Error::new(Kind::Damaged, what)
-        .hint("see \"Several hubs\" in mesync(7) before you start any hub on this bucket"))
+    Err(set_back(what))
+}
+
+/// The error of a data directory that has the data of a hub of its own.
+pub fn no_view(data_dir: &Path) -> Error {
+    let what = format!(
+        "will not use {} as a view of the bucket: it has the data of a hub",
+        data_dir.display()
+    );
+    Error::new(Kind::Settings, what).hint(
+        "move that hub into the bucket with \"mesync hub move --to-bucket\", or name another directory with --data",
+    )
+}
+
+/// An empty bucket becomes that of a new hub only if the data directory has no tables: they may be the last copy.
+fn refuse_if_used(data_dir: &Path, cache: usize) -> Result<()> {
+    if !data_dir.join(Store::FILE).exists() {
+        return Ok(());
+    }
+    if Store::open(data_dir, cache, 0, Uuid::new_v4())?
+        .cluster()?
+        .is_none()
+    {
+        return Err(no_view(data_dir));
+    }
+    let what = format!(
+        "will not make a new hub of the bucket: it is empty, and {} is the view of one that was not",
+        data_dir.display()
+    );
+    Err(set_back(what))
+}
+
+/// The error of a bucket that no longer has what its hubs have seen.
+fn set_back(what: String) -> Error {
+    Error::new(Kind::Damaged, what).hint(
+        "read \"SEVERAL HUBS\" in mesync(7), then \"mesync hub recover\" on the machine whose hub ran last",
+    )
 }
 
 /// A bucket that was tested and recognised.
@@ -212,11 +271,12 @@ pub fn open(objects: Arc<dyn ObjectStore>, data_dir: &Path, cache: usize) -> Res
     let description = match describe(objects.as_ref())? {
         Some(description) => description,
         None => {
-            if !sure(objects.as_ref(), || objects.list("log/", ""))?.is_empty() {
+            if !sure(objects.as_ref(), || objects.list(LOG, ""))?.is_empty() {
                 let what =
                     format!("cannot begin with this bucket: it has a log, but no {DESCRIPTION}");
-                return Err(Error::new(Kind::Damaged, what).hint("was it removed by hand?"));
+                return Err(set_back(what));
             }
+            refuse_if_used(data_dir, cache)?;
             log::info!("the bucket is empty; making a new hub of it");
             create_empty(
                 objects.as_ref(),

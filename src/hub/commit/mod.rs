@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
 
-use super::commit_log::{HubClock, Log, Uploader};
+use super::commit_log::{HubClock, Log, LogFault, Uploader};
 use super::memory::Room;
 use super::store::Store;
 use super::store::files;
@@ -19,7 +19,7 @@ use super::store::ops::{Limits, Op, Outcome};
 use super::subscribers::Subscribers;
 use crate::config::{Reserve, limits};
 use crate::error::Error;
-use crate::{clock, wire};
+use crate::wire;
 pub use work::Work;
 
 /// Called once with the outcome of the operation, on the committer's thread: it must not block.
@@ -128,7 +128,7 @@ impl Committer {
             stopped,
             look,
             shared,
-            swept: clock::monotonic(),
+            swept: (committer.clock)(),
             sweep_again: false,
         };
         work.look_at_disk();
@@ -206,6 +206,11 @@ impl Committer {
         }
     }
 
+    /// Ends the hub because of a fault that another thread than the committer's has found; [`LogFault::Busy`] is logged only.
+    pub fn fail(&self, fault: LogFault) {
+        self.shared.fail(fault);
+    }
+
     /// Why nothing can be written any more; the process must then end with this error's exit status.
     pub fn fatal(&self) -> Option<Error> {
         lock(&self.shared.fatal).clone()
@@ -243,6 +248,27 @@ impl Committer {
 }
 
 impl Shared {
+    fn fail(&self, fault: LogFault) -> Error {
+        match fault {
+            LogFault::Busy(e) => {
+                log::warn!("{e}");
+                e
+            }
+            LogFault::StartAgain(e) => {
+                self.start_again.store(true, Relaxed);
+                self.end(e)
+            }
+            LogFault::Final(e) => self.end(e),
+        }
+    }
+
+    /// Records the fatal error: nothing is written any more, and the process must end.
+    fn end(&self, error: Error) -> Error {
+        log::error!("{error}");
+        *lock(&self.fatal) = Some(error.clone());
+        error
+    }
+
     fn enqueue(&self, queue: &Sender<Submission>, submission: Submission) {
         if let Err(back) = queue.try_send(submission) {
             self.turned_away.fetch_add(1, Relaxed);

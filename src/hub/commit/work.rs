@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use uuid::Uuid;
@@ -34,7 +34,8 @@ pub struct Work {
     pub(super) look: Receiver<()>,
     pub(super) shared: Arc<Shared>,
     pub(super) clock: HubClock,
-    pub(super) swept: Instant,
+    /// Hub time of the last sweep.
+    pub(super) swept: u64,
     pub(super) sweep_again: bool,
 }
 
@@ -59,7 +60,17 @@ impl Work {
         self.commit(self.store.due(), Vec::new());
     }
 
-    fn pause(&self) -> Duration {
+    /// What [`Work::run`] does once, without a wait: for tests with a clock of their own.
+    #[cfg(test)]
+    pub fn turn(&mut self) {
+        match self.queue.try_recv() {
+            Ok(first) => self.take(Some(first)),
+            Err(_) => self.idle(),
+        }
+    }
+
+    /// How long nothing needs to be done.
+    pub fn pause(&self) -> Duration {
         if self.sweep_again {
             Duration::ZERO
         } else {
@@ -76,7 +87,7 @@ impl Work {
         let mut submissions = Vec::from_iter(first);
         submissions.extend(self.queue.try_iter().take(limits::GROUP - 1));
         let mut riding = self.store.due();
-        if self.sweep_again || self.swept.elapsed() >= SWEEP_INTERVAL {
+        if self.sweep_again || self.since_sweep() >= SWEEP_INTERVAL {
             riding.push(Op::Sweep);
         }
         self.commit(riding, submissions);
@@ -92,7 +103,7 @@ impl Work {
                 *lock(&self.shared.looks.done) = wanted;
                 self.shared.looks.changed.notify_all();
             }
-            Err(fault) => drop(self.fail(fault)),
+            Err(fault) => drop(self.shared.fail(fault)),
         }
     }
 
@@ -102,7 +113,7 @@ impl Work {
             .iter()
             .any(|outcome| matches!(outcome, Outcome::Swept { .. }))
         {
-            self.swept = clock::monotonic();
+            self.swept = self.now();
         }
     }
 
@@ -111,7 +122,6 @@ impl Work {
         if self.log.next_look().is_some_and(|in_| in_.is_zero()) {
             self.follow();
         }
-        self.store.tidy_view((self.clock)());
         self.store.reopen();
         if self.store.sync_failed() || !self.store.is_in_place() {
             // no group depends on the sync of a body, so an empty one reports its failure
@@ -124,10 +134,10 @@ impl Work {
         };
         let [acks, times] = self.log.flush_intervals();
         let flush = waits_for(true, acks) || waits_for(false, times);
-        let sweep = self.sweep_again
-            || (self.swept.elapsed() >= SWEEP_INTERVAL * 6 && self.wants_sweep(now));
-        if self.swept.elapsed() >= SWEEP_INTERVAL * 6 {
-            self.swept = clock::monotonic();
+        let sweep =
+            self.sweep_again || (self.since_sweep() >= SWEEP_INTERVAL * 6 && self.wants_sweep(now));
+        if self.since_sweep() >= SWEEP_INTERVAL * 6 {
+            self.swept = self.now();
             self.store.hold_reserve();
         }
         if flush || sweep || self.store.has_found_losses() {
@@ -176,7 +186,7 @@ impl Work {
             }
         }) {
             self.sweep_again = more;
-            self.swept = clock::monotonic();
+            self.swept = self.now();
         }
         self.note_sweeps(&committed.others);
         // wake receivers before answering senders
@@ -220,32 +230,15 @@ impl Work {
                 "cannot write the hub's tables: they are damaged, or mesync has a bug",
             )),
         };
-        Err(self.fail(fault))
-    }
-
-    fn fail(&self, fault: LogFault) -> Error {
-        match fault {
-            LogFault::Busy(e) => {
-                log::warn!("{e}");
-                e
-            }
-            LogFault::StartAgain(e) => {
-                self.shared.start_again.store(true, Relaxed);
-                self.end(e)
-            }
-            LogFault::Final(e) => self.end(e),
-        }
-    }
-
-    /// Records the fatal error: nothing is written any more, and the process must end.
-    fn end(&self, error: Error) -> Error {
-        log::error!("{error}");
-        *lock(&self.shared.fatal) = Some(error.clone());
-        error
+        Err(self.shared.fail(fault))
     }
 
     fn now(&self) -> u64 {
         (self.clock)()
+    }
+
+    fn since_sweep(&self) -> Duration {
+        Duration::from_millis(self.now().saturating_sub(self.swept))
     }
 
     fn wants_sweep(&self, now: u64) -> bool {

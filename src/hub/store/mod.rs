@@ -18,6 +18,7 @@ pub mod chunk_name;
 pub mod findings;
 mod meta;
 mod open;
+pub mod recovery;
 pub mod shared;
 mod staged;
 

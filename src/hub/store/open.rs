@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
 
-use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction};
 use uuid::Uuid;
 
 use super::Store;
@@ -130,38 +130,42 @@ const REVISIONS_SKIPPED_BY_RESTORE: u128 = 1 << 32;
 /// Starts a new epoch in a restored backup: no number that the lost hub used may mean something else here.
 fn begin_epoch(db: &Database, epoch: Uuid) -> Tried<Uuid> {
     let tx = db.begin_write()?;
-    {
-        let (mut meta, mut hosts) = (tx.open_table(META)?, tx.open_table(HOSTS)?);
-        let rev = meta.get("rev")?.map_or(0, |v| v.value());
-        meta.insert("rev", rev + REVISIONS_SKIPPED_BY_RESTORE)?;
-        // the history before the backup is still valid for clients
-        let first = (
-            Tag::from(epoch).0,
-            meta.get("age")?.map_or(0, |v| v.value() as u64),
-            Some(rev as u64),
-        );
-        tx.open_table(files::COMMITS)?
-            .insert((rev + REVISIONS_SKIPPED_BY_RESTORE) as u64, first)?;
-        meta.insert("epoch", epoch.as_u128())?;
-        let mut rows = Vec::new();
-        for row in hosts.iter()? {
-            let (name, row) = row?;
-            rows.push((name.value().to_string(), HostRow::from_value(row.value())));
-        }
-        for (name, row) in rows {
-            // another machine may use the name since the backup: the next one that calls is adopted
-            hosts.insert(
-                name.as_str(),
-                HostRow {
-                    instance: None,
-                    ..row
-                }
-                .value(),
-            )?;
-        }
-    }
+    begin_epoch_in(&tx, epoch)?;
     tx.commit()?;
     Ok(epoch)
+}
+
+/// The same within a transaction.
+pub fn begin_epoch_in(tx: &WriteTransaction, epoch: Uuid) -> Tried<()> {
+    let (mut meta, mut hosts) = (tx.open_table(META)?, tx.open_table(HOSTS)?);
+    let rev = meta.get("rev")?.map_or(0, |v| v.value());
+    meta.insert("rev", rev + REVISIONS_SKIPPED_BY_RESTORE)?;
+    // the history before the backup is still valid for clients
+    let first = (
+        Tag::from(epoch).0,
+        meta.get("age")?.map_or(0, |v| v.value() as u64),
+        Some(rev as u64),
+    );
+    tx.open_table(files::COMMITS)?
+        .insert((rev + REVISIONS_SKIPPED_BY_RESTORE) as u64, first)?;
+    meta.insert("epoch", epoch.as_u128())?;
+    let mut rows = Vec::new();
+    for row in hosts.iter()? {
+        let (name, row) = row?;
+        rows.push((name.value().to_string(), HostRow::from_value(row.value())));
+    }
+    for (name, row) in rows {
+        // another machine may use the name since the backup: the next one that calls is adopted
+        hosts.insert(
+            name.as_str(),
+            HostRow {
+                instance: None,
+                ..row
+            }
+            .value(),
+        )?;
+    }
+    Ok(())
 }
 
 /// Adds the tables that a store of an older program does not have. `tag`: for its latest revision.

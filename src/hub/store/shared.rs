@@ -24,8 +24,8 @@ use crate::error::{Error, Result};
 use crate::wire::files::Hash;
 
 /// Names in [`META`].
-const POSITION: &str = "log_position";
-const NONCE: &str = "log_nonce";
+pub(super) const POSITION: &str = "log_position";
+pub(super) const NONCE: &str = "log_nonce";
 
 /// Why an entry was not applied.
 #[derive(Debug)]
@@ -232,14 +232,17 @@ impl Store {
         self.chunks.place_of(hash)
     }
 
-    /// Fetches a chunk that is not here.
-    pub fn fetch_chunk(&self, hash: Hash) -> Result<()> {
+    /// Fetches a chunk that is not here. `false`: the bucket has lost it.
+    pub fn fetch_chunk(&self, hash: Hash) -> Result<bool> {
         let unread = |e: std::io::Error| Error::io(format!("fetch the chunk {hash}"), &e);
         let mut reader = self
             .chunk(hash)?
             .ok_or_else(|| unread(std::io::ErrorKind::NotFound.into()))?;
-        std::io::copy(&mut reader, &mut std::io::sink()).map_err(unread)?;
-        Ok(())
+        match std::io::copy(&mut reader, &mut std::io::sink()) {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(unread(e)),
+        }
     }
 
     /// Copies the tables of a hub of its own as the view of a bucket before its first entry. `names`: the objects of its chunks.
@@ -294,7 +297,7 @@ impl Store {
         })
     }
 
-    fn copy_into<T>(
+    pub(super) fn copy_into<T>(
         &self,
         path: &Path,
         more: impl FnOnce(&ReadTransaction, &WriteTransaction) -> Tried<T>,

@@ -54,6 +54,24 @@ impl SimBucket {
         }
     }
 
+    /// All objects, as a copy that can be put back.
+    pub fn copy(&self) -> BTreeMap<String, Vec<u8>> {
+        let contents = self.contents.lock().unwrap();
+        (contents.objects.iter())
+            .map(|(name, stored)| (name.clone(), stored.bytes.clone()))
+            .collect()
+    }
+
+    /// What a person does with another tool.
+    pub fn set_back(&self, to: &BTreeMap<String, Vec<u8>>) {
+        let at = self.schedule.now();
+        let stored = |(name, bytes): (&String, &Vec<u8>)| {
+            let bytes = bytes.clone();
+            (name.clone(), Stored { bytes, at })
+        };
+        self.contents.lock().unwrap().objects = to.iter().map(stored).collect();
+    }
+
     /// Some requests that were delayed take effect.
     pub fn let_late_ones_in(&self) {
         let late = {

@@ -16,7 +16,7 @@ use crate::chunking::tests::noise;
 use crate::error::Kind;
 use crate::hub::bucket::chunks::ChunkObjects;
 use crate::hub::bucket::clock::StoreClock;
-use crate::hub::bucket::janitor::Janitor;
+use crate::hub::bucket::janitor::{Janitor, JanitorTimes};
 use crate::hub::bucket::objects::ObjectStore;
 use crate::hub::bucket::shared_log::SharedLog;
 use crate::hub::bucket::{Description, start};
@@ -232,6 +232,7 @@ impl SimHub {
             data_dir: dir.into(),
             snapshot_at: 0,
             snapshot_entries: 6,
+            times: JanitorTimes::default(),
         };
         loop {
             self.schedule().pass(thread, self.schedule().below(50));
@@ -363,11 +364,14 @@ impl SimHub {
                 None
             }
         };
-        match self.schedule().below(5) {
+        match self.schedule().below(7) {
             0 => ignore(janitor.snapshot_and_cut())?,
             1 => ignore(janitor.collect(&submit))?,
             2 => ignore(janitor.remove_orphans(&submit))?,
             3 => drop(submit(Op::Sweep)),
+            5 => ignore(janitor.remove_leftovers())?,
+            // a bucket that was never set back is not taken for one that was
+            4 => ignore(start::can_continue(janitor.objects.as_ref(), 0, store).map(drop))?,
             _ => self.read_something(store),
         }
         fault.into_inner().unwrap().map_or(Ok(()), Err)

@@ -22,7 +22,7 @@ fn author(n: u128) -> Author {
     }
 }
 
-fn put(n: u128, name: &str, bytes: &[u8], there: Bytes, from: Option<OldName>) -> Op {
+pub fn put(n: u128, name: &str, bytes: &[u8], there: Bytes, from: Option<OldName>) -> Op {
     let sha256 = Hash::of(bytes);
     let size = bytes.len() as u64;
     Op::File(FileOp::put([Put {
@@ -45,7 +45,7 @@ fn put(n: u128, name: &str, bytes: &[u8], there: Bytes, from: Option<OldName>) -
     }]))
 }
 
-fn post(n: u128, target: Option<&str>) -> Op {
+pub fn post(n: u128, target: Option<&str>) -> Op {
     let json = format!(r#"{{"type":"note","payload":{n}}}"#);
     Op::Post(vec![Incoming {
         id: Uuid::from_u128(2000 + n),

@@ -43,7 +43,7 @@ pub use read::ChangesSince;
 pub(super) use schema::{CHUNKS, FileTotals, WANTED, copy};
 pub(super) use sweep::is_wanted;
 pub(super) use tables::FileTables;
-pub(super) use wanted::since as wanted_since;
+pub(super) use wanted::{each_that_needs, since as wanted_since};
 
 /// Bytes of known chunks that are verified before a commit is acknowledged, at most: one long chunk.
 const VERIFIED_BYTES: u64 = SINGLE;

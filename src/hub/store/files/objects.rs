@@ -145,6 +145,12 @@ pub fn is_known(tx: &ReadTransaction, name: &ChunkName) -> Tried<bool> {
             .is_some())
 }
 
+/// See [`ObjectTables::admits`].
+pub fn admits(tx: &ReadTransaction, name: &ChunkName) -> Tried<bool> {
+    let dropped = tx.open_table(DROPPED_OBJECTS)?;
+    Ok(name.made >= read_horizon(tx)? && dropped.get(name.to_string().as_str())?.is_none())
+}
+
 pub fn read_horizon(tx: &ReadTransaction) -> Tried<u64> {
     horizon(&tx.open_table(META)?)
 }

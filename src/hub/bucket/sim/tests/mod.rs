@@ -1,5 +1,9 @@
 //! The histories.
 
+mod idle;
+mod one_bucket;
+mod recoveries;
+
 use super::*;
 
 /// The value of a variable of the environment.
