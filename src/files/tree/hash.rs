@@ -27,6 +27,8 @@ use crate::wire::files::{EntryKind, Hash, SINGLE};
 /// Attempts to read a file that is being written to, before it has to wait.
 const MAX_READ_ATTEMPTS: usize = 2;
 const READ_BUFFER_BYTES: usize = 128 * 1024;
+/// How often a long file is checked for changes while it is read.
+const BYTES_BETWEEN_CHECKS: u64 = 16 * 1024 * 1024;
 
 /// What is remembered for a stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -329,7 +331,15 @@ impl DiskTree {
             let mut digest = ContentDigest::of(&reading.shown.stamp);
             // a file that grows as fast as it is read would have no end
             let mut left = reading.shown.stamp.size;
+            let mut check_at = left.saturating_sub(BYTES_BETWEEN_CHECKS);
             while left > 0 {
+                // a file that is being written is not read to its end
+                if left < check_at {
+                    if !reading.unchanged()? {
+                        break;
+                    }
+                    check_at = left.saturating_sub(BYTES_BETWEEN_CHECKS);
+                }
                 match reading.read(&mut buffer) {
                     Ok(0) => break,
                     Ok(n) => {
