@@ -55,7 +55,7 @@ pub fn open_store(hub: &HubSettings, credentials: Option<&Path>) -> Result<Opene
     let bucket = bucket::start::open(Arc::new(link.open()?), &hub.data_dir, cache)?;
     let mut view = bucket.begin(hub, wall)?;
     if view.store.is_closed()? {
-        return Err(bucket::shared_log::closed());
+        return Err(bucket::closed());
     }
     BucketLink::record(Some(&link), &hub.data_dir)?;
     SharedFiles::new(Arc::clone(&bucket.objects), &hub.data_dir)

@@ -122,5 +122,11 @@ pub fn to_json(value: &impl Serialize) -> Vec<u8> {
     bytes
 }
 
+/// The error of a hub whose bucket was left.
+pub fn closed() -> Error {
+    let what = "cannot use the bucket: its hub was moved to a disk";
+    Error::new(Kind::Settings, what).hint("start the hub there, or name another bucket")
+}
+
 #[cfg(test)]
 mod sim;

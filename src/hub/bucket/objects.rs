@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// When a `PUT` may succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +61,14 @@ impl Trouble {
     pub fn error(self) -> Error {
         match self {
             Trouble::Unknown(e) | Trouble::Refused(e) => e,
+        }
+    }
+
+    /// The error of a caller that may repeat its request.
+    pub fn busy(self) -> Error {
+        Error {
+            kind: Kind::Busy,
+            ..self.error()
         }
     }
 }

@@ -127,7 +127,7 @@ fn of_source(
         Source::Tables(store) => store,
     };
     if store.is_closed()? {
-        return Err(super::shared_log::closed());
+        return Err(super::closed());
     }
     ask_for_hubs(objects.as_ref())?;
     if from == RecoverFrom::View {

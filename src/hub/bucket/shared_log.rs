@@ -22,7 +22,7 @@ use super::chunks::ChunkObjects;
 use super::clock::StoreClock;
 use super::objects::{ObjectStore, PutIf, PutOutcome, Trouble};
 use super::pace::{CommitPace, LookTimes, SHORTEST_LOOK_MILLIS};
-use super::{entry_name, read_floor};
+use super::{closed, entry_name, read_floor};
 use crate::error::{Error, Kind};
 use crate::hub::commit_log::{Committed, HubClock, Log, LogFault, Uploader};
 use crate::hub::store::Store;
@@ -168,7 +168,10 @@ impl SharedLog {
                     };
                     match stands {
                         Ok(Some((entry, born))) => return self.win(&entry, born),
-                        Ok(None) => continue,
+                        Ok(None) => {
+                            self.give_way()?;
+                            continue;
+                        }
                         Err(Stuck::Fault(fault)) => return Err(fault),
                         Err(Stuck::Trouble(trouble)) => trouble,
                     }
@@ -189,6 +192,17 @@ impl SharedLog {
             ));
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// After a lost race: the others that want to write are at it too.
+    fn give_way(&mut self) -> Result<(), LogFault> {
+        let longest = self.pace.lost(self.objects.monotonic());
+        self.objects
+            .wait(Duration::from_millis(self.objects.random() % (longest + 1)));
+        if let Err(fault @ (LogFault::StartAgain(_) | LogFault::Final(_))) = self.catch_up() {
+            return Err(fault);
+        }
+        Ok(self.drop_if_late(self.clock.now())?)
     }
 
     /// The number and the bytes to be tried: the same as before while the number is free.
@@ -303,7 +317,7 @@ impl SharedLog {
         let response = self
             .objects
             .get(&entry_name(n))
-            .map_err(|trouble| LogFault::Busy(busy(trouble)))?;
+            .map_err(|trouble| LogFault::Busy(trouble.busy()))?;
         self.clock.hear(response.date);
         self.pace.get = self.objects.monotonic().saturating_sub(began);
         let read = match response.value {
@@ -313,10 +327,7 @@ impl SharedLog {
                 .map(|()| Reached::Entry),
             None => self.end(n, response.date),
         };
-        read.map_err(|stuck| match stuck {
-            Stuck::Fault(fault) => fault,
-            Stuck::Trouble(trouble) => LogFault::Busy(busy(trouble)),
-        })
+        Ok(read?)
     }
 
     /// There is no entry `n`: the end, unless this hub has slept so long that the entry was removed.
@@ -364,7 +375,7 @@ impl SharedLog {
     }
 
     fn apply_other(&mut self, entry: &LogEntry, born: u64) -> Result<(), Stuck> {
-        self.pace.rival_at = Some(self.objects.monotonic());
+        self.pace.saw(entry.hub, self.objects.monotonic());
         let outcomes = self.apply(entry, born).map_err(Stuck::Fault)?;
         self.others.extend(outcomes);
         Ok(())
@@ -407,13 +418,8 @@ impl Log for SharedLog {
     }
 
     fn await_turn(&mut self) {
-        let now = self.objects.monotonic();
-        if let Some(left) = self
-            .pace
-            .hold_until
-            .checked_sub(now)
-            .filter(|left| *left > 0)
-        {
+        let left = (self.pace.hold_until).saturating_sub(self.objects.monotonic());
+        if left > 0 {
             self.objects.wait(Duration::from_millis(left));
         }
     }
@@ -477,21 +483,17 @@ impl Log for SharedLog {
     }
 }
 
-/// The error of a hub whose bucket was left.
-pub fn closed() -> Error {
-    let what = "cannot use the bucket: its hub was moved to a disk";
-    Error::new(Kind::Settings, what).hint("start the hub there, or name another bucket")
-}
-
 /// Why an attempt did not end.
 enum Stuck {
     Trouble(Trouble),
     Fault(LogFault),
 }
 
-fn busy(trouble: Trouble) -> Error {
-    Error {
-        kind: Kind::Busy,
-        ..trouble.error()
+impl From<Stuck> for LogFault {
+    fn from(stuck: Stuck) -> LogFault {
+        match stuck {
+            Stuck::Fault(fault) => fault,
+            Stuck::Trouble(trouble) => LogFault::Busy(trouble.busy()),
+        }
     }
 }

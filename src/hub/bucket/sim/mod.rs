@@ -5,6 +5,7 @@
 
 mod bucket;
 mod client;
+mod fleet;
 mod hub;
 mod replay;
 mod schedule;
@@ -23,7 +24,7 @@ use crate::hub::store::ops::shared::FORMAT;
 use bucket::{Link, SimBucket};
 use client::Client;
 use hub::SimHub;
-use schedule::Schedule;
+use schedule::{Pace, Schedule};
 use witness::Witness;
 
 const DAY: u64 = 86_400_000;
@@ -121,7 +122,7 @@ fn history(seed: u64, steps: u64) -> Vec<String> {
             }
         }
         // everything works from now on, and must agree in the end
-        schedule.leap(false);
+        schedule.set_pace(Pace::Unsteady);
         bucket.set_faults(false);
         (1..=HUBS).for_each(|machine| schedule.wake(machine));
         let n = || bucket.witness.lock().unwrap().n;

@@ -37,8 +37,18 @@ struct State {
     running: ThreadId,
     threads: Vec<Thread>,
     machines: Vec<Machine>,
-    /// Time makes leaps of days.
-    leaps: bool,
+    pace: Pace,
+}
+
+/// How time passes when a thread gives way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// By days now and then.
+    Leaps,
+    /// By some milliseconds more than the next thread has waited for.
+    Unsteady,
+    /// By what the next thread has waited for.
+    Exact,
 }
 
 pub struct Schedule {
@@ -55,7 +65,7 @@ impl Schedule {
             running: 0,
             threads: vec![Thread::default()],
             machines: vec![Machine::default(); machines],
-            leaps: true,
+            pace: Pace::Leaps,
         };
         Schedule {
             state: Mutex::new(state),
@@ -86,8 +96,8 @@ impl Schedule {
         state.now - state.machines[machine].missed
     }
 
-    pub fn leap(&self, leaps: bool) {
-        self.state().leaps = leaps;
+    pub fn set_pace(&self, pace: Pace) {
+        self.state().pace = pace;
     }
 
     /// A new thread, which may call [`Schedule::enter`].
@@ -187,8 +197,10 @@ impl State {
     }
 
     fn choose(&mut self) {
-        self.now += self.random.below(40);
-        if self.leaps && self.random.below(300) == 0 {
+        if self.pace != Pace::Exact {
+            self.now += self.random.below(40);
+        }
+        if self.pace == Pace::Leaps && self.random.below(300) == 0 {
             self.now += self.random.below(2 * super::DAY);
         }
         let alive = |state: &State| {

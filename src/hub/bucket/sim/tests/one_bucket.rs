@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::bucket::{Link, SimBucket};
 use super::hub::content;
 use super::replay::put;
-use super::schedule::Schedule;
+use super::schedule::{Pace, Schedule};
 use super::witness::Witness;
 use super::{BEGIN, CLUSTER, EPOCH, LIMITS, scratch};
 use crate::config::HubSettings;
@@ -83,7 +83,7 @@ pub struct Fixture {
 impl Fixture {
     pub fn new() -> Fixture {
         let schedule = Arc::new(Schedule::new(1, 1, BEGIN));
-        schedule.leap(false);
+        schedule.set_pace(Pace::Unsteady);
         let bucket = Arc::new(SimBucket::new(schedule, Witness::new(CLUSTER, EPOCH)));
         let objects: Arc<dyn ObjectStore> = Arc::new(Link {
             bucket: Arc::clone(&bucket),
