@@ -10,10 +10,10 @@ use serde::Serialize;
 use serde_json::ser::{CharEscape, Formatter};
 
 use super::files::all_kinds;
-use super::http::{AfterPiece, Caller, Job, Pieces, Reply, Request, StreamWakeup};
+use super::http::{AfterPiece, Caller, Job, Pieces, Reply, Request};
 use super::rights::Rights;
 use super::store::Store;
-use super::subscribers::{EventRow, Subscribers, Subscription};
+use super::subscribers::{EventRow, StreamWakeup, Subscribers, Subscription};
 use crate::config::limits::EVENT_PAGE;
 use crate::wire::files::{EntryKind, FileEvent};
 use crate::wire::revision::{Revision, Tag};

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::rights::{Administration, InboxRight, Right, Rights};
+use super::subscribers::StreamWakeup;
 use crate::error::{Error, Kind};
 use crate::wire;
 use crate::wire::scope::Scope;
@@ -239,9 +240,6 @@ pub enum Job {
     /// An event stream, until its writer ends, its reader disconnects or accepts nothing for 30 s, or the hub stops.
     Stream(Box<dyn Pieces>),
 }
-
-/// Says that there may be new [`Pieces`]; cheap, and safe to call at any time.
-pub type StreamWakeup = Arc<dyn Fn() + Send + Sync>;
 
 /// The pieces of an event stream, by its writer. The server calls it on the thread of all streams, so no call waits.
 pub trait Pieces: Send {

@@ -8,9 +8,11 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::http::StreamWakeup;
 use super::store::ops::Wake;
 use crate::wire::files::FileEvent;
+
+/// Says that there may be something new for a stream; cheap, and safe to call at any time.
+pub type StreamWakeup = Arc<dyn Fn() + Send + Sync>;
 
 /// All open streams; the server limits their number.
 #[derive(Default)]

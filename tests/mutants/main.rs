@@ -32,9 +32,12 @@ const COPIED_MODULES: &[&str] = &[
     "files::engine",
     "files::plan",
     "hub::bucket",
+    "hub::commit",
     "hub::commit_log",
     "hub::data_dir",
+    "hub::memory",
     "hub::store",
+    "hub::subscribers",
     "nearest",
     "relpath",
     "tls",
@@ -113,11 +116,12 @@ fn each_patch_names_tests_of_the_simulation() {
     for mutant in mutants() {
         for catcher in &mutant.catchers {
             let (file, test) = catcher.test.rsplit_once("::").unwrap_or(("", ""));
-            let path = format!("src/{}.rs", in_full(file).replace("::", "/"));
+            let path = format!("src/{}", in_full(file).replace("::", "/"));
+            let text = sources
+                .get(&format!("{path}.rs"))
+                .or_else(|| sources.get(&format!("{path}/mod.rs")));
             assert!(
-                sources
-                    .get(&path)
-                    .is_some_and(|text| text.contains(&format!("#[test]\nfn {test}() {{"))),
+                text.is_some_and(|text| text.contains(&format!("#[test]\nfn {test}() {{"))),
                 "{}: there is no test {} in the simulation",
                 mutant.name,
                 catcher.test

@@ -21,7 +21,8 @@ use super::socket::{read_some, write_some};
 use super::tls::Session;
 use super::{ConnectionResources, Shared};
 use crate::clock;
-use crate::hub::http::{AfterPiece, Pieces, StreamWakeup};
+use crate::hub::http::{AfterPiece, Pieces};
+use crate::hub::subscribers::StreamWakeup;
 use crate::wire::KEEP_ALIVE;
 
 /// Events of epoll(7) that are read at once.

@@ -1,7 +1,8 @@
 //! Event streams of the server.
 
 use super::*;
-use crate::hub::http::{AfterPiece, Pieces, StreamWakeup};
+use crate::hub::http::{AfterPiece, Pieces};
+use crate::hub::subscribers::StreamWakeup;
 
 /// An event stream of a test; `mode` is the query of its request.
 pub(super) struct Writer {
