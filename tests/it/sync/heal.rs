@@ -51,7 +51,6 @@ fn running_machines_send_the_hub_its_lost_chunks() {
             Synced::new(&hub.world, "alpha"),
             Synced::new(&hub.world, "beta"),
         );
-        alpha.start();
         for (name, bytes) in [
             ("medium", noise(1, 300_000)),
             ("d/long", noise(2, 9_000_000)),
@@ -59,6 +58,8 @@ fn running_machines_send_the_hub_its_lost_chunks() {
         ] {
             alpha.put(name, bytes);
         }
+        // not before: it would send the half of a file whose writing takes long
+        alpha.start();
         let commits = || hub.get("/api/files").json().as_array().map_or(0, Vec::len);
         wait_for("the hub has all", &hub.world, || commits() == 3);
         let all = chunk_files(&hub);
