@@ -3,14 +3,14 @@
 //! The names of these machines are in the file `machines`, so that the hub still lists a machine as silent that died before the hub
 //! was restarted. No decision depends on any of this: a false state only affects the row of its machine.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::config::limits;
 use crate::wire::fleet::{MachineCondition, MachineState};
-use crate::wire::peers::{self, HeardMachine};
+use crate::wire::peers::{HeardMachine, MAX_MACHINES, PeerNews};
 use crate::wire::{self, Doubt};
 use crate::{clock, disk};
 
@@ -20,6 +20,8 @@ const MAX_FILE_BYTES: usize = MAX_STATES * 64;
 
 /// Machines whose state is kept; beyond that the oldest state is dropped.
 const MAX_STATES: usize = limits::HOSTS as usize;
+/// Removed machines that other hubs are told of, at most.
+const MAX_FORGOTTEN: usize = 100;
 /// Seconds after its last state at which a machine counts as silent.
 const SILENT_SECONDS: u64 = 45;
 /// The longest interval of requests from a machine that sends no state, such as an older version.
@@ -41,6 +43,8 @@ struct Machines {
     states: BTreeMap<String, ToldState>,
     /// The names of all machines that have sent a state.
     names: BTreeSet<String>,
+    /// The machines that were removed here last, each with the hub time, for the other hubs of a bucket.
+    forgotten: VecDeque<(String, u64)>,
 }
 
 /// A state, and the hub time of its arrival in milliseconds.
@@ -82,7 +86,7 @@ impl Fleet {
         let names = text.lines().filter_map(|line| wire::check_host(line).ok());
         let inner = Machines {
             names: names.collect(),
-            states: BTreeMap::new(),
+            ..Machines::default()
         };
         Fleet {
             path,
@@ -108,16 +112,19 @@ impl Fleet {
     }
 
     /// Records what another hub has heard, unless something later is known.
-    pub fn note_elsewhere(&self, machines: &[HeardMachine], now: u64) {
-        for HeardMachine { host, state, at } in machines {
+    pub fn note_elsewhere(&self, news: &PeerNews, now: u64) {
+        for host in &news.forgotten {
+            self.remove(&mut self.lock(), host);
+        }
+        for HeardMachine { host, state, at } in &news.machines {
             if let Ok(host) = wire::check_host(host) {
                 self.note_told(&host, state, (*at).min(now), false);
             }
         }
     }
 
-    /// What was told here after this time, the oldest first.
-    pub fn heard_here(&self, after: u64) -> Vec<HeardMachine> {
+    /// What was told or removed here after this time, and the time up to which that is all.
+    pub fn news(&self, after: u64, now: u64) -> (PeerNews, u64) {
         let inner = self.lock();
         let new = inner
             .states
@@ -131,8 +138,17 @@ impl Fleet {
             })
             .collect();
         heard.sort_by_key(|machine| machine.at);
-        heard.truncate(peers::MAX_MACHINES);
-        heard
+        let is_all = heard.len() <= MAX_MACHINES;
+        heard.truncate(MAX_MACHINES);
+        let up_to = heard.last().map_or(now, |last| last.at);
+        let forgotten = inner.forgotten.iter().filter(|(_, at)| *at > after);
+        let news = PeerNews {
+            written: false,
+            machines: heard,
+            forgotten: forgotten.map(|(host, _)| host.clone()).collect(),
+        };
+        // more may be told in this millisecond
+        (news, if is_all { now.saturating_sub(1) } else { up_to })
     }
 
     fn note_told(&self, host: &str, header: &str, at: u64, here: bool) {
@@ -162,8 +178,16 @@ impl Fleet {
     }
 
     /// Removes a host; returns whether it was known.
-    pub fn forget(&self, host: &str) -> bool {
+    pub fn forget(&self, host: &str, now: u64) -> bool {
         let mut inner = self.lock();
+        if inner.forgotten.len() >= MAX_FORGOTTEN {
+            inner.forgotten.pop_front();
+        }
+        inner.forgotten.push_back((host.to_string(), now));
+        self.remove(&mut inner, host)
+    }
+
+    fn remove(&self, inner: &mut Machines, host: &str) -> bool {
         let is_told = inner.states.remove(host).is_some();
         if !inner.names.remove(host) {
             return is_told;
@@ -336,7 +360,7 @@ mod tests {
         assert!(!all.contains_key("h2") && all.contains_key("h3"));
         fleet.note("h3", "{", 0);
         assert_eq!(fleet.all(Some("h3"))["h3"].at, 3);
-        assert!(fleet.forget("h3") && !fleet.forget("h3"));
+        assert!(fleet.forget("h3", 0) && !fleet.forget("h3", 0));
     }
 
     #[test]
@@ -359,19 +383,55 @@ mod tests {
                 .map(|t| (t.state.pending, t.at))
         };
         fleet.note("web-1", &state(1).header(), 5000);
-        fleet.note_elsewhere(&[heard("web-1", 2, 4999), heard("web-2", 3, 4000)], 6000);
+        let told = |machines: &[HeardMachine]| {
+            let news = PeerNews {
+                machines: machines.to_vec(),
+                ..PeerNews::default()
+            };
+            fleet.note_elsewhere(&news, 6000);
+        };
+        told(&[heard("web-1", 2, 4999), heard("web-2", 3, 4000)]);
         assert_eq!(pending("web-1"), Some((1, 5000)));
         assert_eq!(pending("web-2"), Some((3, 4000)));
         // a hub is not told of its own machines by another, nor of those of a third
-        assert_eq!(fleet.heard_here(0), [heard("web-1", 1, 5000)]);
-        assert_eq!(fleet.heard_here(5000), []);
+        let machines = |after| fleet.news(after, 6000).0.machines;
+        assert_eq!(machines(0), [heard("web-1", 1, 5000)]);
+        assert_eq!((machines(5000), fleet.news(0, 6000).1), (vec![], 5999));
         // the machine calls the other hub now; a time ahead of this hub's is this hub's
-        fleet.note_elsewhere(&[heard("web-1", 4, 9000), heard("../x", 0, 0)], 6000);
+        told(&[heard("web-1", 4, 9000), heard("../x", 0, 0)]);
         assert_eq!(pending("web-1"), Some((4, 6000)));
-        assert_eq!(fleet.heard_here(0), []);
+        assert_eq!(machines(0), []);
         assert_eq!(fleet.all(None).len(), 2);
         // it is missed at this hub too
         assert_eq!(fleet.awaited(None, 0).len(), 2);
+        // a machine that is removed at one hub is removed at all, and not told back
+        let removed = PeerNews {
+            forgotten: vec!["web-1".into()],
+            ..PeerNews::default()
+        };
+        fleet.note_elsewhere(&removed, 6000);
+        assert!(pending("web-1").is_none() && fleet.awaited(None, 0).len() == 1);
+        assert!(fleet.news(0, 7000).0.forgotten.is_empty());
+        assert!(fleet.forget("web-2", 6500));
+        assert_eq!(fleet.news(6499, 7000).0.forgotten, ["web-2"]);
+        assert!(fleet.news(6500, 7000).0.forgotten.is_empty());
+    }
+
+    #[test]
+    fn more_machines_than_fit_into_the_news_are_told_in_turn() {
+        let dir = tempfile::tempdir().unwrap();
+        let fleet = Fleet::open(dir.path(), 0);
+        let state = MachineState::default().header();
+        let all = 2 * MAX_MACHINES as u64 + 1;
+        (1..=all).for_each(|n| fleet.note(&format!("h{n}"), &state, n));
+        let (mut told, mut after) = (Vec::new(), 0);
+        for _ in 0..3 {
+            let (news, up_to) = fleet.news(after, all + 1);
+            told.extend(news.machines.into_iter().map(|machine| machine.at));
+            after = up_to;
+        }
+        assert_eq!(told, (1..=all).collect::<Vec<_>>());
+        assert_eq!(after, all);
     }
 
     #[test]
@@ -405,7 +465,7 @@ mod tests {
             Some(44),
             "unknown: no state since the hub was started; it last called 44 s ago",
         );
-        assert!(fleet.forget("web-1"));
+        assert!(fleet.forget("web-1", 0));
         assert!(Fleet::open(dir.path(), 0).awaited(None, 0).is_empty());
     }
 }

@@ -15,10 +15,11 @@ use super::certificate::Certificates;
 use super::commit::Committer;
 use super::fleet::Fleet;
 use super::http::{Reply, Request};
+use crate::clock;
 use crate::config::{HubSettings, server_url};
 use crate::error::{Error, Result};
 use crate::pins::{self, Pins};
-use crate::wire::peers::{HeardMachine, PeerNews};
+use crate::wire::peers::PeerNews;
 
 /// How often a peer is told of the machines that have called since.
 const TELL_INTERVAL: Duration = Duration::from_secs(10);
@@ -81,7 +82,7 @@ pub fn hear(committer: &Committer, fleet: &Fleet, request: &Request) -> Reply {
     if news.written {
         committer.look();
     }
-    fleet.note_elsewhere(&news.machines, committer.now());
+    fleet.note_elsewhere(&news, committer.now());
     Reply::json(200, &serde_json::json!({}))
 }
 
@@ -124,6 +125,7 @@ impl Peer {
 
     fn run(self, wakes: &Receiver<()>) {
         let mut told = self.teller.committer.now();
+        let mut told_at = clock::monotonic();
         let mut fails = false;
         loop {
             let written = match wakes.recv_timeout(TELL_INTERVAL) {
@@ -131,14 +133,19 @@ impl Peer {
                 Err(RecvTimeoutError::Timeout) => false,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            let machines = self.teller.fleet.heard_here(told);
-            if !written && machines.is_empty() {
+            let (mut news, mut up_to) = (PeerNews::default(), told);
+            // there may be thousands of machines, and an entry every few milliseconds
+            if !written || told_at.elapsed() >= TELL_INTERVAL {
+                let now = self.teller.committer.now();
+                (news, up_to) = self.teller.fleet.news(told, now);
+                told_at = clock::monotonic();
+            }
+            if !written && news == PeerNews::default() {
                 continue;
             }
-            let latest = machines.iter().map(|machine| machine.at).max();
-            match self.tell(written, machines) {
+            match self.tell(PeerNews { written, ..news }) {
                 Ok(()) => {
-                    told = latest.unwrap_or(told);
+                    told = up_to;
                     fails = false;
                 }
                 // it finds the entry by itself, and is told of the machines later
@@ -152,8 +159,8 @@ impl Peer {
         }
     }
 
-    fn tell(&self, written: bool, machines: Vec<HeardMachine>) -> std::result::Result<(), String> {
-        let body = serde_json::to_vec(&PeerNews { written, machines }).unwrap_or_default();
+    fn tell(&self, news: PeerNews) -> std::result::Result<(), String> {
+        let body = serde_json::to_vec(&news).unwrap_or_default();
         let answer = self
             .agent
             .post(format!("{}/api/hub/peer", self.url))

@@ -17,6 +17,9 @@ pub struct PeerNews {
     /// Machines that have called the sender.
     #[serde(default)]
     pub machines: Vec<HeardMachine>,
+    /// Machines that an administrator has removed there.
+    #[serde(default)]
+    pub forgotten: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

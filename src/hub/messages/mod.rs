@@ -317,7 +317,7 @@ impl Messages {
             _ => {
                 self.continuity.forget(&host);
                 // the store has no host that never asked for messages
-                let told = self.fleet.forget(&host);
+                let told = self.fleet.forget(&host, self.committer.now());
                 let committed = move |outcome| match outcome {
                     Outcome::Done => answer(deleted()),
                     Outcome::NoSuchHost if told => answer(deleted()),
