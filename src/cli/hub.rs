@@ -26,6 +26,7 @@ use crate::hub::bucket::{self, moving};
 use crate::hub::data_dir::{self, DataDirLock, running};
 use crate::hub::store::findings::{Findings, Lost};
 use crate::hub::store::{Store, check};
+use crate::logger::counted;
 use crate::service::{self, Part, Signals};
 use crate::wire::files::Backup;
 use crate::{clock, daemon, disk, hub, wire};
@@ -140,17 +141,17 @@ pub fn backup(context: &mut Context, invocation: &Invocation) -> Result<CommandE
         context.out.object(&BackedUp { dir: &dir, backup })
     } else {
         context.out.line(&format!(
-            "{}: {} files, {} chunks",
+            "{}: {}, {}",
             dir.display(),
-            backup.files,
-            backup.chunks
+            counted(backup.files, "file"),
+            counted(backup.chunks, "chunk")
         ))
     }
     if backup.lost > 0 {
         let what = format!(
-            "the backup in {} lacks {} chunks that the hub has lost",
+            "the backup in {} lacks {} that the hub has lost",
             dir.display(),
-            backup.lost
+            counted(backup.lost, "chunk")
         );
         return Err(Error::new(Kind::Damaged, what).hint(format!(
             "\"mesync hub check --data {}\" names the files",
@@ -204,13 +205,14 @@ fn recovered_in_words(recovered: &RecoveredHub, url: &str) -> Vec<String> {
     }
     if recovered.dropped_entries > 0 {
         lines.push(format!(
-            "{} entries in the log of the bucket are not in this view, and do not count any more",
-            recovered.dropped_entries
+            "not in this view, and dropped: {} of the log of the bucket",
+            counted(recovered.dropped_entries, "entry")
         ));
     }
     lines.push(format!(
-        "recovered {url}: {} files, {} chunks put again; start the hubs",
-        recovered.files, recovered.chunks
+        "recovered {url}: {}, {} put again; start the hubs",
+        counted(recovered.files, "file"),
+        counted(recovered.chunks, "chunk")
     ));
     lines
 }
@@ -240,13 +242,14 @@ pub fn move_hub(context: &mut Context, invocation: &Invocation) -> Result<Comman
             hub.data_dir.display().to_string()
         };
         context.out.line(&format!(
-            "moved to {to}: {} files, {} chunks",
-            moved.files, moved.chunks
+            "moved to {to}: {}, {}",
+            counted(moved.files, "file"),
+            counted(moved.chunks, "chunk")
         ));
         if moved.lost > 0 {
             context.out.line(&format!(
-                "{} chunks are lost, because the bucket has lost them: \"mesync hub check\" names the files",
-                moved.lost
+                "lost, because the bucket has lost them: {}; \"mesync hub check\" names the files",
+                counted(moved.lost, "chunk")
             ));
         }
     }
