@@ -19,6 +19,18 @@ pub struct Access {
     /// key is that hub's: `[::1]` may belong to another program while the hub has `127.0.0.1`.
     pub url: String,
     pub key: Option<String>,
+    /// They are of this user's hub on this machine: when it ends, another program may get its address.
+    pub is_local: bool,
+}
+
+impl Access {
+    pub fn to(url: String, key: Option<String>) -> Access {
+        Access {
+            url,
+            key,
+            is_local: false,
+        }
+    }
 }
 
 /// The key of the settings; otherwise that of this user's hub on this machine if the settings name
@@ -30,10 +42,7 @@ pub fn access(settings: &Settings) -> Result<Access> {
     let url = settings.server_url.clone();
     let credentials = environment::variable("CREDENTIALS_DIRECTORY");
     if let Some(key) = given_key(settings, credentials.as_deref().map(Path::new))? {
-        return Ok(Access {
-            url,
-            key: Some(key),
-        });
+        return Ok(Access::to(url, Some(key)));
     }
     if let Some(access) = local_access(&settings.hub.data_dir, &url) {
         return Ok(access);
@@ -42,7 +51,7 @@ pub fn access(settings: &Settings) -> Result<Access> {
     let login = login::file().and_then(|path| login::read(&path).ok().flatten());
     Ok(login
         .filter(|login| server_url::names(&url, &login.server_url))
-        .map_or(Access { url, key: None }, |login| access_by(&login)))
+        .map_or(Access::to(url, None), |login| access_by(&login)))
 }
 
 /// If no server is set for messages, uses that of the login file.
@@ -82,10 +91,8 @@ pub fn file_access(settings: &Settings, login: Option<&Login>) -> Result<Access>
 }
 
 fn access_by(login: &Login) -> Access {
-    Access {
-        url: login.server_url.clone(),
-        key: Some(login.api_key.clone()).filter(|key| !key.is_empty()),
-    }
+    let key = Some(login.api_key.clone()).filter(|key| !key.is_empty());
+    Access::to(login.server_url.clone(), key)
 }
 
 /// [`access`] without the address.
@@ -131,6 +138,7 @@ fn local_access(data_dir: &Path, server_url: &str) -> Option<Access> {
     Some(Access {
         url,
         key: Some(key),
+        is_local: true,
     })
 }
 

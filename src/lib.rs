@@ -123,7 +123,8 @@
 //! Groups form a log ([`hub::commit_log`]). That of one hub is a transaction for each group on its disk, and is not kept. Hubs that
 //! share a bucket ([`hub::bucket`]) write each group as an object that is created once, before its outcome is known, and apply
 //! the objects in order: the outcome of an operation is that at its place. So their tables are equal after the same number, and
-//! the data directory of such a hub is a view that may be lost. Its tests are a simulation too ([`hub::bucket`], `sim`).
+//! the data directory of such a hub is a view that may be lost. It tells the others at once that it has written ([`hub::peers`]),
+//! and a client calls another one when its own fails ([`client`], `endpoints`). Its tests are a simulation too ([`hub::bucket`], `sim`).
 //!
 //! A key has rights ([`hub::rights`]): each route names the right that it needs in one exhaustive table ([`hub::routes`]), the gate
 //! refuses, and what a key may not read is left out wherever names, ids or hashes are answered. A hash proves nothing: a key that

@@ -281,10 +281,7 @@ pub fn running_hub(settings: &Settings, patience: Duration) -> Result<Option<Hub
     };
     let url = url(listen);
     let key = credentials::local_key(data, &url);
-    let access = Access {
-        url: url.clone(),
-        key,
-    };
+    let access = Access::to(url.clone(), key);
     let settings = Settings {
         server_url: url,
         http_timeout: patience,

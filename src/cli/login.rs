@@ -53,10 +53,7 @@ pub fn login(context: &mut Context, invocation: &Invocation) -> Result<CommandEn
             "mesync calls {server} through TLS; s3ec reads the same file, and sends the key in the clear"
         );
     }
-    let access = Access {
-        url: server.clone(),
-        key: Some(key.clone()),
-    };
+    let access = Access::to(server.clone(), Some(key.clone()));
     let hub = HubClient::new(&settings, Box::new(move || Ok(access.clone())))?;
     let answer = hub.login(&key)?;
     let login = Login {

@@ -21,7 +21,7 @@ mod zone;
 use std::borrow::Cow;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ureq::{SendBody, http};
 
@@ -44,7 +44,7 @@ pub use transfers::Download;
 use url::bare;
 pub use url::is_loopback;
 
-/// The address of the hub and the key; read before each call, so a new key needs no restart.
+/// The address of the hub and the key, which are asked for again and again, so a new key needs no restart.
 pub type AccessSource = Box<dyn Fn() -> crate::error::Result<Access> + Send + Sync>;
 
 /// Called with each new token.
@@ -60,6 +60,8 @@ pub struct HubClient {
     /// The name of this machine, if the key does not contain it.
     host: String,
     access: AccessSource,
+    /// What `access` has said, and when.
+    known_access: Mutex<Option<(Access, Instant)>>,
     token: Mutex<Option<BearerToken>>,
     ours: OnceLock<bool>,
     /// See [`HubClient::batches_changes`].
@@ -113,6 +115,7 @@ impl HubClient {
             endpoints: Endpoints::new(settings, pins.as_ref())?,
             host: settings.host_id.clone(),
             access,
+            known_access: Mutex::default(),
             token: Mutex::new(None),
             ours: OnceLock::new(),
             batches: Mutex::default(),

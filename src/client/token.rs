@@ -15,6 +15,8 @@ use crate::wire::{self, LoginAnswer};
 /// The maximum lifetime of a hub's tokens, and how long before their end they are replaced.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(86_400);
 const RENEW_BEFORE: Duration = Duration::from_secs(300);
+/// How long a key is used before its file is read again.
+const MAX_ACCESS_AGE: Duration = Duration::from_secs(2);
 
 pub(super) struct BearerToken {
     bearer: String,
@@ -47,8 +49,7 @@ impl HubClient {
     /// The address and the token to use; `fresh`: the present token was refused. Without a key
     /// there is no token.
     pub(super) fn bearer(&self, fresh: bool) -> Called<(String, Option<String>)> {
-        // read each time: the key may be new, and the address of a local hub may belong to another program since
-        let access = (self.access)()?;
+        let access = self.current_access(fresh)?;
         let mut token = self.token.lock().unwrap_or_else(|e| e.into_inner());
         match &*token {
             Some(t) if !fresh && t.access == access && clock::monotonic() < t.renew_at => {
@@ -59,6 +60,7 @@ impl HubClient {
         let Access {
             url,
             key: Some(key),
+            ..
         } = access.clone()
         else {
             return Ok((access.url, None));
@@ -86,6 +88,21 @@ impl HubClient {
             renew_at,
         });
         Ok((url, Some(bearer)))
+    }
+
+    /// The address and the key. Those of a hub on this machine are read each time; others again after a while, and after a
+    /// refusal, because the key may be new.
+    fn current_access(&self, fresh: bool) -> Called<Access> {
+        let mut known = (self.known_access.lock()).unwrap_or_else(|e| e.into_inner());
+        if let Some((access, since)) = &*known
+            && !fresh
+            && since.elapsed() < MAX_ACCESS_AGE
+        {
+            return Ok(access.clone());
+        }
+        let access = (self.access)()?;
+        *known = (!access.is_local).then(|| (access.clone(), clock::monotonic()));
+        Ok(access)
     }
 
     /// `POST /api/auth/login`: a token for a key, and the hub's time.

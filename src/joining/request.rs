@@ -195,10 +195,7 @@ impl JoinRequest {
 }
 
 fn hub(settings: &Settings, fingerprint: Option<Hash>) -> Result<HubClient> {
-    let access = Access {
-        url: settings.server_url.clone(),
-        key: None,
-    };
+    let access = Access::to(settings.server_url.clone(), None);
     let pins = Pins::new(fingerprint.as_slice());
     HubClient::with_pins(settings, Box::new(move || Ok(access.clone())), Some(pins))
 }

@@ -26,12 +26,7 @@ fn hub(world: &World) -> HubClient {
     let settings = Settings::load(set).unwrap();
     HubClient::new(
         &settings,
-        Box::new(move || {
-            Ok(Access {
-                url: url.clone(),
-                key: None,
-            })
-        }),
+        Box::new(move || Ok(Access::to(url.clone(), None))),
     )
     .unwrap()
 }
