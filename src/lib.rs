@@ -89,8 +89,6 @@
 //!   They are judged together when their burst has ended, which a single delete soon shows: the files beside it are still here.
 //!   Moves between two directories of a client do not count ([`files::engine`], `neighbours`). A directory without its marker is
 //!   not touched, nor is another directory to which its link leads now ([`files::repointed`]).
-//! * *A rename* on the hub is one here, if the file is in sync under its old name ([`files::engine`], `renames`); else the new name is
-//!   placed, and the old one deleted. Its intent tells a file that was renamed from one that a person has put there.
 //! * *A directory* has a row if it is empty or has a mode other than the usual one. Its mode is known before its content, on the hub
 //!   and on the receiver, and its row is deleted after its content. A directory that its owner may not write to is opened for a
 //!   change, and recorded before in `.mesync/opened` ([`files::tree`]).

@@ -9,7 +9,7 @@ use crate::files::plan::{BaseRow, DIR_MODE, Entry, Local, Stamp, is_below};
 use super::base_rows::{closing, in_sync, with_mode};
 use super::send::CANDIDATES;
 use super::step::{
-    Departure, FileRename, Finish, MetadataChange, NextStep, PathWork, Placement, Refuge, Results,
+    Departure, Finish, MetadataChange, NextStep, PathWork, Placement, Refuge, Results,
 };
 use super::traits::{
     CompletedChange, ContentSource, Delivery, Fault, Intent, Look, Moved, StagedFile, Write,
@@ -51,16 +51,12 @@ impl Engine {
             return Err(Interrupted::Postponed);
         }
         let above = self.missing_above(path)?.into_iter();
-        let placement = Placement {
+        Ok(NextStep::Place(Placement {
             over,
             entry: Entry { mode, ..theirs },
             sources: self.sources(path, &theirs)?,
             above: above.map(|(dir, mode)| (dir.to_string(), mode)).collect(),
-        };
-        Ok(match self.old_name(path, known, &placement.entry)? {
-            Some(from) => NextStep::Rename(FileRename { placement, from }),
-            None => NextStep::Place(placement),
-        })
+        }))
     }
 
     /// Whether a content that is about to be replaced has a new name on the hub that is about to be placed here: until it is,

@@ -8,8 +8,7 @@ use super::deletes::Weighed;
 use super::queue::{Direction, Task, WorkEnd};
 use super::report::outcome;
 use super::step::{
-    Departure, FileRename, Finish, MetadataChange, NextStep, OutgoingChange, PathWork, Placement,
-    Results,
+    Departure, Finish, MetadataChange, NextStep, OutgoingChange, PathWork, Placement, Results,
 };
 use super::traits::{Called, Write};
 use super::{
@@ -24,7 +23,6 @@ struct Steps {
     refreshes: Vec<PathWork<BaseRow>>,
     sends: Vec<PathWork<OutgoingChange>>,
     places: Vec<PathWork<Placement>>,
-    renames: Vec<PathWork<FileRename>>,
     leaves: Vec<PathWork<Departure>>,
     metadata: Vec<PathWork<MetadataChange>>,
 }
@@ -124,7 +122,6 @@ impl Engine {
                 NextStep::Refresh(base) => steps.refreshes.push(work.with(|()| base)),
                 NextStep::Send(change) => steps.sends.push(work.with(|()| change)),
                 NextStep::Place(placement) => steps.places.push(work.with(|()| placement)),
-                NextStep::Rename(rename) => steps.renames.push(work.with(|()| rename)),
                 NextStep::Leave(departure) => steps.leaves.push(work.with(|()| departure)),
                 NextStep::SetMetadata(change) => steps.metadata.push(work.with(|()| change)),
             }
@@ -133,7 +130,6 @@ impl Engine {
         self.record_all(steps.refreshes, false, Engine::commit_soon, &mut results);
         self.set_metadata_all(steps.metadata, &mut results);
         self.place_all(steps.places, &mut results);
-        self.rename_files(steps.renames, &mut results);
         self.leave_all(steps.leaves, &mut results);
         self.send_all(steps.sends, &mut results);
         results.all().collect()

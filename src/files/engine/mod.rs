@@ -6,7 +6,7 @@
 //! * `queue`: which paths are due, and which is next; `gather`: when a burst of deletes has ended
 //! * `remote_changes`: what the hub reports; `path`: one path from examination to result
 //! * `report`: how work on a path ended
-//! * `send`: changes that go to the hub; `apply`, `renames`: changes of the tree; `traits`: what both are carried out on
+//! * `send`: changes that go to the hub; `apply`: changes of the tree; `traits`: what both are carried out on
 //! * `type_conflict`: a file against a directory of its name; `directories`: modes, and what makes a directory be
 //! * `neighbours`: moves between two directories; `respell`: names that the disk takes for one; `pages`: rows of the state
 //!
@@ -28,7 +28,6 @@ mod path;
 mod queue;
 mod recover;
 mod remote_changes;
-mod renames;
 mod report;
 mod respell;
 mod send;

@@ -15,8 +15,8 @@ impl Engine {
         // a rename whose sync failed is visible, but a power loss could undo it after the base has
         // been written
         self.env.tree.sync(path)?;
-        if let Intent::Leave { to: other, .. } | Intent::Rename { from: other, .. } = intent {
-            self.env.tree.sync(other)?;
+        if let Intent::Leave { to, .. } = intent {
+            self.env.tree.sync(to)?;
         }
         // conflict copies made just before the error have not been offered
         self.queue().overflowed();
@@ -76,25 +76,6 @@ impl Engine {
                     writes: closing(*generation, Some(base)),
                     discard: Some(staged.temp.clone()),
                 }
-            }
-            Intent::Rename {
-                generation,
-                row,
-                from,
-                was,
-            } => {
-                let now = self.env.tree.stamp(path)?;
-                let now = now.filter(|now| now.same_but_for_ctime(was));
-                // the old name, and directories that were made or left empty
-                self.offer(from);
-                self.prune(if now.is_some() { from } else { path }, known)?;
-                let base = now.map(|now| BaseRow {
-                    rev: row.rev,
-                    lost: false,
-                    entry: row.entry,
-                    seen: Some(now),
-                });
-                Finish::of(closing(*generation, base))
             }
             Intent::Clear { temp } => {
                 self.clear_away(path, known, temp)?;

@@ -5,7 +5,7 @@
 
 use super::traits::{ContentSource, ExpectedRow, OldPath, Write};
 use super::{Interrupted, PathResult, PathState};
-use crate::files::plan::{BaseRow, Entry, Local, Stamp};
+use crate::files::plan::{BaseRow, Entry, Local};
 
 /// What is to be done for a path.
 pub(super) enum NextStep {
@@ -17,7 +17,6 @@ pub(super) enum NextStep {
     Refresh(BaseRow),
     Send(OutgoingChange),
     Place(Placement),
-    Rename(FileRename),
     Leave(Departure),
     SetMetadata(MetadataChange),
 }
@@ -90,20 +89,6 @@ pub(super) struct Placement {
     pub sources: Vec<ContentSource>,
     /// Missing ancestors from the top down, each with its mode.
     pub above: Vec<(String, u32)>,
-}
-
-/// A file is to be renamed as it was on the hub; if that fails, the new name is placed.
-pub(super) struct FileRename {
-    pub placement: Placement,
-    pub from: RenamedFile,
-}
-
-/// The old name of a file that was renamed on the hub, claimed in the queue.
-pub(super) struct RenamedFile {
-    pub path: String,
-    pub stamp: Stamp,
-    /// The resulting base of the old name.
-    pub then: BaseRow,
 }
 
 /// A local file is to leave its name.

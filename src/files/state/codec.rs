@@ -231,25 +231,15 @@ impl Writer {
                 self.base(then);
             }
             Intent::Clear { temp } => {
-                self.0.extend([3, 0]);
+                self.0.push(3);
+                self.number(0);
                 self.text(temp);
             }
             Intent::Respell { there, wanted } => {
-                self.0.extend([5, 0]);
+                self.0.push(5);
+                self.number(0);
                 self.text(there);
                 self.text(wanted);
-            }
-            Intent::Rename {
-                generation,
-                row,
-                from,
-                was,
-            } => {
-                self.0.push(6);
-                self.number(*generation);
-                self.remote(row, None);
-                self.text(from);
-                self.stamp(was);
             }
         }
     }
@@ -459,22 +449,23 @@ impl<'a> RowReader<'a> {
                 there: self.text()?,
                 wanted: self.text()?,
             },
-            // 2: written before times were synced
-            2 | 4 => {
+            // written before times were synced
+            2 => {
                 let was = self.stamp()?;
                 Intent::Metadata {
                     generation,
                     was,
                     mode: self.mode()?,
-                    mtime: if form == 4 { self.signed()? } else { was.mtime },
+                    mtime: was.mtime,
                     then: self.base()?,
                 }
             }
-            6 => Intent::Rename {
+            4 => Intent::Metadata {
                 generation,
-                row: self.remote(None)?,
-                from: self.text()?,
                 was: self.stamp()?,
+                mode: self.mode()?,
+                mtime: self.signed()?,
+                then: self.base()?,
             },
             _ => return Err(Damaged),
         })

@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use rustix::fs::{FileType, RawDir};
 use uuid::Uuid;
 
-use super::engine::traits::{Called, Fault, FileMove, Look, Moved, StagedFile, Tree, Twin};
+use super::engine::traits::{Called, Fault, Look, Moved, StagedFile, Tree, Twin};
 use super::ignore::{self, Ignore, Origin};
 use super::plan::{Entry, Local, Stamp, is_below, parent};
 use crate::config::limits;
@@ -426,14 +426,6 @@ impl Tree for DiskTree {
             .map(|(from, to, e)| (*from, *to, Some(*e)))
             .collect();
         self.rename_all(&all)
-    }
-
-    fn moves_files(&self) -> bool {
-        self.folds() == Folds::Nowhere && !self.blind
-    }
-
-    fn move_files(&self, all: &[FileMove<'_>]) -> Vec<Called<Moved>> {
-        self.move_with_directories(all)
     }
 
     fn holds(&self, path: &str, what: &Local) -> Called<bool> {

@@ -18,7 +18,7 @@ use super::root::{self, InodeType, Root, Shown, fault, same, show, split};
 use super::sync_set::SyncSet;
 use crate::disk::{self, Renamed};
 use crate::files::conflict::{self, TRASH};
-use crate::files::engine::traits::{Called, FileMove, Moved, StagedFile};
+use crate::files::engine::traits::{Called, Moved, StagedFile};
 use crate::files::plan::{Local, Stamp};
 use crate::relpath;
 
@@ -121,30 +121,6 @@ impl DiskTree {
             .collect();
         let done = self.synced(done, targets);
         self.synced(done, sources)
-    }
-
-    /// Renames files to names whose directories may have to be made.
-    pub(super) fn move_with_directories(&self, all: &[FileMove<'_>]) -> Vec<Called<Moved>> {
-        let made = all.iter().map(|one| {
-            let above: Vec<(&str, u32)> = one
-                .above
-                .iter()
-                .map(|(dir, mode)| (dir.as_str(), *mode))
-                .collect();
-            self.make_directories(&above)
-        });
-        let made: Vec<Called<()>> = made.collect();
-        let moves: Vec<_> = all
-            .iter()
-            .zip(&made)
-            .filter(|(_, made)| made.is_ok())
-            .map(|(one, _)| (one.from, one.to, Some(one.expected)))
-            .collect();
-        let mut moved = self.rename_all(&moves).into_iter();
-        let mut next = || moved.next().unwrap_or(Ok(Moved::Changed));
-        made.into_iter()
-            .map(|made| made.and_then(|()| next()))
-            .collect()
     }
 
     fn rename_unsynced(

@@ -139,16 +139,6 @@ impl Tree for Side {
         self.leave(w, Moved::Done)
     }
 
-    fn moves_files(&self) -> bool {
-        let w = self.world.lock();
-        let c = &w.clients[self.i];
-        !c.folds && !c.blind
-    }
-
-    fn move_files(&self, all: &[FileMove<'_>]) -> Vec<Called<Moved>> {
-        all.iter().map(|one| self.move_file(one)).collect()
-    }
-
     fn keeps_modes(&self) -> bool {
         true
     }
@@ -226,38 +216,5 @@ impl Tree for Side {
 
     fn ignored(&self, path: &str) -> bool {
         self.world.lock().clients[self.i].ignored.contains(path)
-    }
-}
-
-impl Side {
-    fn move_file(&self, one: &FileMove<'_>) -> Called<Moved> {
-        let FileMove {
-            from, to, expected, ..
-        } = *one;
-        if self.enter(Point::Read)?.clients[self.i]
-            .stamp(from)
-            .as_ref()
-            != Some(expected)
-        {
-            return Ok(Moved::Changed);
-        }
-        let mut w = self.enter(Point::Window)?;
-        w.maps_meanwhile(self.i, from);
-        let (tick, i) = (w.fresh(), self.i);
-        let c = &mut w.clients[i];
-        if !c.make_parents(to) || c.fs.contains_key(to) {
-            return Ok(Moved::Taken);
-        }
-        if c.fs.get(from).is_none_or(Node::is_dir) {
-            return Ok(Moved::Changed);
-        }
-        let mut node = c.fs.remove(from).expect("it was there");
-        node.ctime = tick;
-        let content = node.content;
-        c.fs.insert(to.to_string(), node);
-        w.say(|| format!("c{i} renames {from} -> {to} ({content})"));
-        w.touched(i, from);
-        w.touched(i, to);
-        self.leave(w, Moved::Done)
     }
 }

@@ -241,16 +241,6 @@ pub enum Moved {
     Changed,
 }
 
-/// A file to rename.
-#[derive(Debug, Clone, Copy)]
-pub struct FileMove<'a> {
-    pub from: &'a str,
-    pub to: &'a str,
-    pub expected: &'a Stamp,
-    /// Missing ancestors from the top down, each with its mode.
-    pub above: &'a [(String, u32)],
-}
-
 /// The synced directory. Names are relative; `.mesync/` belongs to the program. Links are never
 /// followed. A name exists if its directory lists it: of several names that the disk folds into
 /// one, only that name exists.
@@ -288,10 +278,6 @@ pub trait Tree: Send + Sync {
             .map(|(from, to, expected)| self.shift(from, to, Some(expected)))
             .collect()
     }
-    /// Whether a file keeps its stamp, except for ctime, and its exact name when it is renamed.
-    fn moves_files(&self) -> bool;
-    /// [`Tree::shift`] of files to names whose missing ancestors are created first.
-    fn move_files(&self, all: &[FileMove<'_>]) -> Vec<Called<Moved>>;
     /// Whether a name has the bytes of `what`, given that its stamp is the same except for ctime.
     /// Reads the file where the stamp is not enough.
     fn holds(&self, path: &str, what: &Local) -> Called<bool>;

@@ -35,13 +35,6 @@ pub enum Intent {
         /// The resulting base of the path. `seen` `None`: the stamp that `stat` shows then.
         then: BaseRow,
     },
-    /// The path gets the file of `from`, which shows `was`. It did if that file is there.
-    Rename {
-        generation: u64,
-        row: RemoteRow,
-        from: String,
-        was: Stamp,
-    },
     /// Nothing took the path: the temporary name and the directories created for it are to be
     /// removed.
     Clear { temp: String },

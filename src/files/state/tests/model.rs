@@ -132,14 +132,6 @@ fn intent() -> impl Strategy<Value = Intent> {
                 trash
             }
         ),
-        (any::<u64>(), remote(), path(), stamp()).prop_map(|(generation, row, from, was)| {
-            Intent::Rename {
-                generation,
-                row,
-                from,
-                was,
-            }
-        }),
         path().prop_map(|temp| Intent::Clear { temp }),
         (path(), path()).prop_map(|(there, wanted)| Intent::Respell { there, wanted }),
         (any::<u64>(), stamp(), 0..0o1000u32, any::<i64>(), base()).prop_map(
