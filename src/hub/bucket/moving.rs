@@ -26,7 +26,6 @@ use crate::hub::store::chunk_name::ChunkName;
 use crate::hub::store::ops::shared::LogOp;
 use crate::hub::store::ops::{Group, Limits, Op};
 use crate::wire::files::{Hash, SINGLE};
-use crate::wire::revision::Tag;
 
 /// What was moved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -158,15 +157,7 @@ pub fn to_disk(link: &BucketLink, settings: &HubSettings, wall: u64) -> Result<M
     };
     let View { store, mut log, .. } = bucket.begin(settings, wall)?;
     if !store.is_closed()? {
-        let group = Group {
-            now: 0,
-            wall: 0,
-            full: false,
-            tag: Tag::default(),
-            opened: 0,
-            limits: Limits::of(settings),
-            ops: vec![Op::Log(LogOp::Close)],
-        };
+        let group = Group::for_shared_log(Limits::of(settings), vec![Op::Log(LogOp::Close)]);
         // the entry ends every hub, this one too
         let _ = log.commit(group);
         if !store.is_closed()? {

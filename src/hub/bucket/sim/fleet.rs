@@ -22,7 +22,6 @@ use crate::hub::bucket::{Description, start};
 use crate::hub::commit_log::Log;
 use crate::hub::store::ops::shared::FORMAT;
 use crate::hub::store::ops::{Group, Op};
-use crate::wire::revision::Tag;
 
 /// Milliseconds of a request on average; each takes half of that to one and a half.
 const PUT_MILLIS: u64 = 20;
@@ -253,15 +252,7 @@ fn run(number: usize, link: TimedLink, window: u64, all: &Arc<Vec<TimedHub>>, en
         log.await_turn();
         let waiting: Vec<_> = me.waiting.lock().unwrap().drain(..).collect();
         let ops = waiting.iter().map(|(_, op)| op.clone()).collect();
-        let group = Group {
-            now: 0,
-            wall: 0,
-            full: false,
-            tag: Tag::default(),
-            opened: 0,
-            limits: LIMITS,
-            ops,
-        };
+        let group = Group::for_shared_log(LIMITS, ops);
         log.commit(group).expect("a store that responds");
         let now = schedule.now();
         let took = waiting.iter().map(|(since, _)| now - since);

@@ -62,6 +62,21 @@ pub struct Group {
     pub ops: Vec<Op>,
 }
 
+impl Group {
+    /// For the log of a bucket, whose entries have times and tags of their own.
+    pub fn for_shared_log(limits: Limits, ops: Vec<Op>) -> Group {
+        Group {
+            now: 0,
+            wall: 0,
+            full: false,
+            tag: Tag::default(),
+            opened: 0,
+            limits,
+            ops,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum Op {

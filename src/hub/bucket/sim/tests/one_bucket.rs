@@ -20,7 +20,6 @@ use crate::hub::bucket::start::{OpenBucket, View, create_empty, describe};
 use crate::hub::commit_log::Log;
 use crate::hub::store::ops::{Group, Op};
 use crate::wire::files::Hash;
-use crate::wire::revision::Tag;
 
 /// The requests of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -152,14 +151,6 @@ impl Fixture {
 }
 
 pub fn commit(log: &mut dyn Log, op: Op) {
-    let group = Group {
-        now: 0,
-        wall: 0,
-        full: false,
-        tag: Tag::default(),
-        opened: 0,
-        limits: LIMITS,
-        ops: vec![op],
-    };
+    let group = Group::for_shared_log(LIMITS, vec![op]);
     log.commit(group).unwrap();
 }
