@@ -63,6 +63,7 @@ impl Endpoint {
     fn new(
         url: &str,
         settings: &Settings,
+        trust: Option<&Trust>,
         pins: Option<&Arc<Pins>>,
         connect: Duration,
     ) -> Result<Endpoint> {
@@ -71,7 +72,6 @@ impl Endpoint {
         let bare = zone::without(url);
         let resolve = (!is_address(&bare)).then_some(connect);
         let proxy = proxy::find(&bare, environment::text)?;
-        let trust = settings.ca_file.as_deref().map(Trust::read).transpose()?;
         let config = || {
             let config = ureq::Agent::config_builder()
                 .http_status_as_error(false)
@@ -89,7 +89,7 @@ impl Endpoint {
                 .timeout_send_request(Some(timeout))
                 .timeout_per_write(Some(timeout))
                 .proxy(proxy.as_ref().map(|proxy| proxy.agent.clone()));
-            match &trust {
+            match trust {
                 Some(trust) => trust.apply(config),
                 None => config,
             }
@@ -134,9 +134,10 @@ impl Endpoints {
             [_] => settings.http_timeout,
             _ => settings.http_timeout.min(MAX_CONNECT_WAIT),
         };
+        let trust = settings.ca_file.as_deref().map(Trust::read).transpose()?;
         let all = urls
             .iter()
-            .map(|url| Endpoint::new(url, settings, pins, connect))
+            .map(|url| Endpoint::new(url, settings, trust.as_ref(), pins, connect))
             .collect::<Result<Vec<_>>>()?;
         let spread = spread(&settings.host_id);
         let home = usize::try_from(spread % all.len() as u64).unwrap_or(0);
