@@ -31,6 +31,10 @@ pub enum LogFault {
     Final(Error),
 }
 
+/// Milliseconds of hub time for which an operation may wait for its group. A later one is refused: a hub that has slept for days
+/// must not carry out what its callers have given up and perhaps done again since, when their ids may be forgotten.
+pub const LONGEST_WAIT_MILLIS: u64 = 600_000;
+
 /// Tells hub time.
 pub type HubClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 

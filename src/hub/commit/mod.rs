@@ -81,6 +81,8 @@ impl Drop for Permit {
 
 struct Submission {
     op: Op,
+    /// Hub time.
+    submitted: u64,
     answer: OnCommitted,
     _permit: Option<Permit>,
 }
@@ -188,10 +190,12 @@ impl Committer {
 
     /// Submits an operation and returns at once; `answer` is called when it is on the disk or has been refused.
     ///
-    /// If too many operations wait, it is called immediately with `Outcome::Busy`; if the hub ends first, it is dropped uncalled.
+    /// If too many operations wait, it is called immediately with `Outcome::Busy`, and later with the same if this one has waited
+    /// for longer than [`LONGEST_WAIT_MILLIS`](super::commit_log::LONGEST_WAIT_MILLIS); if the hub ends first, it is dropped uncalled.
     pub fn submit(&self, op: Op, permit: Option<Permit>, answer: OnCommitted) {
         let submission = Submission {
             op,
+            submitted: self.now(),
             answer,
             _permit: permit,
         };

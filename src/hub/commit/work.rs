@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{Shared, Submission, lock};
 use crate::config::{Reserve, limits};
 use crate::error::{Error, Kind, Result};
-use crate::hub::commit_log::{Committed, HubClock, Log, LogFault};
+use crate::hub::commit_log::{Committed, HubClock, LONGEST_WAIT_MILLIS, Log, LogFault};
 use crate::hub::store::Store;
 use crate::hub::store::ops::files::Changed;
 use crate::hub::store::ops::{Group, Op, Outcome, Wake};
@@ -84,8 +84,13 @@ impl Work {
     /// Collects and commits one group: the waiting operations, acks, and sometimes a sweep.
     fn take(&mut self, first: Option<Submission>) {
         self.log.await_turn();
-        let mut submissions = Vec::from_iter(first);
-        submissions.extend(self.queue.try_iter().take(limits::GROUP - 1));
+        let now = self.now();
+        let waiting = first.into_iter().chain(self.queue.try_iter());
+        let (submissions, late): (Vec<_>, Vec<_>) = (waiting.take(limits::GROUP))
+            .partition(|one| now.saturating_sub(one.submitted) <= LONGEST_WAIT_MILLIS);
+        for Submission { answer, .. } in late {
+            answer(Outcome::Busy);
+        }
         let mut riding = self.store.due();
         if self.sweep_again || self.since_sweep() >= SWEEP_INTERVAL {
             riding.push(Op::Sweep);
@@ -159,6 +164,7 @@ impl Work {
             op,
             answer,
             _permit,
+            ..
         } in submissions
         {
             ops.push(op);

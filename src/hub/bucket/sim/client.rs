@@ -158,6 +158,7 @@ impl Client {
         let answer = Arc::new(Mutex::new(Answer::Waiting));
         running.queue.lock().unwrap().push_back(Request {
             op,
+            submitted: running.clock.now(),
             content,
             answer: Arc::clone(&answer),
         });

@@ -20,7 +20,7 @@ use crate::hub::bucket::janitor::{Janitor, JanitorTimes};
 use crate::hub::bucket::objects::ObjectStore;
 use crate::hub::bucket::shared_log::SharedLog;
 use crate::hub::bucket::{Description, start};
-use crate::hub::commit_log::{Log, LogFault, Uploader};
+use crate::hub::commit_log::{LONGEST_WAIT_MILLIS, Log, LogFault, Uploader};
 use crate::hub::store::Store;
 use crate::hub::store::files::ChunkSource;
 use crate::hub::store::ops::files::Bytes;
@@ -32,6 +32,8 @@ use crate::wire::revision::Tag;
 #[derive(Clone)]
 pub struct Request {
     pub op: Op,
+    /// Hub time.
+    pub submitted: u64,
     /// The number of the content.
     pub content: Option<u64>,
     pub answer: Arc<Mutex<Answer>>,
@@ -63,6 +65,7 @@ pub struct SimHub {
 #[derive(Clone)]
 pub struct Running {
     pub store: Arc<Store>,
+    pub clock: Arc<StoreClock>,
     pub queue: Arc<Mutex<VecDeque<Request>>>,
     /// How many looks at the end of the log have been asked for, and done.
     pub looks: Arc<Mutex<(u64, u64)>>,
@@ -216,6 +219,7 @@ impl SimHub {
         )?;
         let running = Running {
             store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
             queue: Arc::default(),
             looks: Arc::default(),
         };
@@ -292,7 +296,8 @@ impl SimHub {
         let (mut ops, mut answers) = (Vec::new(), Vec::new());
         for mut request in taken {
             let received = self.receive(&mut request, running, chunks);
-            if received.is_some() {
+            let waited = running.clock.now().saturating_sub(request.submitted);
+            if received.is_some() && waited <= LONGEST_WAIT_MILLIS {
                 ops.push(request.op);
                 answers.push(request.answer);
             } else {

@@ -1,6 +1,7 @@
 //! The histories.
 
 mod idle;
+mod late;
 mod one_bucket;
 mod recoveries;
 
