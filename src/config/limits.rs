@@ -85,7 +85,7 @@ pub const LEAST_FREE: u64 = 8 * 1024 * 1024;
 pub const LEAST_INODES: u64 = 64;
 /// TLS handshakes that wait for a processor. Further ones are refused, before they take the places of clients with keys.
 pub const WAITING_HANDSHAKES: usize = 64;
-/// Hosts that the hub knows, including those that are only named as targets.
+/// The largest `max_hosts`.
 pub const HOSTS: u64 = 10_000;
 /// Message ids that the hub remembers: about 1 GB of disk. Beyond that the oldest are dropped before
 /// `wire::ID_MEMORY` is over.

@@ -486,7 +486,7 @@ fn refusal(outcome: Outcome, host: &str) -> Reply {
         }
         Outcome::TooManyHosts => Reply::error(
             507,
-            format!("the hub knows {} hosts already: remove some", limits::HOSTS),
+            "the hub knows as many hosts as max_hosts allows: remove some (mesync hosts remove HOST)",
         ),
         Outcome::DiskFull => Reply::disk_full(),
         Outcome::Failed(e) => Reply::failed(&e),

@@ -106,6 +106,7 @@ fn settings_are_in_range(s: &config::Settings) {
         (8..=10_000).contains(&s.hub.connections)
             && (1..=10_000).contains(&s.hub.connections_per_address)
             && (8..=10_000).contains(&s.hub.max_streams)
+            && (16..=10_000).contains(&s.hub.max_hosts)
     );
     assert!((1_000_000..=1_000_000_000).contains(&s.hub.cache));
     assert!(

@@ -29,7 +29,10 @@ fn the_security_page_has_the_limits_of_the_program() {
             ),
             "the life of a token",
         ),
-        (format!(".It hosts\n{}.\n", limits::HOSTS), "hosts"),
+        (
+            format!(".It hosts\n.Va max_hosts\n({}).\n", default("max_hosts")),
+            "hosts",
+        ),
         (
             format!("{} wait for one", limits::WAITING_HANDSHAKES),
             "handshakes",

@@ -37,6 +37,7 @@ const LIMITS: Limits = Limits {
     ttl: 10_000 * DAY,
     queue_messages: 100,
     queue_bytes: 2_000_000,
+    hosts: 10_000,
     space: 4_000_000,
     files: FileLimits {
         version_ttl: 2 * DAY,

@@ -23,6 +23,7 @@ const LIMITS: Limits = Limits {
     ttl: 600_000,
     queue_messages: 100,
     queue_bytes: 1 << 20,
+    hosts: 10_000,
     space: 1 << 24,
     files: FILE_LIMITS,
 };

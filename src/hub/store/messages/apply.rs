@@ -40,7 +40,7 @@ pub fn apply(t: &mut Tables<'_>, group: &Group, op: &Op) -> Tried<Outcome> {
             host,
             instance,
             through,
-        } => pull(t, group.now, host, *instance, *through),
+        } => pull(t, group, host, *instance, *through),
         Op::Seen {
             host,
             instance,
@@ -59,7 +59,7 @@ pub fn apply(t: &mut Tables<'_>, group: &Group, op: &Op) -> Tried<Outcome> {
             let row = t.host(host)?;
             match row {
                 Some(row) if row.registered.is_some() => {}
-                None if !t.room_for_host(super::MAX_HOSTS)? => return Ok(Outcome::TooManyHosts),
+                None if !t.room_for_host(group.limits.hosts)? => return Ok(Outcome::TooManyHosts),
                 row => {
                     let row = HostRow {
                         registered: Some(t.totals.seq),
@@ -161,7 +161,7 @@ fn post(t: &mut Tables<'_>, group: &Group, m: &Incoming) -> Tried<PostResult> {
     if let Some(host) = &m.target {
         let row = t.host(host)?;
         // names that no client has pulled under may take at most half of the table
-        if row.is_none() && !t.room_for_host(super::MAX_HOSTS / 2)? {
+        if row.is_none() && !t.room_for_host(group.limits.hosts / 2)? {
             return rejected(
                 format!(
                     "no host is called \"{host}\", and the hub keeps messages for too many such names already"
@@ -193,13 +193,13 @@ fn post(t: &mut Tables<'_>, group: &Group, m: &Incoming) -> Tried<PostResult> {
 
 fn pull(
     t: &mut Tables<'_>,
-    now: u64,
+    group: &Group,
     host: &str,
     instance: Option<Uuid>,
     through: u64,
 ) -> Tried<Outcome> {
     let row = t.host(host)?;
-    if row.is_none() && !t.room_for_host(super::MAX_HOSTS)? {
+    if row.is_none() && !t.room_for_host(group.limits.hosts)? {
         return Ok(Outcome::TooManyHosts);
     }
     let mut row = row.unwrap_or_default();
@@ -208,11 +208,11 @@ fn pull(
     }
     if row.registered.is_none() || row.instance != instance || row.first_seen.is_none() {
         row.registered = row.registered.or(Some(t.totals.seq));
-        row.first_seen = row.first_seen.or(Some(now));
+        row.first_seen = row.first_seen.or(Some(group.now));
         row.instance = instance;
         t.set_host(host, Some(row.clone()));
     }
-    acknowledge(t, host, row, through, now)?;
+    acknowledge(t, host, row, through, group.now)?;
     Ok(Outcome::Pulled)
 }
 

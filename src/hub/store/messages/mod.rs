@@ -10,6 +10,5 @@ pub mod tables;
 /// Milliseconds after which a host that does not pull no longer delays the removal of broadcasts.
 pub const STALE_HOST_MILLIS: u64 = 30 * 86_400_000;
 /// Hosts at most, including names that are only targets.
-pub const MAX_HOSTS: u64 = crate::config::limits::HOSTS;
 /// Remembered ids at most.
 pub const MAX_IDS: u64 = crate::config::limits::IDS;

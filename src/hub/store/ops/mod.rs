@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::config::limits;
 use crate::error::Error;
 use crate::wire::files::Chunk;
 use crate::wire::revision::Tag;
@@ -28,7 +29,19 @@ pub struct Limits {
     pub queue_bytes: u64,
     /// Bytes of JSON of all messages together.
     pub space: u64,
+    /// Names of machines, including those that are only named as targets.
+    #[serde(default = "most_hosts", skip_serializing_if = "is_most_hosts")]
+    pub hosts: u64,
     pub files: FileLimits,
+}
+
+/// What entries of a log mean that do not say it.
+fn most_hosts() -> u64 {
+    limits::HOSTS
+}
+
+fn is_most_hosts(hosts: &u64) -> bool {
+    *hosts == limits::HOSTS
 }
 
 impl Limits {
@@ -38,6 +51,7 @@ impl Limits {
             queue_messages: hub.queue_messages,
             queue_bytes: hub.queue_bytes,
             space: hub.message_space,
+            hosts: hub.max_hosts,
             files: FileLimits {
                 version_ttl: hub.version_ttl.as_millis() as u64,
             },

@@ -28,6 +28,7 @@ fn group(from: u64, requests: u64, each: u64, payload: &str) -> Group {
         space: 1 << 40,
         queue_messages: 1 << 40,
         queue_bytes: 1 << 40,
+        hosts: 10_000,
         ttl: 7 * DAY,
         files: FILE_LIMITS,
     };

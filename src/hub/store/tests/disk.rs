@@ -132,6 +132,7 @@ fn a_full_disk_refuses_posts_and_lets_acks_make_room() {
     let limits = Limits {
         queue_messages: 1_000_000,
         queue_bytes: 1 << 40,
+        hosts: 10_000,
         space: 1 << 40,
         ..LIMITS
     };

@@ -180,3 +180,27 @@ fn a_host_that_is_deleted_leaves_nothing_behind() {
         "it begins anew, as whatever machine"
     );
 }
+
+#[test]
+fn max_hosts_bounds_the_names_and_half_of_it_those_that_never_called() {
+    let hub = TestStore::new();
+    let apply = |op: Op| {
+        let mut group = at(hub.now, vec![op]);
+        group.limits.hosts = 4;
+        hub.store.apply(&group).unwrap().remove(0)
+    };
+    let sends_to = |n: u32, host: &str| match apply(post(&[&format!("{n} a {host}")])) {
+        Outcome::Posted { results, .. } => results[0].status,
+        other => panic!("{other:?}"),
+    };
+    let put = |host: &str| apply(Op::PutHost { host: host.into() });
+    assert_eq!(sends_to(1, "b"), Status::Queued);
+    assert_eq!(sends_to(2, "c"), Status::Queued);
+    assert_eq!(sends_to(3, "d"), Status::Rejected);
+    assert_eq!(put("d"), Outcome::Done);
+    assert_eq!(put("e"), Outcome::Done);
+    assert_eq!(put("f"), Outcome::TooManyHosts);
+    assert_eq!(sends_to(4, "e"), Status::Queued);
+    assert_eq!(apply(Op::DeleteHost { host: "c".into() }), Outcome::Done);
+    assert_eq!(put("f"), Outcome::Done);
+}

@@ -67,6 +67,7 @@ const LIMITS: Limits = Limits {
     ttl: 7 * DAY,
     queue_messages: 5,
     queue_bytes: 2_000_000,
+    hosts: 10_000,
     space: 4_000_000,
     files: FILE_LIMITS,
 };
