@@ -143,8 +143,8 @@
 //! machine, a raw copy) gives the same numbers again. So every commit draws a *tag*, entity tags and conditions have number and tag
 //! ([`wire::revision`]), and the hub keeps the chain of its commits for a while.
 //!
-//! Contents are cut into *chunks* ([`chunking`]), kept once however many files have them: short ones in the tables, others as files
-//! that never change. The reader of an upload writes and syncs a chunk in a staging directory. The committer alone moves it to its
+//! Contents are cut into *chunks* ([`chunking`]), kept once however many files have them: short ones in the tables, many in one
+//! value ([`hub::store`], `packs`), others as files that never change. The reader of an upload writes and syncs a chunk in a staging directory. The committer alone moves it to its
 //! place, before the transaction that names it, and removes it, after the one that forgets it: so the two never meet, and a crash
 //! between them leaves a file that no table knows. A damaged or missing chunk is recorded and requested ([`hub::store`], `wanted`):
 //! the changes name the files, a client that has one sends the lost content, and received bytes always replace the stored ones.

@@ -44,6 +44,7 @@ impl<'t> StoreTables<'t> {
     /// Writes the buffered rows. True if anything has changed.
     pub fn finish(mut self, group: &Group) -> Tried<bool> {
         if let Some(files) = self.files.as_mut().filter(|files| files.changed) {
+            files.store_packs()?;
             files.record_commit(group)?;
             self.messages.changed = true;
             for (name, value) in FileTotals::NAMES.into_iter().zip(files.totals.numbers()) {

@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError};
 
 use redb::{ReadableDatabase, ReadableTable};
 
-use super::files::{self, CHUNKS, FileTotals};
+use super::files::{self, CHUNKS, ChunkRow, FileTotals};
 use super::messages::tables;
 use super::meta::{META, Tried};
 use super::{Store, open};
@@ -93,7 +93,8 @@ impl Store {
             let mut chunks = Vec::new();
             for row in from.open_table(CHUNKS)?.iter()? {
                 let (hash, row) = row?;
-                chunks.extend(row.value().3.then(|| Hash(*hash.value())));
+                let is_file = ChunkRow::from_value(row.value()).is_file();
+                chunks.extend(is_file.then(|| Hash(*hash.value())));
             }
             Ok((FileTotals::read(&from.open_table(META)?)?, chunks))
         };

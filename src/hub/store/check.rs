@@ -11,7 +11,7 @@ use std::sync::Arc;
 use redb::{Database, ReadableDatabase, ReadableTable};
 
 use super::findings::Findings;
-use super::meta::{CLUSTER, META, SCHEMA, Tried, UNTAGGED};
+use super::meta::{CLUSTER, META, SCHEMA, Tried, UNPACKED, UNTAGGED};
 use super::{Store, files, open};
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::Hash;
@@ -90,7 +90,7 @@ fn is_view(db: &Database) -> bool {
 fn look(db: &Database, dir: &Path, findings: &mut Findings) -> Tried<()> {
     let tx = db.begin_read()?;
     match tx.open_table(META)?.get("schema")?.map(|v| v.value()) {
-        Some(UNTAGGED | SCHEMA) => files::check(&tx, dir, findings),
+        Some(UNTAGGED | UNPACKED | SCHEMA) => files::check(&tx, dir, findings),
         other => {
             findings.damaged(format!(
                 "the tables are of version {}, this program knows {SCHEMA}",

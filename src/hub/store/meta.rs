@@ -3,7 +3,9 @@
 use redb::{Key, ReadTransaction, ReadableTable, TableDefinition, Value, WriteTransaction};
 
 /// Raised when an older program could no longer read the tables.
-pub const SCHEMA: u128 = 2;
+pub const SCHEMA: u128 = 3;
+/// The version without packs, in which views of a bucket stay, since hubs of both versions may share one.
+pub const UNPACKED: u128 = 2;
 /// An older version that is still read: its rows of files have no tags.
 pub const UNTAGGED: u128 = 1;
 
@@ -14,6 +16,18 @@ pub const META: TableDefinition<&str, u128> = TableDefinition::new("meta");
 pub const CLUSTER: &str = "log_cluster";
 
 pub type Tried<T> = Result<T, redb::Error>;
+
+/// [`copy_table`] of one that an older program has not made.
+pub fn copy_table_if_there<K: Key + 'static, V: Value + 'static>(
+    from: &ReadTransaction,
+    to: &WriteTransaction,
+    table: TableDefinition<K, V>,
+) -> Tried<()> {
+    match from.open_table(table) {
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(()),
+        _ => copy_table(from, to, table),
+    }
+}
 
 pub fn copy_table<K: Key + 'static, V: Value + 'static>(
     from: &ReadTransaction,

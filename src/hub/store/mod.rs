@@ -36,7 +36,7 @@ use crate::database::file::{self, Happened};
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::Hash;
 use apply::StoreTables;
-use files::{ChunkDir, Landmarks, Placed};
+use files::{ChunkDir, ChunkRow, Landmarks, Placed};
 use messages::apply::{floor, forgettable};
 use messages::live::Live;
 use messages::tables;
@@ -325,7 +325,7 @@ impl Store {
                 table
                     .get(&hash.0)
                     .ok()
-                    .map(|row| row.is_some_and(|row| row.value().3))
+                    .map(|row| row.is_some_and(|row| ChunkRow::from_value(row.value()).is_file()))
             })?)
         };
         match removed() {

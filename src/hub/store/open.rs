@@ -17,7 +17,7 @@ use super::files::objects::ObjectTables;
 use super::files::{self, ChunkDir, FileTotals};
 use super::messages::live::Live;
 use super::messages::tables::{HOSTS, HostRow};
-use super::meta::{CLUSTER, META, SCHEMA, Tried, UNTAGGED};
+use super::meta::{CLUSTER, META, SCHEMA, Tried, UNPACKED, UNTAGGED};
 use super::ops::resume;
 use crate::database::Hints;
 use crate::database::file::Happened;
@@ -46,7 +46,7 @@ impl Store {
         let happened = Arc::new(Happened::default());
         let db = database(&path, cache, &happened)?;
         let meta = read_meta(&db).map_err(|e| error("read", &path, &e))?;
-        if ![UNTAGGED, SCHEMA].contains(&meta.schema) {
+        if ![UNTAGGED, UNPACKED, SCHEMA].contains(&meta.schema) {
             let what = format!(
                 "cannot use {}: its tables are of version {}, this program knows {SCHEMA}",
                 path.display(),
@@ -170,15 +170,20 @@ pub fn begin_epoch_in(tx: &WriteTransaction, epoch: Uuid) -> Tried<()> {
 
 /// Adds the tables that a store of an older program does not have. `tag`: for its latest revision.
 fn gain_tables(db: &Database, tag: Tag) -> Tried<()> {
-    let tx = db.begin_read()?;
-    if tx.open_table(META)?.get("schema")?.map(|v| v.value()) == Some(SCHEMA) {
+    let meta = db.begin_read()?.open_table(META)?;
+    let schema = if meta.get(CLUSTER)?.is_some() {
+        UNPACKED
+    } else {
+        SCHEMA
+    };
+    if meta.get("schema")?.map(|v| v.value()) == Some(schema) {
         return Ok(());
     }
-    drop(tx);
+    drop(meta);
     let tx = db.begin_write()?;
     {
         let mut tables = StoreTables::open(&tx, true)?;
-        tables.messages.meta.insert("schema", SCHEMA)?;
+        tables.messages.meta.insert("schema", schema)?;
         if let Some(files) = tables.files.as_mut().filter(|files| files.totals.rev > 0)
             && files.commits.is_empty()?
         {
@@ -215,7 +220,8 @@ fn create_unnamed(path: &Path, cache: usize, epoch: Uuid, cluster: Option<Uuid>)
     let fill = |db: &Database| -> Tried<()> {
         let tx = db.begin_write()?;
         let mut tables = StoreTables::open(&tx, true)?;
-        tables.messages.meta.insert("schema", SCHEMA)?;
+        let schema = if cluster.is_some() { UNPACKED } else { SCHEMA };
+        tables.messages.meta.insert("schema", schema)?;
         tables.messages.meta.insert("epoch", epoch.as_u128())?;
         if let Some(cluster) = cluster {
             tables.messages.meta.insert(CLUSTER, cluster.as_u128())?;

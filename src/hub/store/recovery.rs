@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::chunk_name::ChunkName;
 use super::files::objects::{self, ObjectTables};
-use super::files::{CHUNKS, WANTED, each_that_needs};
+use super::files::{CHUNKS, ChunkRow, WANTED, each_that_needs};
 use super::meta::{CLUSTER, META};
 use super::shared::{NONCE, POSITION};
 use super::{Store, open};
@@ -46,7 +46,8 @@ impl Store {
             let chunks = tx.open_table(CHUNKS)?;
             for row in tx.open_table(objects::OBJECTS)?.iter()? {
                 let (hash, name) = row?;
-                let size = chunks.get(hash.value())?.map(|row| row.value().0);
+                let row = chunks.get(hash.value())?;
+                let size = row.map(|row| ChunkRow::from_value(row.value()).size);
                 if let (Some(size), Ok(name)) = (size, name.value().parse()) {
                     found.push(NamedChunk { name, size });
                 }

@@ -13,9 +13,9 @@ use uuid::Uuid;
 use super::apply::StoreTables;
 use super::chunk_name::ChunkName;
 use super::files::objects::{self, ObjectTables};
-use super::files::{self, ChunkSource, FileTotals};
+use super::files::{self, ChunkRow, ChunkSource, FileTotals};
 use super::messages::tables::{self, Totals};
-use super::meta::{CLUSTER, META, Tried};
+use super::meta::{CLUSTER, META, SCHEMA, Tried, UNPACKED};
 use super::ops::files::{Bytes, FileOp};
 use super::ops::shared::{LogEntry, Position, TableCounters};
 use super::ops::{Op, Outcome};
@@ -221,8 +221,8 @@ impl Store {
             let mut found = Vec::new();
             for row in tx.open_table(files::CHUNKS)?.iter()? {
                 let (hash, row) = row?;
-                let (size, _, _, on_disk) = row.value();
-                found.extend(on_disk.then(|| (Hash(*hash.value()), size)));
+                let row = ChunkRow::from_value(row.value());
+                found.extend(row.is_file().then(|| (Hash(*hash.value()), row.size)));
             }
             Ok(found)
         })
@@ -252,8 +252,10 @@ impl Store {
         cluster: Uuid,
         names: &BTreeMap<Hash, ChunkName>,
     ) -> Result<()> {
-        self.copy_into(path, |_, tx| {
+        self.copy_into(path, |from, tx| {
+            files::unpack(from, tx)?;
             let mut meta = tx.open_table(META)?;
+            meta.insert("schema", UNPACKED)?;
             meta.insert("epoch", self.epoch.as_u128())?;
             meta.insert(CLUSTER, cluster.as_u128())?;
             let mut objects = ObjectTables::open(tx, &meta)?;
@@ -278,6 +280,7 @@ impl Store {
                 for name in [CLUSTER, POSITION, NONCE] {
                     meta.remove(name)?;
                 }
+                meta.insert("schema", SCHEMA)?;
             }
             Ok(tx.commit()?)
         };

@@ -8,9 +8,12 @@ use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 use sha2::{Digest, Sha256};
 
 use super::super::findings::{Findings, Lost};
+use super::check_packs;
+use super::chunk_row::{ChunkPlace, ChunkRow};
 use super::chunks::{self, hash_of};
 use super::rows::{Row, rfc3339};
 use super::schema::{self, FileTotals, state};
+use super::short;
 use super::wanted::{each_that_needs, since as wanted_since};
 use crate::disk;
 use crate::error::plain;
@@ -242,11 +245,18 @@ fn stored(
         tx.open_table(schema::INLINE)?,
         tx.open_table(schema::LOOSE)?,
     );
+    let packed = check_packs::packs(tx, findings)?;
     let (mut seen, mut unused, mut short) = (0, 0, 0);
     let mut lost = BTreeMap::new();
     for entry in tx.open_table(schema::CHUNKS)?.iter()? {
         let (key, row) = entry?;
-        let (hash, (size, count, since, on_disk)) = (Hash(*key.value()), row.value());
+        let hash = Hash(*key.value());
+        let ChunkRow {
+            size,
+            references: count,
+            since,
+            place,
+        } = ChunkRow::from_value(row.value());
         findings.chunks += 1;
         findings.bytes += size;
         let wanted = references.get(&hash).copied();
@@ -263,19 +273,25 @@ fn stored(
                 findings.damaged(format!("the chunk {hash} would never be removed"));
             }
         }
-        let wrong = if on_disk {
-            wrong_file(&chunks::place(data_dir, hash), hash, size)
-        } else {
-            short += 1;
-            match inline.get(&hash.0)? {
-                Some(bytes)
-                    if bytes.value().len() as u64 == size && Hash::of(bytes.value()) == hash =>
-                {
-                    None
+        let wrong = match place {
+            ChunkPlace::File => wrong_file(&chunks::place(data_dir, hash), hash, size),
+            ChunkPlace::Value => {
+                short += 1;
+                match inline.get(&hash.0)? {
+                    Some(bytes)
+                        if bytes.value().len() as u64 == size
+                            && Hash::of(bytes.value()) == hash =>
+                    {
+                        None
+                    }
+                    Some(_) => Some("its bytes have another checksum".to_string()),
+                    None => Some("it is missing".to_string()),
                 }
-                Some(_) => Some("its bytes have another checksum".to_string()),
-                None => Some("it is missing".to_string()),
             }
+            ChunkPlace::Pack(place) => match packed.get(&hash) {
+                Some(found) if *found == (place, size) => None,
+                _ => Some(format!("the pack {} does not have its bytes", place.pack)),
+            },
         };
         if let Some(why) = wrong {
             findings.damaged(format!("the chunk {hash}: {why}"));
@@ -318,19 +334,15 @@ fn wrong_file(path: &Path, hash: Hash, size: u64) -> Option<String> {
 
 /// The checksum of a sequence of chunks; `None`: one is missing, which was reported before.
 fn whole(tx: &ReadTransaction, data_dir: &Path, list: &[Chunk]) -> io::Result<Option<Hash>> {
-    let inline = tx
-        .open_table(schema::INLINE)
-        .map_err(|e| io::Error::other(e.to_string()))?;
     let mut sha = Sha256::new();
     for chunk in list {
-        let short = inline
-            .get(&chunk.sha256.0)
-            .map_err(|e| io::Error::other(e.to_string()))?;
+        let short =
+            short::bytes_of(tx, chunk.sha256).map_err(|e| io::Error::other(e.to_string()))?;
         match (
             short,
             disk::open_regular(&chunks::place(data_dir, chunk.sha256)),
         ) {
-            (Some(bytes), _) => sha.update(bytes.value()),
+            (Some(bytes), _) => sha.update(&bytes),
             (None, Ok(file)) => chunks::feed(file, |piece| sha.update(piece))?,
             (None, Err(_)) => return Ok(None),
         }
@@ -354,7 +366,9 @@ fn orphans(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings) -> Tr
             .and_then(|name| name.to_str())
             .and_then(|name| name.parse::<Hash>().ok());
         let known = match hash {
-            Some(hash) => table.get(&hash.0)?.is_some_and(|row| row.value().3),
+            Some(hash) => table
+                .get(&hash.0)?
+                .is_some_and(|row| ChunkRow::from_value(row.value()).is_file()),
             None => false,
         };
         if !known {

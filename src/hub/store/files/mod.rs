@@ -6,6 +6,8 @@
 mod apply;
 mod cache;
 mod check;
+mod check_packs;
+mod chunk_row;
 mod chunk_source;
 mod chunks;
 mod commits;
@@ -13,10 +15,12 @@ mod intake;
 mod list;
 mod log_ops;
 pub(super) mod objects;
+mod packs;
 mod read;
 mod reader;
 mod rows;
 mod schema;
+mod short;
 mod sweep;
 mod tables;
 mod wanted;
@@ -33,6 +37,9 @@ use crate::error::{Error, Result};
 use crate::wire::files::{Chunk, Hash, SINGLE};
 
 pub(super) use check::check;
+#[cfg(test)]
+pub(super) use chunk_row::ChunkPlace;
+pub(super) use chunk_row::ChunkRow;
 pub use chunk_source::ChunkSource;
 pub(super) use chunks::{ChunkDir, Placed, root as chunk_root};
 pub(super) use commits::COMMITS;
@@ -41,6 +48,7 @@ pub(super) use list::Landmarks;
 pub use list::Listing;
 pub use read::ChangesSince;
 pub(super) use schema::{CHUNKS, FileTotals, WANTED, copy};
+pub(super) use short::unpack;
 pub(super) use sweep::is_wanted;
 pub(super) use tables::FileTables;
 pub(super) use wanted::{each_that_needs, since as wanted_since};
@@ -154,6 +162,8 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+pub(super) use packs::{PACKS, PACKS_DEAD, items};
 #[cfg(test)]
 pub(super) use schema::{INLINE, dump, fill_for_test};
 #[cfg(test)]

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::super::Store;
 use super::Counts;
+use super::chunk_row::ChunkRow;
 use super::commits::{self, Known};
 use super::reader::ContentReader;
 use super::rows::{Row, damaged, kind_of, rfc3339};
@@ -51,11 +52,9 @@ impl Store {
             let mut error = None;
             missing.retain(|hash| match table.get(&hash.0) {
                 Ok(row) => {
-                    let is_kept =
-                        row.map(|row| row.value())
-                            .is_some_and(|(size, _, _, on_disk)| {
-                                !on_disk || self.chunks.is_there(*hash, size)
-                            });
+                    let row = row.map(|row| ChunkRow::from_value(row.value()));
+                    let is_kept = row
+                        .is_some_and(|row| !row.is_file() || self.chunks.is_there(*hash, row.size));
                     // a lost chunk must be sent even if it is staged: only an operation moves it to its place
                     self.chunks.wanted.has(*hash) || !is_kept && !self.chunks.is_staged(*hash)
                 }
@@ -74,7 +73,7 @@ impl Store {
             Ok(tx
                 .open_table(schema::CHUNKS)?
                 .get(&hash.0)?
-                .map(|row| row.value().0))
+                .map(|row| ChunkRow::from_value(row.value()).size))
         })?;
         Ok(size.map(|size| {
             ContentReader::new(&self.db, &self.chunks, vec![Chunk { sha256: hash, size }])

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::chunks::ChunkDir;
 use super::objects;
-use super::schema::{CHUNKS, INLINE};
+use super::short;
 use crate::disk;
 use crate::hub::store::meta::Tried;
 use crate::hub::store::ops::files::MAX_INLINE_BYTES;
@@ -130,16 +130,7 @@ impl ContentReader {
     }
 
     fn inline(&self, chunk: &Chunk) -> io::Result<Option<Vec<u8>>> {
-        self.read(|tx| {
-            if tx.open_table(CHUNKS)?.get(&chunk.sha256.0)?.is_some() {
-                Ok(tx
-                    .open_table(INLINE)?
-                    .get(&chunk.sha256.0)?
-                    .map(|bytes| bytes.value().to_vec()))
-            } else {
-                Ok(None)
-            }
-        })
+        self.read(|tx| short::bytes_of(tx, chunk.sha256))
     }
 
     fn read<T>(&self, what: impl FnOnce(&ReadTransaction) -> Tried<T>) -> io::Result<T> {

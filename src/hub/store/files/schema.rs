@@ -4,9 +4,11 @@
 
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 
+use super::chunk_row::ChunkValue;
 use super::commits::COMMITS;
+use super::packs::{PACKS, PACKS_DEAD};
 use super::rows::{Row, kind_number, list_from_bytes};
-use crate::hub::store::meta::{Tried, copy_table};
+use crate::hub::store::meta::{Tried, copy_table, copy_table_if_there};
 use crate::wire::files::Chunk;
 
 /// id -> [`Row`]: the current revision of a name, or its tombstone.
@@ -24,10 +26,9 @@ pub const VERSION_AGES: TableDefinition<(u64, u128, u64), ()> =
 pub const TOMBSTONES: TableDefinition<(u64, u128), ()> = TableDefinition::new("file_tombstones");
 /// (id, rev) -> the chunks, if there is more than one.
 pub const LISTS: TableDefinition<(u128, u64), &[u8]> = TableDefinition::new("file_chunks");
-/// SHA-256 -> size, references, time since which there are none, whether it is a file (or in [`INLINE`]).
-pub const CHUNKS: TableDefinition<&[u8; 32], (u64, u64, u64, bool)> =
-    TableDefinition::new("chunks");
-/// SHA-256 -> the bytes of a short chunk.
+/// SHA-256 -> [`super::chunk_row::ChunkRow`].
+pub const CHUNKS: TableDefinition<&[u8; 32], ChunkValue> = TableDefinition::new("chunks");
+/// SHA-256 -> the bytes of a short chunk that an earlier version has stored, or a view of a bucket. Others are in packs.
 pub const INLINE: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("chunk_bytes");
 /// (since, SHA-256): chunks that nothing refers to, in order of age.
 pub const LOOSE: TableDefinition<(u64, &[u8; 32]), ()> = TableDefinition::new("chunks_loose");
@@ -52,6 +53,8 @@ pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> Tried<()> {
     copy_table(from, to, LISTS)?;
     copy_table(from, to, CHUNKS)?;
     copy_table(from, to, INLINE)?;
+    copy_table_if_there(from, to, PACKS)?;
+    copy_table_if_there(from, to, PACKS_DEAD)?;
     copy_table(from, to, LOOSE)?;
     copy_table(from, to, EVENTS)?;
     copy_table(from, to, KEYS)?;
@@ -162,6 +165,10 @@ pub fn dump(tx: &ReadTransaction) -> Vec<String> {
     rows!("list", LISTS);
     rows!("chunk", CHUNKS);
     rows!("inline", INLINE);
+    if tx.open_table(PACKS).is_ok() {
+        rows!("pack", PACKS);
+        rows!("dead", PACKS_DEAD);
+    }
     rows!("loose", LOOSE);
     rows!("event", EVENTS);
     rows!("key", KEYS);

@@ -19,6 +19,9 @@ use crate::wire::files::Hash;
 const MAX_ROWS_PER_SWEEP: usize = 500;
 /// Versions that one sweep removes because the disk is full: few, because space is freed only when their chunks are removed.
 const SWEEP_FULL: usize = 100;
+/// Bytes of short chunks that one sweep moves to other packs, at most: the pages of the former can be used after the commit.
+const MAX_MOVED_BYTES: u64 = 2 * 1024 * 1024;
+const MAX_MOVED_BYTES_WHEN_FULL: u64 = 128 * 1024;
 /// Events and keys that are kept at most; fewer in tests, so that they reach the bound.
 pub const EVENTS_KEPT: u64 = if cfg!(test) {
     2000
@@ -71,7 +74,7 @@ pub fn sweep(t: &mut FileTables<'_>, group: &Group) -> Tried<bool> {
         tombstones(t, over, group.now, most)?,
         events(t, most)?,
         keys(t, over, most)?,
-        loose_chunks(t, over, most)?,
+        loose_chunks(t, over, most, group.full)?,
         commits(t, over, most)?,
     ];
     Ok(removed.contains(&most))
@@ -209,7 +212,12 @@ fn commit_is_over(
     Ok(kept > 1 && (old || kept > COMMITS_KEPT))
 }
 
-fn loose_chunks(t: &mut FileTables<'_>, over: Over, most: usize) -> Tried<usize> {
+fn loose_chunks(t: &mut FileTables<'_>, over: Over, most: usize, full: bool) -> Tried<usize> {
+    let most_moved = if full {
+        MAX_MOVED_BYTES_WHEN_FULL
+    } else {
+        MAX_MOVED_BYTES
+    };
     let Some(through) = over.loose else {
         return Ok(0);
     };
@@ -228,6 +236,10 @@ fn loose_chunks(t: &mut FileTables<'_>, over: Over, most: usize) -> Tried<usize>
         .collect::<Vec<_>>()
     {
         t.drop_chunk(since, hash)?;
+        if t.moved_bytes >= most_moved {
+            // the next sweep continues
+            return Ok(most);
+        }
     }
     Ok(loose.len())
 }

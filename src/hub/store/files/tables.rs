@@ -9,8 +9,10 @@ use redb::{ReadableTable, Table, WriteTransaction};
 use uuid::Uuid;
 
 use super::super::ops::Group;
+use super::chunk_row::{ChunkPlace, ChunkRow, ChunkValue};
 use super::commits::{self, COMMITS, Known};
 use super::objects::ObjectTables;
+use super::packs::{Filled, PackTables, items};
 use super::rows::{Row, damaged, kind_number, list_to_bytes};
 use super::schema::{
     CHANGES, CHUNKS, EVENTS, FILES, FileTotals, INLINE, KEY_AGES, KEYS, LISTS, LOOSE, NAMES,
@@ -29,8 +31,9 @@ pub struct FileTables<'t> {
     pub version_ages: Table<'t, (u64, u128, u64), ()>,
     pub tombstones: Table<'t, (u64, u128), ()>,
     lists: Table<'t, (u128, u64), &'static [u8]>,
-    pub chunks: Table<'t, &'static [u8; 32], (u64, u64, u64, bool)>,
+    pub chunks: Table<'t, &'static [u8; 32], ChunkValue>,
     inline: Table<'t, &'static [u8; 32], &'static [u8]>,
+    packs: PackTables<'t>,
     pub loose: Table<'t, (u64, &'static [u8; 32]), ()>,
     pub events: Table<'t, u64, (u64, u8, u128, u64)>,
     pub keys: Table<'t, (&'static str, u128), &'static [u8]>,
@@ -50,6 +53,8 @@ pub struct FileTables<'t> {
     pub forgotten: BTreeSet<Hash>,
     /// Chunks that are no longer lost after this transaction.
     pub mended: BTreeSet<Hash>,
+    /// Bytes that were moved out of packs of which little is left.
+    pub moved_bytes: u64,
     pub changed: bool,
 }
 
@@ -65,6 +70,7 @@ impl<'t> FileTables<'t> {
             lists: tx.open_table(LISTS)?,
             chunks: tx.open_table(CHUNKS)?,
             inline: tx.open_table(INLINE)?,
+            packs: PackTables::open(tx)?,
             loose: tx.open_table(LOOSE)?,
             events: tx.open_table(EVENTS)?,
             keys: tx.open_table(KEYS)?,
@@ -78,6 +84,7 @@ impl<'t> FileTables<'t> {
             named: BTreeSet::new(),
             forgotten: BTreeSet::new(),
             mended: BTreeSet::new(),
+            moved_bytes: 0,
             changed: false,
         })
     }
@@ -230,12 +237,22 @@ impl<'t> FileTables<'t> {
         chunks_of(&self.lists, row)
     }
 
+    fn chunk_row(&self, hash: Hash) -> Tried<Option<ChunkRow>> {
+        let row = self.chunks.get(&hash.0)?;
+        Ok(row.map(|row| ChunkRow::from_value(row.value())))
+    }
+
+    fn set_chunk_row(&mut self, hash: Hash, row: ChunkRow) -> Tried<()> {
+        self.changed = true;
+        self.chunks.insert(&hash.0, row.value())?;
+        Ok(())
+    }
+
     /// Whether the chunk is in the tables with this size.
     pub fn has_chunk(&self, chunk: &Chunk) -> Tried<bool> {
         Ok(self
-            .chunks
-            .get(&chunk.sha256.0)?
-            .is_some_and(|row| row.value().0 == chunk.size))
+            .chunk_row(chunk.sha256)?
+            .is_some_and(|row| row.size == chunk.size))
     }
 
     /// Adds a chunk without references. `bytes`: those of a short chunk, which are stored here; otherwise its file is in place.
@@ -246,15 +263,85 @@ impl<'t> FileTables<'t> {
         bytes: Option<&[u8]>,
         now: u64,
     ) -> Tried<()> {
-        self.changed = true;
         self.forgotten.remove(&hash);
-        self.chunks
-            .insert(&hash.0, (size, 0, now, bytes.is_none()))?;
+        let place = self.store(hash, bytes)?;
+        let row = ChunkRow {
+            size,
+            references: 0,
+            since: now,
+            place,
+        };
+        self.set_chunk_row(hash, row)?;
         self.loose.insert((now, &hash.0), ())?;
-        if let Some(bytes) = bytes {
-            self.inline.insert(&hash.0, bytes)?;
+        Ok(())
+    }
+
+    /// Stores the bytes of a short chunk. A view of a bucket has no packs: hubs of earlier versions read its snapshots.
+    fn store(&mut self, hash: Hash, bytes: Option<&[u8]>) -> Tried<ChunkPlace> {
+        match bytes {
+            None => Ok(ChunkPlace::File),
+            Some(bytes) if self.objects.is_some() => {
+                self.inline.insert(&hash.0, bytes)?;
+                Ok(ChunkPlace::Value)
+            }
+            Some(bytes) => self.packs.add(hash, bytes).map(ChunkPlace::Pack),
+        }
+    }
+
+    /// Whether a chunk's bytes are stored here, and are these.
+    fn has_bytes(&self, hash: Hash, place: ChunkPlace, bytes: &[u8]) -> Tried<bool> {
+        match place {
+            ChunkPlace::File => Ok(false),
+            ChunkPlace::Value => {
+                let there = self.inline.get(&hash.0)?;
+                Ok(there.is_some_and(|there| there.value() == bytes))
+            }
+            ChunkPlace::Pack(place) => self.packs.has(place, bytes),
+        }
+    }
+
+    /// No row names the bytes of this chunk any more at this place.
+    fn release(&mut self, hash: Hash, row: ChunkRow) -> Tried<()> {
+        self.changed = true;
+        match row.place {
+            ChunkPlace::File => {
+                self.forgotten.insert(hash);
+                if let Some(objects) = &mut self.objects {
+                    objects.forget(hash)?;
+                }
+            }
+            ChunkPlace::Value => drop(self.inline.remove(&hash.0)?),
+            ChunkPlace::Pack(place) => {
+                if self.packs.let_go(place, row.size)? == Filled::Thinly {
+                    self.move_out(place.pack)?;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Moves the chunks of a pack to another one. A damaged pack stays until it has none.
+    fn move_out(&mut self, number: u64) -> Tried<()> {
+        let pack = self.packs.read(number)?.unwrap_or_default();
+        let Some(items) = items(number, &pack) else {
+            return Ok(());
+        };
+        for item in items {
+            let Some(row) = self.chunk_row(item.hash)? else {
+                continue;
+            };
+            if row.place == ChunkPlace::Pack(item.place) {
+                let place = ChunkPlace::Pack(self.packs.add(item.hash, item.bytes)?);
+                self.set_chunk_row(item.hash, ChunkRow { place, ..row })?;
+                self.moved_bytes += item.taken();
+            }
+        }
+        self.packs.remove(number)
+    }
+
+    /// Stores the short chunks that were added.
+    pub fn store_packs(&mut self) -> Tried<()> {
+        self.packs.finish()
     }
 
     /// Records that the hub has lost this chunk.
@@ -274,36 +361,19 @@ impl<'t> FileTables<'t> {
 
     /// Replaces the bytes of a known chunk. `bytes`: they are stored here; otherwise its file is in place.
     pub fn mend(&mut self, hash: Hash, bytes: Option<&[u8]>) -> Tried<()> {
-        let Some((size, references, since, on_disk)) =
-            self.chunks.get(&hash.0)?.map(|row| row.value())
-        else {
+        let Some(row) = self.chunk_row(hash)? else {
             return Ok(());
         };
-        match bytes {
-            Some(bytes)
-                if self
-                    .inline
-                    .get(&hash.0)?
-                    .is_none_or(|there| there.value() != bytes) =>
-            {
-                self.changed = true;
-                self.inline.insert(&hash.0, bytes)?;
-            }
-            None if !on_disk => {
-                self.changed = true;
-                self.inline.remove(&hash.0)?;
-            }
-            _ => {}
-        }
-        if on_disk != bytes.is_none() {
-            self.changed = true;
-            self.chunks
-                .insert(&hash.0, (size, references, since, bytes.is_none()))?;
-            if on_disk {
-                self.forgotten.insert(hash);
-                if let Some(objects) = &mut self.objects {
-                    objects.forget(hash)?;
-                }
+        let stands = match bytes {
+            Some(bytes) => self.has_bytes(hash, row.place, bytes)?,
+            None => row.is_file(),
+        };
+        if !stands {
+            let place = self.store(hash, bytes)?;
+            self.set_chunk_row(hash, ChunkRow { place, ..row })?;
+            // a value is replaced where it is
+            if place != row.place {
+                self.release(hash, row)?;
             }
         }
         self.not_wanted(hash)
@@ -317,39 +387,37 @@ impl<'t> FileTables<'t> {
 
     fn refer(&mut self, chunks: &[Chunk]) -> Tried<()> {
         for Chunk { sha256, .. } in chunks {
-            let Some((size, references, since, on_disk)) =
-                self.chunks.get(&sha256.0)?.map(|row| row.value())
-            else {
+            let Some(row) = self.chunk_row(*sha256)? else {
                 return Err(damaged("a chunk"));
             };
-            if references == 0 {
-                self.loose.remove((since, &sha256.0))?;
+            if row.references == 0 {
+                self.loose.remove((row.since, &sha256.0))?;
             }
-            self.chunks
-                .insert(&sha256.0, (size, references + 1, 0, on_disk))?;
+            let row = ChunkRow {
+                references: row.references + 1,
+                since: 0,
+                ..row
+            };
+            self.set_chunk_row(*sha256, row)?;
         }
         Ok(())
     }
 
     fn let_go(&mut self, chunks: &[Chunk], now: u64) -> Tried<()> {
         for Chunk { sha256, .. } in chunks {
-            let row = self.chunks.get(&sha256.0)?.map(|row| row.value());
-            let Some((size, references @ 1.., _, on_disk)) = row else {
+            let Some(row) = self.chunk_row(*sha256)?.filter(|row| row.references > 0) else {
                 return Err(damaged("a chunk"));
             };
-            let is_loose = references == 1;
+            let is_loose = row.references == 1;
             if is_loose {
                 self.loose.insert((now, &sha256.0), ())?;
             }
-            self.chunks.insert(
-                &sha256.0,
-                (
-                    size,
-                    references - 1,
-                    if is_loose { now } else { 0 },
-                    on_disk,
-                ),
-            )?;
+            let row = ChunkRow {
+                references: row.references - 1,
+                since: if is_loose { now } else { 0 },
+                ..row
+            };
+            self.set_chunk_row(*sha256, row)?;
         }
         Ok(())
     }
@@ -358,18 +426,11 @@ impl<'t> FileTables<'t> {
     pub fn drop_chunk(&mut self, since: u64, hash: Hash) -> Tried<()> {
         self.changed = true;
         self.loose.remove((since, &hash.0))?;
-        let Some((_, 0, _, on_disk)) = self.chunks.get(&hash.0)?.map(|row| row.value()) else {
+        let Some(row) = self.chunk_row(hash)?.filter(|row| row.references == 0) else {
             return Ok(());
         };
         self.chunks.remove(&hash.0)?;
-        if on_disk {
-            self.forgotten.insert(hash);
-            if let Some(objects) = &mut self.objects {
-                objects.forget(hash)?;
-            }
-        } else {
-            self.inline.remove(&hash.0)?;
-        }
+        self.release(hash, row)?;
         self.not_wanted(hash)
     }
 

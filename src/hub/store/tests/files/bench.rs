@@ -2,6 +2,7 @@
 //!
 //! They depend on the disk of the scratch directory (TMPDIR).
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::*;
@@ -168,6 +169,74 @@ fn bench_a_hundred_thousand_files() {
             .damage
             .len())
     );
+}
+
+/// Bytes that this process has sent to the disk.
+fn bytes_written() -> u64 {
+    let io = std::fs::read_to_string("/proc/self/io").unwrap();
+    let line = io.lines().find_map(|l| l.strip_prefix("write_bytes: "));
+    line.unwrap().parse().unwrap()
+}
+
+/// Bytes written for 5,000 files of 4 KiB, which arrive in groups of this many.
+#[test]
+#[ignore = "a bench"]
+fn bench_bytes_written_for_short_files() {
+    for (files_a_group, ids_cluster, keys_cluster) in [
+        (16, false, false),
+        (64, false, false),
+        (64, true, false),
+        (64, true, true),
+        (256, false, false),
+        (256, true, true),
+    ] {
+        let dir = TempDir::new().unwrap();
+        let hub = TestStore {
+            store: Store::open(dir.path(), 4_000_000, 0, EPOCH).unwrap(),
+            dir,
+            now: 1000,
+        };
+        let template = put(&hub, "x", b"", 1);
+        let file = |n: u64| {
+            let bytes = noise(n, 4096);
+            let chunk = Chunk {
+                sha256: Hash::of(&bytes),
+                size: bytes.len() as u64,
+            };
+            let full = format!("dir/file-{n}.txt");
+            let id = |cluster, salt: u128| {
+                let random = id_of(&full).as_u128() ^ salt;
+                let sorted = u128::from(n) << 80 | random & 0xffff_ffff;
+                Uuid::from_u128(if cluster { sorted } else { random })
+            };
+            Put {
+                name: name(&full),
+                fresh: id(ids_cluster, 0),
+                size: chunk.size,
+                sha256: chunk.sha256,
+                chunks: vec![(chunk, Bytes::Inline(bytes))],
+                author: by("a", Some(id(keys_cluster, 1 << 90).as_u128())),
+                ..template.clone()
+            }
+        };
+        let before = [bytes_written(), hub.store.happened.bytes.load(Relaxed)];
+        let mut at_time = 1000;
+        for group in (0..5000u64).collect::<Vec<_>>().chunks(files_a_group) {
+            at_time += 1;
+            let op = Op::File(FileOp::put(group.iter().map(|n| file(*n))));
+            hub.store.apply(&at(at_time, vec![op])).unwrap();
+        }
+        let after = [bytes_written(), hub.store.happened.bytes.load(Relaxed)];
+        let size = std::fs::metadata(hub.dir.path().join("hub.redb"))
+            .unwrap()
+            .len();
+        println!(
+            "groups of {files_a_group}, ids cluster {ids_cluster}, keys {keys_cluster}: {:.1} MB to the disk, {:.1} MB written, tables {:.1} MB",
+            (after[0] - before[0]) as f64 / 1e6,
+            (after[1] - before[1]) as f64 / 1e6,
+            size as f64 / 1e6
+        );
+    }
 }
 
 #[test]

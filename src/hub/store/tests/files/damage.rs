@@ -97,7 +97,7 @@ impl TestStore {
         })
     }
 
-    fn is_whole(&self) {
+    pub(super) fn is_whole(&self) {
         assert_eq!(self.store.examine().damage, Vec::<String>::new());
         assert_eq!(
             (self.store.lost_count(), self.store.has_found_losses()),
@@ -246,10 +246,15 @@ fn short_contents_in_the_tables_are_mended_too() {
         let db = hub.store.db.read().unwrap();
         let tx = db.as_ref().unwrap().begin_write().unwrap();
         {
-            let mut table = tx.open_table(crate::hub::store::files::INLINE).unwrap();
+            let mut packs = tx.open_table(crate::hub::store::files::PACKS).unwrap();
+            let number = packs.last().unwrap().unwrap().0.value();
             match bytes {
-                Some(bytes) => drop(table.insert(&Hash::of(b"some text").0, bytes).unwrap()),
-                None => drop(table.remove(&Hash::of(b"some text").0).unwrap()),
+                Some(bytes) => {
+                    let head = [&Hash::of(b"some text").0[..], &[9, 0]].concat();
+                    let pack = [&head, bytes].concat();
+                    drop(packs.insert(number, pack.as_slice()).unwrap());
+                }
+                None => drop(packs.remove(number).unwrap()),
             }
         }
         tx.commit().unwrap();

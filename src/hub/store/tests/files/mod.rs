@@ -6,6 +6,7 @@ mod damage;
 mod durability;
 mod listings;
 mod model;
+mod packs;
 mod room;
 mod sweeps;
 

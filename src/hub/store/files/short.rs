@@ -1,0 +1,52 @@
+//! Reads the bytes of short chunks wherever the tables have them.
+
+use redb::{ReadTransaction, ReadableTable, WriteTransaction};
+
+use super::chunk_row::{ChunkPlace, ChunkRow};
+use super::packs::{PACKS, PACKS_DEAD, items, within};
+use super::schema::{CHUNKS, INLINE};
+use crate::hub::store::meta::Tried;
+use crate::wire::files::Hash;
+
+/// The bytes of a chunk; `None`: it is not in the tables, or its bytes are not.
+pub fn bytes_of(tx: &ReadTransaction, hash: Hash) -> Tried<Option<Vec<u8>>> {
+    let row = tx.open_table(CHUNKS)?.get(&hash.0)?;
+    let Some(row) = row.map(|row| ChunkRow::from_value(row.value())) else {
+        return Ok(None);
+    };
+    match row.place {
+        // a reader that began before the chunk became a file
+        ChunkPlace::File | ChunkPlace::Value => {
+            let bytes = tx.open_table(INLINE)?.get(&hash.0)?;
+            Ok(bytes.map(|bytes| bytes.value().to_vec()))
+        }
+        ChunkPlace::Pack(place) => {
+            let pack = tx.open_table(PACKS)?.get(place.pack)?;
+            Ok(pack.and_then(|pack| within(pack.value(), place, row.size).map(<[u8]>::to_vec)))
+        }
+    }
+}
+
+/// Stores each chunk of a pack of `from` as a value of its own in a copy of the tables.
+pub fn unpack(from: &ReadTransaction, to: &WriteTransaction) -> Tried<()> {
+    let packs = match from.open_table(PACKS) {
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
+        packs => packs?,
+    };
+    to.delete_table(PACKS)?;
+    to.delete_table(PACKS_DEAD)?;
+    let (mut chunks, mut values) = (to.open_table(CHUNKS)?, to.open_table(INLINE)?);
+    for pack in packs.iter()? {
+        let (number, pack) = pack?;
+        for item in items(number.value(), pack.value()).unwrap_or_default() {
+            let row = chunks.get(&item.hash.0)?;
+            let row = row.map(|row| ChunkRow::from_value(row.value()));
+            if let Some(row) = row.filter(|row| row.place == ChunkPlace::Pack(item.place)) {
+                let place = ChunkPlace::Value;
+                chunks.insert(&item.hash.0, ChunkRow { place, ..row }.value())?;
+                values.insert(&item.hash.0, item.bytes)?;
+            }
+        }
+    }
+    Ok(())
+}
