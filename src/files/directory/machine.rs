@@ -23,7 +23,7 @@ impl Ambient for EngineMachine {
     }
 
     fn fresh(&self) -> Uuid {
-        Uuid::new_v4()
+        Uuid::now_v7()
     }
 
     fn decided(&self, path: &str, why: &'static str) {

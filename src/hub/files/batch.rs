@@ -186,7 +186,7 @@ impl Files {
             condition,
             from: None,
             author,
-            fresh: Uuid::new_v4(),
+            fresh: Uuid::now_v7(),
         })))
     }
 

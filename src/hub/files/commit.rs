@@ -158,7 +158,7 @@ impl Files {
             condition,
             from: commit.from,
             author,
-            fresh: Uuid::new_v4(),
+            fresh: Uuid::now_v7(),
         })
     }
 

@@ -228,7 +228,7 @@ impl<'a> Form<'a> {
             condition,
             from: None,
             author,
-            fresh: Uuid::new_v4(),
+            fresh: Uuid::now_v7(),
         })
     }
 
