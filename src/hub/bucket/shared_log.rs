@@ -168,7 +168,10 @@ impl SharedLog {
                     };
                     match stands {
                         Ok(Some((entry, born))) => return self.win(&entry, born),
-                        Ok(None) => continue,
+                        Ok(None) => {
+                            self.give_way()?;
+                            continue;
+                        }
                         Err(Stuck::Fault(fault)) => return Err(fault),
                         Err(Stuck::Trouble(trouble)) => trouble,
                     }
@@ -189,6 +192,17 @@ impl SharedLog {
             ));
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// After a lost race: the others that want to write are at it too.
+    fn give_way(&mut self) -> Result<(), LogFault> {
+        let longest = self.pace.lost(self.objects.monotonic());
+        self.objects
+            .wait(Duration::from_millis(self.objects.random() % (longest + 1)));
+        if let Err(fault @ (LogFault::StartAgain(_) | LogFault::Final(_))) = self.catch_up() {
+            return Err(fault);
+        }
+        Ok(self.drop_if_late(self.clock.now())?)
     }
 
     /// The number and the bytes to be tried: the same as before while the number is free.
@@ -361,7 +375,7 @@ impl SharedLog {
     }
 
     fn apply_other(&mut self, entry: &LogEntry, born: u64) -> Result<(), Stuck> {
-        self.pace.rival_at = Some(self.objects.monotonic());
+        self.pace.saw(entry.hub, self.objects.monotonic());
         let outcomes = self.apply(entry, born).map_err(Stuck::Fault)?;
         self.others.extend(outcomes);
         Ok(())
