@@ -4,7 +4,7 @@
 //! crashes.
 
 use std::panic::resume_unwind;
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use crate::hub::store::Random;
 
@@ -21,6 +21,8 @@ struct Thread {
     start: u64,
     wake_at: u64,
     done: bool,
+    /// Of its own, so that a turn wakes no other thread.
+    turn: Arc<Condvar>,
 }
 
 #[derive(Default, Clone)]
@@ -53,7 +55,6 @@ pub enum Pace {
 
 pub struct Schedule {
     state: Mutex<State>,
-    turn: Condvar,
 }
 
 impl Schedule {
@@ -69,7 +70,6 @@ impl Schedule {
         };
         Schedule {
             state: Mutex::new(state),
-            turn: Condvar::new(),
         }
     }
 
@@ -109,6 +109,7 @@ impl Schedule {
             start,
             wake_at,
             done: false,
+            turn: Arc::default(),
         });
         state.threads.len() - 1
     }
@@ -123,7 +124,6 @@ impl Schedule {
         let mut state = self.state();
         state.threads[me].done = true;
         state.choose();
-        self.turn.notify_all();
     }
 
     pub fn is_done(&self, thread: ThreadId) -> bool {
@@ -135,15 +135,12 @@ impl Schedule {
         let mut state = self.state();
         state.threads[me].wake_at = state.now + time;
         state.choose();
-        self.turn.notify_all();
         self.wait_for_turn(state, me);
     }
 
     fn wait_for_turn(&self, state: MutexGuard<'_, State>, me: ThreadId) {
-        let state = self
-            .turn
-            .wait_while(state, |state| state.running != me)
-            .unwrap();
+        let turn = Arc::clone(&state.threads[me].turn);
+        let state = turn.wait_while(state, |state| state.running != me).unwrap();
         let thread = &state.threads[me];
         if thread.start != state.machines[thread.machine].start {
             drop(state);
@@ -218,5 +215,6 @@ impl State {
             .filter(|id| self.ready_at(&self.threads[*id]) <= self.now)
             .collect();
         self.running = ready[self.random.below(ready.len() as u64) as usize];
+        self.threads[self.running].turn.notify_one();
     }
 }
