@@ -18,7 +18,7 @@ use crate::files::overview::{self, DirectoryRow};
 use crate::messages::Queue;
 use crate::messages::hooks::{self, Programs};
 use crate::messages::lock::{self, Client};
-use crate::messages::survey::{self, survey};
+use crate::messages::spool::survey::{self, survey};
 use crate::service::{self, Signals};
 use crate::{clock, daemon, disk, logger};
 

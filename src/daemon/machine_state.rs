@@ -20,7 +20,7 @@ use crate::files::status::DirectoryCondition;
 use crate::logger::counted;
 use crate::messages::exchange::REFUSED;
 use crate::messages::lock::{self, Client};
-use crate::messages::survey::{self, is_behind, survey, unwritable};
+use crate::messages::spool::survey::{self, is_behind, survey, unwritable};
 use crate::messages::{Queue, hooks};
 use crate::wire::fleet::{MAX_STATE_AGE, MachineState, STATE_INTERVAL};
 

@@ -23,8 +23,8 @@ use crate::files::watch::WatchCounters;
 
 /// The interval between two updates of the progress.
 const PROGRESS_REDRAW_INTERVAL: Duration = Duration::from_millis(200);
-/// The interval between two checks whether everything is done.
-const QUIET_CHECK_INTERVAL: Duration = Duration::from_millis(3);
+/// The pause between two attempts at waiting paths is this times their number.
+const RETRY_STEP: Duration = Duration::from_millis(3);
 /// How often the hub is polled for further deletes while some wait for the end of their burst.
 const FEED_IN_BURST: Duration = Duration::from_millis(250);
 /// How often waiting paths are retried before they are left to another pass.
@@ -238,7 +238,7 @@ fn try_what_waits(d: &Directory, show: &dyn Fn(PassProgress)) {
         if d.worked() != before
             || d.engine.active() == 0
             || d.is_paused()
-            || !d.wakeup.pause(QUIET_CHECK_INTERVAL * n)
+            || !d.wakeup.pause(RETRY_STEP * n)
         {
             return;
         }
@@ -248,7 +248,10 @@ fn try_what_waits(d: &Directory, show: &dyn Fn(PassProgress)) {
 fn until_quiet(d: &Directory, show: &dyn Fn(PassProgress)) {
     let mut next = clock::monotonic();
     let mut next_feed = next + FEED_IN_BURST;
-    while !d.engine.is_quiet() && !d.is_paused() && d.wakeup.pause(QUIET_CHECK_INTERVAL) {
+    while !d.engine.is_quiet()
+        && !d.is_paused()
+        && d.wakeup.wait_until_done(PROGRESS_REDRAW_INTERVAL)
+    {
         // deletes of another machine arrive one after the other
         if !d.end_of_burst().is_zero() && clock::monotonic() >= next_feed {
             // the last poll of the pass meets the same error

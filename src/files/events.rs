@@ -1,7 +1,7 @@
 //! What can happen to a synced directory, and the channel that passes it to the one loop that
 //! supervises the directory (thread `sync-N`).
 //!
-//! EventQueue carry no data: they are hints, and the loop reads the state that they are about. So one of
+//! Events carry no data: they are hints, and the loop reads the state that they are about. So one of
 //! a kind is as good as many, the channel has room for one of each, and a sender neither waits nor
 //! loses one. Paths that changed here go to `debounce` and `look` instead, which scan them.
 

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounde
 
 use super::engine::Direction;
 use super::events::{Event, EventQueue};
+use crate::clock;
 use crate::config::limits;
 
 /// See the module documentation.
@@ -81,6 +82,12 @@ impl Wakeup {
             recv(self.stopped) -> _ => true,
             default(time) => false,
         }
+    }
+
+    /// Without a loop that supervises the directory: waits until work was done, up to `time`. `false`: stop.
+    pub fn wait_until_done(&self, time: Duration) -> bool {
+        self.events.next(time, clock::monotonic());
+        !self.is_stopped()
     }
 
     /// Waits for some time, unless stopped. `false`: stop.

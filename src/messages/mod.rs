@@ -12,7 +12,6 @@ pub mod outbox;
 pub mod plan;
 pub mod seen;
 pub mod spool;
-pub mod survey;
 mod tick_event;
 
 use std::path::{Path, PathBuf};

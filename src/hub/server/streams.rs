@@ -132,7 +132,7 @@ struct OpenStreams<'a> {
     wakeup: StreamWakeup,
     last: u64,
     open: BTreeMap<u64, OpenStream>,
-    /// StreamServer that may have something to write, each once.
+    /// Streams that may have something to write, each once.
     ready: VecDeque<u64>,
     /// No stream is due before.
     next_due: Instant,

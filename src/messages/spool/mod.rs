@@ -4,6 +4,7 @@
 //! and beside them. It neither sends nor receives: other modules exchange messages with the hub.
 
 mod outgoing;
+pub mod survey;
 
 use std::ffi::{OsStr, OsString};
 use std::io;

@@ -32,7 +32,7 @@ pub struct ChunkObject {
     pub size: u64,
 }
 
-/// TableCounters of the tables before an entry: a hub whose own differ has applied an entry otherwise than its writer.
+/// Counters of the tables before an entry: a hub whose own differ has applied an entry otherwise than its writer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TableCounters {

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::{Queue, parse_file_name, spool};
+use super::{Queue, names, parse_file_name};
 use crate::clock;
 use crate::error::Result;
 
@@ -28,7 +28,7 @@ pub fn is_behind(at: Option<SystemTime>) -> bool {
 
 /// Counts a queue without a look at its messages.
 pub fn count(base: &Path, queue: Queue) -> Result<u64> {
-    spool::names(base, queue).map(|names| names.len() as u64)
+    names(base, queue).map(|names| names.len() as u64)
 }
 
 /// Counts a queue. The oldest message in the outbox is determined by the time in its name, in all
@@ -36,7 +36,7 @@ pub fn count(base: &Path, queue: Queue) -> Result<u64> {
 /// Implausible times are ignored.
 pub fn survey(base: &Path, queue: Queue) -> Result<Survey> {
     let mut survey = Survey::default();
-    for name in spool::names(base, queue)? {
+    for name in names(base, queue)? {
         let Ok(meta) = std::fs::symlink_metadata(queue.dir(base).join(&name)) else {
             continue;
         };
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn the_oldest_is_one_whose_age_is_known() {
         let dir = tempfile::tempdir().unwrap();
-        spool::create(dir.path()).unwrap();
+        super::super::create(dir.path()).unwrap();
         let put = |queue: Queue, name: &str| {
             std::fs::write(queue.dir(dir.path()).join(name), "{}").unwrap()
         };
