@@ -170,9 +170,10 @@ impl Engine {
             let now = self.env.tree.stamp(path)?;
             return Ok(over.is_none_or(|l| now != Some(l.stamp)));
         };
-        // nothing was replaced where nothing was; another inode is that of a copy of the directory
+        // nothing was replaced where nothing was; another stamp is that of a copy of the directory. In
+        // such a copy another file may have the inode
         let is_copy = over.is_none();
-        if held.inode == staged.stamp.inode || is_copy {
+        if held.same_but_for_ctime(&staged.stamp) || is_copy {
             return Ok(false);
         }
         let expected = over.is_some_and(|l| held.same_but_for_ctime(&l.stamp));

@@ -1,6 +1,7 @@
 //! A crash at each step of a work item, and the result.
 
-use crate::files::engine::traits::ExpectedRow;
+use crate::files::engine::traits::{ExpectedRow, Intent, StagedFile};
+use crate::files::plan::Local;
 
 use super::scenes::Scene;
 
@@ -150,4 +151,45 @@ fn a_file_in_the_trash_was_not_deleted_by_its_user() {
     let again = |s: &mut Scene| s.other("y", 2, ExpectedRow::Nothing, None);
     let here = |s: &Scene| s.hub("y") == 2 && s.here(0, "y") == 2;
     assert!(with_each_crash(before, again, here));
+}
+
+#[test]
+fn an_edit_that_came_out_is_kept_if_a_copy_gave_it_the_inode_of_what_was_placed() {
+    let mut s = Scene::new();
+    s.write(0, "a", 1);
+    s.sync(0);
+    let rev = s.world().hub.row("a").rev;
+    s.other("a", 2, ExpectedRow::Rev(rev.into()), None);
+    s.poll_all(0);
+    {
+        let mut w = s.world();
+        let row = w.hub.row("a");
+        let c = &mut w.clients[0];
+        let old = c.fs["a"].clone();
+        let over = Some(Local {
+            entry: old.entry(),
+            stamp: old.stamp(),
+        });
+        // the user edited the file just before it was replaced; then the client crashed, and its
+        // files were copied
+        let (mut placed, mut edited) = (old.clone(), old);
+        (placed.content, placed.mtime) = (2, 2_000_000_000);
+        (placed.ino, placed.ctime) = (900, 900);
+        let temp = ".mesync-0000000000000001.tmp".to_string();
+        let stamp = placed.stamp();
+        (edited.content, edited.mtime) = (3, 3_000_000_000);
+        (edited.ino, placed.ino) = (placed.ino, edited.ino);
+        c.fs.insert("a".into(), placed);
+        c.fs.insert(temp.clone(), edited);
+        c.rows.get_mut("a").expect("it is known").intent = Some(Intent::Place {
+            generation: c.feed.generation,
+            row,
+            mode: 0,
+            over,
+            staged: StagedFile { temp, stamp },
+        });
+        c.crashed = true;
+    }
+    s.sync(0);
+    assert!(s.here(0, "a") == 2 && s.has(0, 3));
 }

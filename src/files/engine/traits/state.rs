@@ -13,7 +13,7 @@ use crate::wire::revision::Revision;
 /// result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Intent {
-    /// `staged` is to take the path. It did if its name is gone, or another inode has it.
+    /// `staged` is to take the path. It did if its name is gone, or another file has it.
     Place {
         /// [`Feed::generation`] of the decision: its revisions mean nothing in a later one.
         generation: u64,
