@@ -98,7 +98,7 @@ impl World {
         self.nothing_lost(&live, &waits, &mut wrongs);
         for (path, entry) in &live {
             self.not_back(path, entry, &waits, &mut wrongs);
-            self.mode_stays(path, entry, &mut wrongs);
+            self.mode_stays(path, entry, &waits, &mut wrongs);
         }
         for i in 0..self.clients.len() {
             let times: Vec<u64> = self
@@ -231,7 +231,13 @@ impl World {
         }
     }
 
-    fn mode_stays(&self, path: &str, entry: &Entry, wrongs: &mut Vec<String>) {
+    fn mode_stays(
+        &self,
+        path: &str,
+        entry: &Entry,
+        waits: &[BTreeSet<String>],
+        wrongs: &mut Vec<String>,
+    ) {
         if self.messy.contains(path)
             || self.config.restores()
             || matches!(self.config, Config::Legacy | Config::Ignore)
@@ -247,10 +253,13 @@ impl World {
             &self.modes
         };
         for (mtime, (of, before)) in self.times.iter().filter(|(_, (of, _))| of == path) {
+            // a directory whose content is held is still where the hub has a file
             let others = self
                 .clients
                 .iter()
-                .filter_map(|c| c.fs.get(of))
+                .zip(waits)
+                .filter(|(_, waits)| !waits.contains(of))
+                .filter_map(|(c, _)| c.fs.get(of))
                 .any(|node| node.mtime != entry.mtime);
             if *before == entry.mtime || others {
                 wrongs.push(format!(
