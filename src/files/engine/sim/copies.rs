@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::stem;
 use super::world::{Client, Node, World};
 
 /// The users of disks that are gone.
@@ -37,7 +38,7 @@ impl World {
         for (key, path) in copy.gone {
             self.gone.entry(key).or_default().insert((i, path));
         }
-        self.again.extend(copy.client.unsent());
+        self.arrives_again(copy.client.unsent());
         // two machines send the same change, and what one of them changes before that meets it
         for (path, node) in copy.client.tree() {
             if copy.client.rows(path).base.entry != Some(node.entry()) {
@@ -108,13 +109,23 @@ impl World {
             let before: Vec<_> = paths.iter().filter_map(of_user).collect();
             paths.extend(before);
         }
-        self.again.extend(self.hub.live());
+        self.arrives_again(self.hub.clone().live());
         let host = format!("c{i}");
-        for (change, from, _) in &self.flight {
-            if let Some(entry) = change.entry.filter(|_| *from == host) {
-                let late = (change.path.clone(), Node::content_of(&entry.hash));
-                self.again.insert(late);
-            }
+        let sent = self.flight.clone().into_iter();
+        self.arrives_again(
+            sent.filter(|(_, from, _)| *from == host)
+                .filter_map(|(change, ..)| {
+                    Some((change.path, Node::content_of(&change.entry?.hash)))
+                }),
+        );
+    }
+
+    /// Files that another machine may still send: each under its name or that of a conflict copy,
+    /// also if it is one already.
+    fn arrives_again(&mut self, files: impl Iterator<Item = (String, u64)>) {
+        for (path, content) in files {
+            self.again.insert((stem(&path), content));
+            self.again.insert((path, content));
         }
     }
 }
