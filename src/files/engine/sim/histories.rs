@@ -116,3 +116,32 @@ fn a_copy_that_was_overtaken_before_a_client_looked_is_noticed() {
             && s.hub("new") == 21
     });
 }
+
+#[test]
+fn a_delete_that_a_restored_hub_does_not_know_to_be_void_leaves_the_file_in_the_trash() {
+    check(|s| {
+        s.write(0, "a", 1);
+        s.sync(0);
+        s.sync(1);
+        let copy = s.world().hub.clone();
+        let removed = s.world().clients[0].fs.remove("a").expect("it is there");
+        s.world().lose_requests = true;
+        s.work(0);
+        s.world().lose_requests = false;
+        // the user puts the file back, and the hub promises that it will not make the delete
+        s.world().clients[0].fs.insert("a".into(), removed);
+        s.sync(0);
+        assert!(s.world().clients[0].rows("a").key.is_none());
+        s.world().hub.set_back(&copy, false);
+        let rev = s.world().hub.row("a").at();
+        s.other("a", 0, ExpectedRow::Rev(rev), None);
+        s.sync(0);
+        s.sync(1);
+        let is_in_trash = |i: usize| {
+            let w = s.world();
+            let mut names = w.clients[i].fs.iter();
+            names.any(|(path, node)| path.starts_with(".mesync/trash/") && node.content == 1)
+        };
+        (0..2).all(|i| is_in_trash(i) && s.here(i, "a") == 0)
+    });
+}

@@ -38,8 +38,11 @@ pub struct SimHub {
     floor: u64,
     /// A current hub, which distinguishes its histories.
     tagged: bool,
-    /// Contents overwritten without a precondition by a client that had not seen them.
+    /// Contents overwritten without a precondition by a client that had not seen them, or by a
+    /// change whose key had been void before this hub was set back.
     pub overwrote: BTreeSet<Hash>,
+    /// Keys that were void in an earlier history.
+    was_void: BTreeSet<Uuid>,
 }
 
 impl SimHub {
@@ -89,6 +92,15 @@ impl SimHub {
             && !self.row(&from.path).at().is(from.rev)
         {
             return ChangeOutcome::Differs(Some((from.path.clone(), self.row(&from.path))));
+        }
+        // its client relies on the answer that it will never be made, and the hub is as it was before
+        // it gave that answer: neither can know better. What is replaced is in a trash or a version
+        if self.was_void.contains(&c.key) {
+            let from = c.from.as_ref().map(|from| &from.path);
+            let names = std::iter::once(&c.path).chain(from);
+            let replaced = names.filter_map(|path| Some(self.row(path).entry?.hash));
+            let replaced: Vec<Hash> = replaced.collect();
+            self.overwrote.extend(replaced);
         }
         let made = self.carry_out(c, host, bytes);
         self.keys.insert(c.key, Some(made.clone()));
@@ -263,9 +275,12 @@ impl SimHub {
     /// Its disk is set back: it gives the same numbers again. `started`: it knows that it was
     /// restarted since.
     pub fn set_back(&mut self, copy: &SimHub, started: bool) {
+        let void = self.keys.iter().filter(|(_, made)| made.is_none());
+        let was_void = self.was_void.iter().chain(void.map(|(key, _)| key));
         *self = SimHub {
             history: self.history + 1,
             overwrote: self.overwrote.clone(),
+            was_void: was_void.copied().collect(),
             ..copy.clone()
         };
         if started {
