@@ -218,7 +218,7 @@ impl World {
         }
         let by = self
             .killed
-            .get(&(path.to_string(), content))
+            .get(&(path.to_string(), content, entry.kind))
             .into_iter()
             .flatten()
             .any(|i| !self.clients[*i].legacy);

@@ -12,7 +12,7 @@ impl World {
     fn kill(&mut self, i: usize, path: &str, writes: bool) -> Option<Node> {
         let node = self.clients[i].fs.remove(path)?;
         self.killed
-            .entry((path.into(), node.content))
+            .entry((path.into(), node.content, node.kind))
             .or_default()
             .insert(i);
         if !writes {
@@ -26,11 +26,12 @@ impl World {
     }
 
     fn put(&mut self, i: usize, path: &str, node: Node, again: bool) {
-        let content = node.content;
+        let (content, kind) = (node.content, node.kind);
         self.clients[i].fs.insert(path.into(), node);
         let here = (path.to_string(), content);
         self.puts.insert(here.clone());
-        self.killed.entry(here.clone()).or_default().remove(&i);
+        let killed = self.killed.entry((path.to_string(), content, kind));
+        killed.or_default().remove(&i);
         self.gone
             .entry((self.meant(path), content))
             .or_default()
@@ -233,10 +234,11 @@ impl World {
         let mut node = self.kill(i, from, false).expect("it was listed");
         self.make_parent(i, to);
         node.ctime = self.fresh();
-        let (content, again) = (
-            node.content,
-            self.puts.contains(&(to.to_string(), node.content)),
-        );
+        let content = node.content;
+        // perhaps another user has renamed it from there
+        let killed = (to.to_string(), content, node.kind);
+        let again =
+            self.puts.contains(&(to.to_string(), content)) || self.killed.contains_key(&killed);
         self.put(i, to, node, again);
         self.messy.insert(to.into());
         content

@@ -217,7 +217,8 @@ pub struct World {
     log: Option<Vec<String>>,
     // what users did, see `check`
     pub puts: BTreeSet<(String, u64)>,
-    pub killed: BTreeMap<(String, u64), BTreeSet<usize>>,
+    /// A link and a file of one content are different.
+    pub killed: BTreeMap<(String, u64, EntryKind), BTreeSet<usize>>,
     /// For each content, the clients whose users have overwritten or removed it, with the name that
     /// it had.
     pub gone: BTreeMap<(String, u64), BTreeSet<(usize, String)>>,
