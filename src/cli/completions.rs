@@ -189,7 +189,8 @@ fn zsh() -> String {
             )
         }
         (Some(value), None) => quoted(&format!(
-            "--{}=[{}]:{value}:{}",
+            "{}--{}=[{}]:{value}:{}",
+            if f.repeatable { "*" } else { "" },
             f.long,
             doc(f.doc),
             action(f.values)

@@ -194,7 +194,9 @@ pub fn recover_bucket(context: &mut Context, invocation: &Invocation) -> Result<
 
 fn recovered_in_words(recovered: &RecoveredHub, url: &str) -> Vec<String> {
     if recovered.already {
-        return vec![format!("{url} was recovered already: start the hubs")];
+        return vec![format!(
+            "{url} was recovered already: start the hubs, which ask the machines for lost contents"
+        )];
     }
     let mut lines: Vec<String> = (recovered.lost.iter())
         .map(|name| format!("lost: {name}; machines that have it send it again"))

@@ -136,7 +136,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed> {
                 }
             },
         };
-        if value.is_some() && flags.iter().any(|(f, _): &(&Flag, _)| f.long == flag.long) {
+        if value.is_some()
+            && !flag.repeatable
+            && flags.iter().any(|(f, _): &(&Flag, _)| f.long == flag.long)
+        {
             return Err(usage(
                 command_so_far(&words),
                 format!("{shown} is repeated"),

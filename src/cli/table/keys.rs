@@ -7,7 +7,8 @@ pub const FILES: Flag = valued(
     "DIR",
     Values::Text,
     "it may reach files below DIR of the hub only; repeatable",
-);
+)
+.repeatable();
 pub const READ_ONLY: Flag = switch("read-only", "it may read files, and change none");
 pub const NO_FILES: Flag = switch("no-files", "it may not reach any file");
 pub const SEND: Flag = valued(

@@ -85,7 +85,18 @@ pub struct Flag {
     pub values: Values,
     /// The key of the setting that it sets.
     pub setting: Option<&'static str>,
+    /// It may be given several times.
+    pub repeatable: bool,
     pub doc: &'static str,
+}
+
+impl Flag {
+    const fn repeatable(self) -> Flag {
+        Flag {
+            repeatable: true,
+            ..self
+        }
+    }
 }
 
 const fn switch(long: &'static str, doc: &'static str) -> Flag {
@@ -95,6 +106,7 @@ const fn switch(long: &'static str, doc: &'static str) -> Flag {
         value: None,
         values: Values::Text,
         setting: None,
+        repeatable: false,
         doc,
     }
 }
@@ -106,6 +118,7 @@ const fn short(short: char, long: &'static str, doc: &'static str) -> Flag {
         value: None,
         values: Values::Text,
         setting: None,
+        repeatable: false,
         doc,
     }
 }
@@ -122,6 +135,7 @@ const fn valued(
         value: Some(value),
         values,
         setting: None,
+        repeatable: false,
         doc,
     }
 }
@@ -139,6 +153,7 @@ const fn short_valued(
         value: Some(value),
         values,
         setting: None,
+        repeatable: false,
         doc,
     }
 }
@@ -156,6 +171,7 @@ const fn setting(
         value: Some(value),
         values,
         setting: Some(key),
+        repeatable: false,
         doc,
     }
 }

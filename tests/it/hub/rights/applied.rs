@@ -108,6 +108,9 @@ fn narrowed_rights_apply_at_once_to_tokens_and_open_streams() {
         .is(201, "");
     // the stream ends, and the event is not in it
     assert!(stream.event().is_err());
+    let two = ["key", "set", "web-1", "--files", "b", "--files", "a/"];
+    s.hub.world.hub_ok(&two);
+    s.hub.ask("GET", "/api/files", &line, "").is(200, "later");
     s.hub.world.hub_ok(&["key", "set", "web-1", "--files", "/"]);
     s.hub.ask("GET", &target, &bearer, "").is(200, NAMED);
     let wrong = s
