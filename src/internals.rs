@@ -15,7 +15,7 @@ pub mod cli {
 
 pub mod client {
     pub use crate::client::{
-        ByteSource, ChangeHeaders, Download, Failure, HubClient, Told, UploadOutcome,
+        ByteSource, ChangeHeaders, Download, ErrorDetail, Failure, HubClient, UploadOutcome,
     };
 }
 
@@ -102,7 +102,7 @@ pub mod messages {
     }
     pub mod plan {
         pub use crate::messages::plan::{
-            FileContent, Found, MIN_UNTOUCHED_TIME, OutboxStep, complete, step,
+            CheckedFile, FileContent, MIN_UNTOUCHED_TIME, OutboxStep, complete, step,
         };
     }
     pub mod spool {

@@ -15,7 +15,7 @@ use crate::config::{self, Plain, Settings, limits};
 use crate::error::{Error, Result};
 use crate::hub::{certificate, invitations};
 use crate::service::Signals;
-use crate::wire::join::{Accept, Asking, Requests};
+use crate::wire::join::{Accept, Requests, WaitingMachine};
 use crate::wire::rights::RightsRow;
 use crate::{clock, disk, pins, wire};
 
@@ -77,7 +77,7 @@ pub fn accept(context: &mut Context, invocation: &Invocation) -> Result<CommandE
 }
 
 /// `machine-2  10.0.0.7  code 481-203  asked 12 s ago`
-fn show(context: &mut Context, asking: &Asking) {
+fn show(context: &mut Context, asking: &WaitingMachine) {
     if context.out.json {
         return context.out.object(asking);
     }
@@ -95,7 +95,7 @@ fn show(context: &mut Context, asking: &Asking) {
     ));
 }
 
-fn let_in(context: &mut Context, asking: &Asking) {
+fn let_in(context: &mut Context, asking: &WaitingMachine) {
     if context.out.json {
         return context.out.object(asking);
     }
@@ -126,7 +126,7 @@ fn window(
         clock::age(time)
     ));
     loop {
-        let is_known = |known: &[Asking], new: &Asking| {
+        let is_known = |known: &[WaitingMachine], new: &WaitingMachine| {
             known
                 .iter()
                 .any(|k| (&k.name, &k.code) == (&new.name, &new.code))

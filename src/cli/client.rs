@@ -27,7 +27,7 @@ pub fn start(context: &mut Context, invocation: &Invocation) -> Result<CommandEn
     let settings = &Arc::new(super::watches::with_watches(&context.settings, invocation)?);
     if !invocation.has("once") {
         let signals = Signals::start()?;
-        let client = daemon::Daemon::start(settings, daemon::Halves::Both)?;
+        let client = daemon::Daemon::start(settings, daemon::ClientHalves::Both)?;
         let read = || super::watches::with_watches(&super::read_settings(invocation)?, invocation);
         return service::run(&signals, super::parts::of(client, settings)?, &read)
             .map(|()| CommandEnd::All);

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 
 /// What became of one message of a retry.
 #[derive(Serialize)]
-struct Retried<'a> {
+struct RetryResult<'a> {
     id: Option<Uuid>,
     file: &'a str,
     done: bool,
@@ -30,7 +30,7 @@ pub(super) fn conclude(
         let error = result.err();
         done += u64::from(error.is_none());
         match (out.json, &error) {
-            (true, _) => out.object(&Retried {
+            (true, _) => out.object(&RetryResult {
                 id,
                 file: &file,
                 done: error.is_none(),

@@ -11,7 +11,7 @@ use crate::daemon::servers;
 use crate::error::{Kind, Result};
 use crate::messages::{exchange, spool};
 use crate::wire::fleet::{MAX_STATE_AGE, MachineCondition};
-use crate::wire::{self, Doubt, HostInfo};
+use crate::wire::{self, HostInfo, IdentityDoubt};
 use crate::{clock, logger};
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -137,8 +137,8 @@ fn show(hosts: &[HostInfo], out: &mut Output) {
         // names are checked by an honest hub
         let doubt = match h.doubt {
             None => "",
-            Some(Doubt::SetBack) => " (set back?)",
-            Some(Doubt::Cloned) => " (cloned)",
+            Some(IdentityDoubt::SetBack) => " (set back?)",
+            Some(IdentityDoubt::Cloned) => " (cloned)",
         };
         let name = wire::brief(&h.name) + if h.stale { " (stale)" } else { "" } + doubt;
         vec![

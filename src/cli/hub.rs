@@ -58,9 +58,9 @@ pub fn serve(context: &mut Context, invocation: &Invocation) -> Result<CommandEn
     };
     let mut parts: Vec<Box<dyn Part>> = vec![Box::new(hub)];
     if invocation.has("start") {
-        match complete((*context.settings).clone())
-            .and_then(|settings| daemon::Daemon::start(&Arc::new(settings), daemon::Halves::Both))
-        {
+        match complete((*context.settings).clone()).and_then(|settings| {
+            daemon::Daemon::start(&Arc::new(settings), daemon::ClientHalves::Both)
+        }) {
             Ok(client) => parts.push(Box::new(client)),
             Err(e) => {
                 service::stop(parts);

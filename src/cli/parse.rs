@@ -136,10 +136,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed> {
                 }
             },
         };
-        if value.is_some()
-            && !flag.repeatable
-            && flags.iter().any(|(f, _): &(&Flag, _)| f.long == flag.long)
-        {
+        let is_repeated = flags.iter().any(|(f, _): &(&Flag, _)| f.long == flag.long);
+        if value.is_some() && is_repeated && !flag.repeatable {
             return Err(usage(
                 command_so_far(&words),
                 format!("{shown} is repeated"),

@@ -15,7 +15,7 @@ use crate::clock;
 use crate::config::Settings;
 use crate::config::watch::WatchSettings;
 use crate::daemon::once::PassProgress;
-use crate::daemon::{Daemon, Halves, once, servers};
+use crate::daemon::{ClientHalves, Daemon, once, servers};
 use crate::error::{Error, Kind, Result};
 use crate::files::delete_guard::DeleteLimits;
 use crate::files::directory::Directory;
@@ -52,7 +52,7 @@ pub fn daemon(context: &mut Context, invocation: &Invocation) -> Result<CommandE
         ..(*context.settings).clone()
     });
     let signals = Signals::start()?;
-    let client = Daemon::start(&settings, Halves::Files)?;
+    let client = Daemon::start(&settings, ClientHalves::Files)?;
     let read = || {
         let settings = super::read_settings(invocation)?;
         Ok(Settings {
@@ -78,7 +78,7 @@ pub fn sync(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd
     }
     let line = Paths::new(invocation.has("quiet"));
     let settings = context.settings.clone();
-    let passes = Passes {
+    let passes = DirectoryPasses {
         settings: &settings,
         hub: &hub,
         allow_deletes,
@@ -100,7 +100,7 @@ pub fn all_once(settings: &Arc<Settings>) -> Result<CommandEnd> {
         return Ok(CommandEnd::All);
     }
     let hub = Arc::new(servers::files(settings)?);
-    Passes {
+    DirectoryPasses {
         settings,
         hub: &hub,
         allow_deletes: false,
@@ -110,14 +110,14 @@ pub fn all_once(settings: &Arc<Settings>) -> Result<CommandEnd> {
 }
 
 /// The passes over several directories.
-struct Passes<'a> {
+struct DirectoryPasses<'a> {
     settings: &'a Settings,
     hub: &'a Arc<HubClient>,
     allow_deletes: bool,
     show: &'a dyn Fn(PassProgress),
 }
 
-impl Passes<'_> {
+impl DirectoryPasses<'_> {
     /// Passes over each directory, then again over those with held deletes if another directory has received files since: the
     /// deleted ones may have been moved there.
     fn over(
@@ -348,7 +348,7 @@ fn waiting(facts: &Facts) -> impl Iterator<Item = (&String, &Error)> {
 
 /// One action of a dry run in the output of `--json`.
 #[derive(Serialize)]
-struct Planned<'a> {
+struct PlannedAction<'a> {
     dir: &'a str,
     path: &'a str,
     action: &'static str,
@@ -385,7 +385,7 @@ fn dry_run(
     let size = |p: &Preview| p.entry.filter(|e| !e.is_dir()).map(|e| e.size);
     if out.json {
         for (path, p) in &plans.all {
-            out.object(&Planned {
+            out.object(&PlannedAction {
                 dir: &dir,
                 path,
                 action: action(p),

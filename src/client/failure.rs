@@ -26,12 +26,12 @@ pub struct Failure {
     pub status: u16,
     /// The pause that the hub asked for.
     pub retry_after: Option<Duration>,
-    pub told: Told,
+    pub told: ErrorDetail,
 }
 
 /// Details of an error response.
 #[derive(Debug, Default)]
-pub enum Told {
+pub enum ErrorDetail {
     #[default]
     Nothing,
     /// 412: the current record, which differs from the condition.
@@ -62,7 +62,7 @@ impl From<Error> for Failure {
             error,
             status: 0,
             retry_after: None,
-            told: Told::Nothing,
+            told: ErrorDetail::Nothing,
         }
     }
 }
@@ -76,12 +76,12 @@ impl From<Failure> for Error {
 impl Failure {
     /// Whether a server other than a hub has responded.
     pub fn is_foreign(&self) -> bool {
-        matches!(self.told, Told::Foreign)
+        matches!(self.told, ErrorDetail::Foreign)
     }
 
     /// Whether the hub knows the key, but the key lacks the right.
     pub fn lacks_right(&self) -> bool {
-        matches!(self.told, Told::LacksRight(_))
+        matches!(self.told, ErrorDetail::LacksRight(_))
     }
 
     /// Whether a retry may succeed soon: the connection broke, or the hub is busy. A full disk does
@@ -172,8 +172,8 @@ impl HubClient {
             format!("cannot reach hub {url}{way}: {why}"),
         );
         let told = match &e {
-            ureq::Error::Io(e) if pins::is_other_certificate(e) => Told::OtherCertificate,
-            _ => Told::Nothing,
+            ureq::Error::Io(e) if pins::is_other_certificate(e) => ErrorDetail::OtherCertificate,
+            _ => ErrorDetail::Nothing,
         };
         let error = match hint {
             Some(hint) => error.hint(hint),
@@ -213,7 +213,7 @@ impl HubClient {
         };
         let error = self.not_a_hub(&format!("status {status} with {found} at {}", bare(path)));
         Failure {
-            told: Told::Foreign,
+            told: ErrorDetail::Foreign,
             // the answer of other servers to plain HTTP at a port for TLS
             ..match self.other_scheme(self.url()).filter(|_| status == 400) {
                 Some(hint) => error.hint(hint).into(),
@@ -252,11 +252,13 @@ impl HubClient {
         let status = if too_long { 413 } else { status };
         let told = match status {
             409 => serde_json::from_slice::<MissingChunks>(&body)
-                .map_or(Told::Nothing, |m| Told::Missing(m.missing)),
-            412 => serde_json::from_slice(&body).map_or(Told::Nothing, Told::Current),
+                .map_or(ErrorDetail::Nothing, |m| ErrorDetail::Missing(m.missing)),
+            412 => serde_json::from_slice(&body).map_or(ErrorDetail::Nothing, ErrorDetail::Current),
             403 => serde_json::from_slice::<wire::LacksRight>(&body)
-                .map_or(Told::Nothing, |answer| Told::LacksRight(answer.lacks)),
-            _ => Told::Nothing,
+                .map_or(ErrorDetail::Nothing, |answer| {
+                    ErrorDetail::LacksRight(answer.lacks)
+                }),
+            _ => ErrorDetail::Nothing,
         };
         let said =
             |words: Option<String>| words.map_or(format!("status {status}"), |w| one_line(&w));
@@ -282,7 +284,7 @@ impl HubClient {
                     error.hint("run \"mesync key add NAME\" on the hub, then set MESYNC_API_KEY or api_key_file here")
                 }
             }
-            (403, Some(words)) if matches!(told, Told::LacksRight(_)) => Error::new(
+            (403, Some(words)) if matches!(told, ErrorDetail::LacksRight(_)) => Error::new(
                 Kind::Refused,
                 format!("hub {}: {}", self.url(), one_line(&words)),
             ),
@@ -313,7 +315,7 @@ impl HubClient {
                 format!("hub {} has another revision now", self.url()),
             )
             .hint("look at the file, then repeat the command"),
-            (409, words) if matches!(told, Told::Missing(_)) => Error::new(
+            (409, words) if matches!(told, ErrorDetail::Missing(_)) => Error::new(
                 Kind::Busy,
                 format!("hub {} cannot do it now: {}", self.url(), said(words)),
             ),
@@ -346,7 +348,7 @@ pub(super) fn all(mut failures: Vec<Failure>) -> Failure {
         ..Error::new(Kind::Unreachable, what)
     };
     Failure {
-        told: last.map_or(Told::Nothing, |last| last.told),
+        told: last.map_or(ErrorDetail::Nothing, |last| last.told),
         ..error.into()
     }
 }

@@ -15,8 +15,8 @@ use super::header::media_type;
 use super::{Body, Call, Called, HubClient, Purpose};
 use crate::wire::KeyUse;
 use crate::wire::files::{
-    AskedChunks, Backup, COMPACT_ROWS, ChangesPage, Chunk, Commit, FileEvent, HISTORY_HEADER, Hash,
-    KeyAnswer, Made, MissingChunks, Record, Restore, Version,
+    AskedChunks, Backup, COMPACT_ROWS, ChangedRecord, ChangesPage, Chunk, Commit, FileEvent,
+    HISTORY_HEADER, Hash, KeyAnswer, MissingChunks, Record, Restore, Version,
 };
 use crate::wire::revision::{Common, Condition, Points, Revision};
 use crate::wire::scope::Scope;
@@ -323,7 +323,7 @@ impl HubClient {
             }
             _ => UploadOutcome::Updated,
         };
-        let Made {
+        let ChangedRecord {
             record,
             renamed_from,
         } = self.body(answer, call.most, &call.path)?;

@@ -5,13 +5,13 @@ use ureq::http;
 use super::body::Body;
 use super::{Call, Called, HubClient, MAX_ANSWER_BYTES, Purpose};
 use crate::wire::LoginAnswer;
-use crate::wire::join::{Accept, Answer, Ask, Requests};
+use crate::wire::join::{Accept, AdmissionRequest, Answer, Requests};
 
 const PATH: &str = "/api/join";
 
 impl HubClient {
     /// `POST /api/join`: asks to join, without a key.
-    pub fn ask_to_join(&self, ask: &Ask) -> Called<Answer> {
+    pub fn ask_to_join(&self, ask: &AdmissionRequest) -> Called<Answer> {
         let call = post(PATH, ask);
         let answer = self.exchange(Purpose::Request, &call, self.server_url(), None)?;
         if !answer.status().is_success() {

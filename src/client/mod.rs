@@ -35,7 +35,7 @@ pub use body::ByteSource;
 use body::{Body, PieceReader};
 use endpoints::{Endpoint, Endpoints, Purpose};
 use failure::is_stale;
-pub use failure::{Called, Failure, Told};
+pub use failure::{Called, ErrorDetail, Failure};
 pub use files::{ChangeHeaders, Query, Stored, UploadOutcome};
 use header::media_type;
 pub use messages::PullResult;

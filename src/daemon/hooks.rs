@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender, select};
 use crate::clock;
 use crate::error::{Result, plain};
 use crate::messages::hooks::HookRecord;
-use crate::messages::hooks::run::{Ran, Setup};
+use crate::messages::hooks::run::{RunResult, Setup};
 use crate::messages::hooks::schedule::Schedule;
 
 /// The interval between two scans of the records, and the pause after an error of the disk, which
@@ -18,7 +18,7 @@ const SCAN_PERIOD: Duration = Duration::from_secs(60);
 pub fn run_hooks(
     setup: &dyn Fn() -> Setup,
     work: &Receiver<HookRecord>,
-    ended: &Sender<(String, Ran)>,
+    ended: &Sender<(String, RunResult)>,
     stopping: &dyn Fn() -> bool,
 ) -> Result<()> {
     for record in work {
@@ -32,7 +32,7 @@ pub fn run_hooks(
                 record.kind,
                 record.id()
             );
-            Ran::Later(SCAN_PERIOD)
+            RunResult::Later(SCAN_PERIOD)
         });
         if ended.send((record.kind, ran)).is_err() {
             break;
@@ -48,7 +48,7 @@ pub fn schedule_hooks(
     woken: &Receiver<()>,
     stopped: &Receiver<()>,
     jobs: Sender<HookRecord>,
-    ended: &Receiver<(String, Ran)>,
+    ended: &Receiver<(String, RunResult)>,
     until_idle: bool,
 ) -> Result<()> {
     let mut scan = true;
@@ -94,7 +94,7 @@ pub fn schedule_hooks(
 }
 
 /// `true`: scan the records again.
-fn file_away(schedule: &mut Schedule, kind: &str, ran: Ran) -> bool {
+fn file_away(schedule: &mut Schedule, kind: &str, ran: RunResult) -> bool {
     schedule
         .ended(kind, ran, clock::monotonic())
         .unwrap_or_else(|e| {

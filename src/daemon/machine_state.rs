@@ -38,13 +38,13 @@ pub type SharedWatches = Arc<Mutex<Vec<WatchSettings>>>;
 pub struct MachineStates {
     base_dir: PathBuf,
     watched: SharedWatches,
-    latest: Arc<Mutex<Option<Latest>>>,
+    latest: Arc<Mutex<Option<MachineHeader>>>,
     /// The servers that receive the state.
     hubs: Vec<Listener>,
     approvals: SharedApprovals,
 }
 
-struct Latest {
+struct MachineHeader {
     header: String,
     read: Instant,
 }
@@ -63,7 +63,7 @@ impl MachineStates {
         (base_dir, watched): (&Path, SharedWatches),
         clients: (&Arc<HubClient>, &Arc<HubClient>),
     ) -> MachineStates {
-        let latest: Arc<Mutex<Option<Latest>>> = Arc::default();
+        let latest: Arc<Mutex<Option<MachineHeader>>> = Arc::default();
         let mut hubs = vec![clients.0];
         if !Arc::ptr_eq(clients.0, clients.1) {
             hubs.push(clients.1);
@@ -114,7 +114,7 @@ impl MachineStates {
     fn read(&self) {
         let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let watched = watched.clone();
-        let latest = Latest {
+        let latest = MachineHeader {
             header: state(&self.base_dir, &watched).header(),
             read: clock::monotonic(),
         };
@@ -123,7 +123,7 @@ impl MachineStates {
 }
 
 /// The latest state, unless it is old.
-fn fresh(latest: &Mutex<Option<Latest>>) -> Option<String> {
+fn fresh(latest: &Mutex<Option<MachineHeader>>) -> Option<String> {
     let latest = latest.lock().unwrap_or_else(PoisonError::into_inner);
     let fresh = latest.as_ref().filter(|l| l.read.elapsed() < MAX_STATE_AGE);
     fresh.map(|latest| latest.header.clone())

@@ -56,11 +56,11 @@ const STUCK_THREAD_TIMEOUT: Duration = Duration::from_secs(300);
 pub struct Daemon {
     /// The settings in use.
     settings: Arc<Settings>,
-    halves: Halves,
+    halves: ClientHalves,
     /// `None`: the client handles no messages.
     hooks: Option<Hooks>,
     exchange: HubSession,
-    directories: Vec<Kept>,
+    directories: Vec<RunningDirectory>,
     neighbours: Arc<Neighbours>,
     controls: Controls,
     watched: SharedWatches,
@@ -84,7 +84,7 @@ struct Hooks {
 }
 
 /// One synced directory.
-struct Kept {
+struct RunningDirectory {
     watch: WatchSettings,
     control: Arc<Control>,
     threads: Threads,
@@ -92,15 +92,15 @@ struct Kept {
 
 /// Which halves of a client run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Halves {
+pub enum ClientHalves {
     Both,
     Files,
 }
 
 impl Daemon {
     /// Starts the client with the directories of the settings. If another client uses the base directory: `Busy`.
-    pub fn start(settings: &Arc<Settings>, halves: Halves) -> Result<Daemon> {
-        let lock = if halves == Halves::Both {
+    pub fn start(settings: &Arc<Settings>, halves: ClientHalves) -> Result<Daemon> {
+        let lock = if halves == ClientHalves::Both {
             Some(lock(settings)?.ok_or_else(|| another_client(settings))?)
         } else {
             None
@@ -144,16 +144,10 @@ impl Daemon {
     fn start_all(&mut self) -> Result<()> {
         *self.watched.lock().unwrap_or_else(PoisonError::into_inner) =
             self.settings.watches.clone();
-        let wakeup = match (&self.hooks, self.halves) {
-            (Some(hooks), _) => Some(hooks.wakeup.clone()),
-            (None, Halves::Both) => {
-                let hooks = Hooks::start(&self.settings)?;
-                let wakeup = hooks.wakeup.clone();
-                self.hooks = Some(hooks);
-                Some(wakeup)
-            }
-            (None, Halves::Files) => None,
-        };
+        if self.hooks.is_none() && self.halves == ClientHalves::Both {
+            self.hooks = Some(Hooks::start(&self.settings)?);
+        }
+        let wakeup = self.hooks.as_ref().map(|hooks| hooks.wakeup.clone());
         for watch in self.settings.watches.clone() {
             if !self.directories.iter().any(|kept| kept.watch == watch) {
                 let kept = self.keep(&watch, wakeup.clone())?;
@@ -169,7 +163,7 @@ impl Daemon {
             .start(&self.settings, wakeup, &self.controls, &self.watched)
     }
 
-    fn keep(&self, watch: &WatchSettings, hooks: Option<Sender<()>>) -> Result<Kept> {
+    fn keep(&self, watch: &WatchSettings, hooks: Option<Sender<()>>) -> Result<RunningDirectory> {
         let (base, host) = (
             self.settings.base_dir.clone(),
             self.settings.host_id.clone(),
@@ -201,7 +195,7 @@ impl Daemon {
             .find(|name| !names.contains(&name.as_str()))
             .unwrap_or_default();
         threads.spawn(&name, move || supervisor.run())?;
-        Ok(Kept {
+        Ok(RunningDirectory {
             watch: watch.clone(),
             control,
             threads,
@@ -253,7 +247,7 @@ impl Daemon {
             hooks.timeout.store(new.hook_timeout.as_secs(), Relaxed);
         }
         let end = clock::monotonic() + SETTINGS_CHANGE_TIMEOUT;
-        let stays = |kept: &Kept| !all && new.watches.contains(&kept.watch);
+        let stays = |kept: &RunningDirectory| !all && new.watches.contains(&kept.watch);
         let (stay, go): (Vec<_>, Vec<_>) = std::mem::take(&mut self.directories)
             .into_iter()
             .partition(stays);
@@ -264,7 +258,7 @@ impl Daemon {
             // two threads that move messages would undo each other's work
             let ended = self
                 .exchange
-                .stop(end, || go.iter().for_each(Kept::tell_to_stop));
+                .stop(end, || go.iter().for_each(RunningDirectory::tell_to_stop));
             if !ended {
                 return Err(Error::new(
                     Kind::Failed,
@@ -311,7 +305,7 @@ impl Hooks {
     }
 }
 
-impl Kept {
+impl RunningDirectory {
     fn tell_to_stop(&self) {
         self.threads.shared.stopping.store(true, Relaxed);
         self.control.stop();
@@ -406,14 +400,17 @@ impl Part for Daemon {
 
     fn stop(mut self: Box<Self>, grace: Duration) {
         let (end, failure) = (clock::monotonic() + grace, self.fatal());
-        self.directories.iter().for_each(Kept::tell_to_stop);
+        self.directories
+            .iter()
+            .for_each(RunningDirectory::tell_to_stop);
         if let Some(hooks) = &mut self.hooks {
             hooks.threads.shared.stopping.store(true, Relaxed);
             hooks.stop = None;
         }
         let directories = std::mem::take(&mut self.directories);
-        self.exchange
-            .stop(end, || directories.iter().for_each(Kept::tell_to_stop));
+        self.exchange.stop(end, || {
+            directories.iter().for_each(RunningDirectory::tell_to_stop)
+        });
         directories.into_iter().for_each(|kept| kept.stop(end));
         if let Some(hooks) = &mut self.hooks {
             hooks.threads.join(end, || {});

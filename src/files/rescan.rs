@@ -17,7 +17,7 @@ use super::engine::{Polled, Preview};
 use super::ignore;
 use super::plan::{Action, BaseRow, Stamp, parent};
 use super::tree::Folds;
-use super::tree::scan::{self, Depth, ScanItem, Skipped};
+use super::tree::scan::{self, Depth, ScanItem, SkippedEntries};
 use crate::clock;
 use crate::config::limits;
 use crate::error::Result;
@@ -32,8 +32,8 @@ const OFFER_PAUSE: Duration = Duration::from_millis(10);
 
 /// What a walk found besides the differences.
 #[derive(Debug, Default)]
-pub struct Met {
-    pub skipped: Skipped,
+pub struct WalkFindings {
+    pub skipped: SkippedEntries,
     /// Names of conflict copies.
     pub copies: u64,
 }
@@ -45,7 +45,7 @@ pub struct Plans {
     pub all: Vec<(String, Preview)>,
     /// The guard would hold the deletes.
     pub holds: bool,
-    pub skipped: Skipped,
+    pub skipped: SkippedEntries,
 }
 
 /// Offers paths to the engine, and waits while the queue is full.
@@ -64,7 +64,7 @@ impl Directory {
         dir: &str,
         depth: Depth,
         tell: &mut dyn FnMut(&str) -> Called<()>,
-    ) -> Called<Met> {
+    ) -> Called<WalkFindings> {
         let (mut copies, mut here) = (0, HashSet::new());
         let skipped = scan::scan(&self.tree, dir, depth, &mut |found| {
             if let ScanItem::Name { path, is_dir } = found {
@@ -88,7 +88,7 @@ impl Directory {
         })?;
         // what is missing is only known if this was the right directory all along
         self.tree.check()?;
-        Ok(Met { skipped, copies })
+        Ok(WalkFindings { skipped, copies })
     }
 
     /// The planned actions for all differences. `allow_deletes`: the guard would hold none.
@@ -165,14 +165,14 @@ impl Directory {
         self.stats.rescan_begins();
         self.tree.forget_names();
         self.read_rules()?;
-        let Met { skipped, copies } = self.rescan_below("", Depth::All)?;
+        let WalkFindings { skipped, copies } = self.rescan_below("", Depth::All)?;
         self.stats.rescanned(skipped, copies);
         drop(looking);
         self.wakeup.wake();
         Ok(())
     }
 
-    fn rescan_below(&self, dir: &str, depth: Depth) -> Called<Met> {
+    fn rescan_below(&self, dir: &str, depth: Depth) -> Called<WalkFindings> {
         let looking = self.engine.look_around();
         let mut offers = Offers {
             d: self,

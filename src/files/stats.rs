@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::conflict::is_copy;
 use super::engine::traits::CompletedChange;
 use super::plan::is_below;
-use super::tree::scan::Skipped;
+use super::tree::scan::SkippedEntries;
 use crate::clock;
 use crate::error::{Error, Kind};
 
@@ -67,9 +67,9 @@ pub struct Facts {
     /// When each path that this machine refused is retried, and the pause after that.
     retries: BTreeMap<String, (Instant, Duration)>,
     /// Paths that wait and were not settled since.
-    waiting: BTreeMap<String, Waiting>,
+    waiting: BTreeMap<String, WaitingPath>,
     /// From the last full rescan.
-    pub skipped: Skipped,
+    pub skipped: SkippedEntries,
     pub copies: u64,
     pub looked: bool,
     /// The current problem of the disk.
@@ -88,7 +88,7 @@ pub struct Facts {
 
 /// A waiting path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Waiting {
+struct WaitingPath {
     since: Instant,
     why: Error,
     logged: bool,
@@ -185,7 +185,7 @@ impl Stats {
         } else if facts.waiting.len() < MAX_WAITING {
             facts.waiting.insert(
                 path.to_string(),
-                Waiting {
+                WaitingPath {
                     since: now,
                     why,
                     logged: false,
@@ -264,7 +264,7 @@ impl Stats {
         std::mem::replace(&mut self.lock().rules, why.clone()) != why && new
     }
 
-    pub fn rescanned(&self, skipped: Skipped, copies: u64) {
+    pub fn rescanned(&self, skipped: SkippedEntries, copies: u64) {
         let mut facts = self.lock();
         (facts.skipped, facts.copies, facts.looked) = (skipped, copies, true);
         facts.rescan = None;

@@ -49,7 +49,7 @@ impl TrashedFile {
 
 /// The result of [`empty`].
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Emptied {
+pub struct EmptiedTrash {
     pub removed: u64,
     /// Directories with content, which are left for the user to check.
     pub kept: u64,
@@ -97,8 +97,8 @@ pub fn restore(tree: &DiskTree, name: &str, path: &str) -> Called<()> {
 }
 
 /// Removes everything from the trash, except directories with content.
-pub fn empty(tree: &DiskTree) -> Called<Emptied> {
-    let mut emptied = Emptied::default();
+pub fn empty(tree: &DiskTree) -> Called<EmptiedTrash> {
+    let mut emptied = EmptiedTrash::default();
     loop {
         let all = list(tree)?;
         let before = emptied.removed;

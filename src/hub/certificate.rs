@@ -17,17 +17,17 @@ pub const NEXT_FILE: &str = "tls-next.pem";
 
 /// The files of the operator's certificate and its key.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Given {
+pub struct OperatorCertificate {
     cert: PathBuf,
     key: PathBuf,
 }
 
-impl Given {
+impl OperatorCertificate {
     /// `None`: neither is set. One without the other is an error.
-    pub fn of(settings: &HubSettings) -> Result<Option<Given>> {
+    pub fn of(settings: &HubSettings) -> Result<Option<OperatorCertificate>> {
         match (&settings.tls_cert, &settings.tls_key) {
             (None, None) => Ok(None),
-            (Some(cert), Some(key)) => Ok(Some(Given {
+            (Some(cert), Some(key)) => Ok(Some(OperatorCertificate {
                 cert: cert.clone(),
                 key: key.clone(),
             })),
@@ -50,7 +50,7 @@ mod real {
     use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
     use rustls::sign::CertifiedKey;
 
-    use super::{Error, FILE, Given, Kind, NEXT_FILE, Path, PathBuf, Result};
+    use super::{Error, FILE, Kind, NEXT_FILE, OperatorCertificate, Path, PathBuf, Result};
     use crate::error::plain;
     use crate::hub::bucket::shared_files::Edit;
     use crate::hub::server::tls::Acceptor;
@@ -73,26 +73,29 @@ mod real {
 
     #[derive(Debug)]
     struct LoadedCertificate {
-        own: Own,
-        next: Option<Next>,
+        own: OwnCertificate,
+        next: Option<PreparedCertificate>,
         given: Option<Arc<CertifiedKey>>,
     }
 
     #[derive(Debug)]
-    struct Own {
+    struct OwnCertificate {
         shown: Arc<CertifiedKey>,
         fingerprint: Hash,
     }
 
     #[derive(Debug)]
-    struct Next {
+    struct PreparedCertificate {
         fingerprint: Hash,
         from: SystemTime,
     }
 
     impl Certificates {
         /// Reads the certificates; makes the hub's own if it is missing.
-        pub fn open(data_dir: &Path, given: Option<&Given>) -> Result<Arc<Certificates>> {
+        pub fn open(
+            data_dir: &Path,
+            given: Option<&OperatorCertificate>,
+        ) -> Result<Arc<Certificates>> {
             make_if_missing(data_dir)?;
             let own = read_own(&data_dir.join(FILE))?;
             let given = given.map(read_given).transpose()?;
@@ -134,7 +137,7 @@ mod real {
         }
 
         /// SIGHUP: reads the operator's certificate again. A bad one changes nothing.
-        pub fn reload(&self, given: Result<Option<Given>>) {
+        pub fn reload(&self, given: Result<Option<OperatorCertificate>>) {
             let read = given.and_then(|given| given.as_ref().map(read_given).transpose());
             match read {
                 Ok(given) => self.loaded().given = given,
@@ -257,28 +260,28 @@ mod real {
         Edit::begin(disk::parent(path), &name)?.write(text.as_bytes())
     }
 
-    fn read_own(path: &Path) -> Result<Own> {
+    fn read_own(path: &Path) -> Result<OwnCertificate> {
         let text = disk::read_secret(path)?;
         let shown = certified(path, text.as_bytes(), path, text.as_bytes()).map_err(|e| {
             e.hint("restore it from a backup; or remove it, and let every machine join again")
         })?;
-        Ok(Own {
+        Ok(OwnCertificate {
             fingerprint: join::fingerprint(&shown.cert[0]),
             shown: Arc::new(shown),
         })
     }
 
-    fn read_next(path: &Path) -> Result<Next> {
+    fn read_next(path: &Path) -> Result<PreparedCertificate> {
         let text = disk::read_secret(path)?;
         let from = text
             .lines()
             .find_map(|line| clock::parse_rfc3339(line.strip_prefix(IN_FORCE_FROM)?))
             .ok_or_else(|| bad(path, "it does not say when it will be in force"))?;
         let fingerprint = read_own(path)?.fingerprint;
-        Ok(Next { fingerprint, from })
+        Ok(PreparedCertificate { fingerprint, from })
     }
 
-    fn read_given(given: &Given) -> Result<Arc<CertifiedKey>> {
+    fn read_given(given: &OperatorCertificate) -> Result<Arc<CertifiedKey>> {
         let read = |path: &Path| {
             disk::read_at_most(path, MAX_FILE_BYTES).map_err(|e| bad(path, &plain(&e)))
         };
@@ -320,7 +323,7 @@ mod real {
     use std::sync::Arc;
     use std::time::SystemTime;
 
-    use super::{Error, Given, Kind, Path, Result};
+    use super::{Error, Kind, OperatorCertificate, Path, Result};
     use crate::hub::server::tls::Acceptor;
     use crate::wire::files::Hash;
 
@@ -341,7 +344,7 @@ mod real {
             match *self {}
         }
 
-        pub fn reload(&self, _: Result<Option<Given>>) {
+        pub fn reload(&self, _: Result<Option<OperatorCertificate>>) {
             match *self {}
         }
     }
@@ -363,7 +366,7 @@ pub use real::{Certificates, own_fingerprint, renew};
 
 /// The certificates of a hub with these settings. `None`: this build has no TLS.
 pub fn open(settings: &HubSettings) -> Result<Option<std::sync::Arc<Certificates>>> {
-    let given = Given::of(settings)?;
+    let given = OperatorCertificate::of(settings)?;
     #[cfg(feature = "tls")]
     return Certificates::open(&settings.data_dir, given.as_ref()).map(Some);
     #[cfg(not(feature = "tls"))]

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
-use crate::wire::{ClientRun, Doubt};
+use crate::wire::{ClientRun, IdentityDoubt};
 
 /// Milliseconds of hub time for which a doubt is reported after its last reason.
 const TOLD_FOR: u64 = 86_400_000;
@@ -21,7 +21,7 @@ pub struct Continuity(Mutex<HashMap<String, Machine>>);
 
 /// The identity that a pull contains.
 #[derive(Debug, Clone, Copy)]
-pub struct Sign {
+pub struct PullIdentity {
     pub instance: Option<Uuid>,
     pub run: Option<ClientRun>,
     pub after: Option<u64>,
@@ -35,7 +35,7 @@ struct Machine {
     /// Earlier runs, and how often each has returned.
     past: Vec<(ClientRun, u32)>,
     /// The doubt, and the hub time of its last reason.
-    doubt: Option<(Doubt, u64)>,
+    doubt: Option<(IdentityDoubt, u64)>,
 }
 
 impl Machine {
@@ -50,19 +50,19 @@ impl Machine {
     }
 
     /// One late request of an earlier run is no reason for a doubt.
-    fn judge(&self, sign: &Sign, run: ClientRun) -> Option<Doubt> {
+    fn judge(&self, sign: &PullIdentity, run: ClientRun) -> Option<IdentityDoubt> {
         let past = self.past.iter().find(|(past, _)| *past == run);
         match past {
             _ if self.run == run => sign
                 .after
                 .filter(|after| *after < self.said)
-                .map(|_| Doubt::Cloned),
-            Some((_, back)) => (*back > 0).then_some(Doubt::Cloned),
-            None => (run.number <= self.run.number).then_some(Doubt::SetBack),
+                .map(|_| IdentityDoubt::Cloned),
+            Some((_, back)) => (*back > 0).then_some(IdentityDoubt::Cloned),
+            None => (run.number <= self.run.number).then_some(IdentityDoubt::SetBack),
         }
     }
 
-    fn take(&mut self, sign: &Sign, run: ClientRun) {
+    fn take(&mut self, sign: &PullIdentity, run: ClientRun) {
         match self.past.iter_mut().find(|(past, _)| *past == run) {
             Some((_, back)) => *back += 1,
             None if self.run == run => self.said = self.said.max(sign.after.unwrap_or(0)),
@@ -74,7 +74,7 @@ impl Machine {
         }
     }
 
-    fn told(&self, now: u64) -> Option<Doubt> {
+    fn told(&self, now: u64) -> Option<IdentityDoubt> {
         self.doubt
             .filter(|(_, at)| now.saturating_sub(*at) < TOLD_FOR)
             .map(|(doubt, _)| doubt)
@@ -83,7 +83,7 @@ impl Machine {
 
 impl Continuity {
     /// Whether there is a doubt, or this pull would raise one. Called before the pull is admitted.
-    pub fn is_doubted(&self, host: &str, sign: &Sign, now: u64) -> bool {
+    pub fn is_doubted(&self, host: &str, sign: &PullIdentity, now: u64) -> bool {
         let (machines, run) = (self.lock(), sign.run);
         let machine = machines
             .get(host)
@@ -94,7 +94,7 @@ impl Continuity {
     }
 
     /// Records an admitted pull; returns the doubt about its host.
-    pub fn note(&self, host: &str, sign: &Sign, now: u64) -> Option<Doubt> {
+    pub fn note(&self, host: &str, sign: &PullIdentity, now: u64) -> Option<IdentityDoubt> {
         let run = sign.run?;
         let mut machines = self.lock();
         let machine = machines
@@ -115,7 +115,7 @@ impl Continuity {
     }
 
     /// The doubt to report about a host.
-    pub fn told(&self, host: &str, now: u64) -> Option<Doubt> {
+    pub fn told(&self, host: &str, now: u64) -> Option<IdentityDoubt> {
         self.lock().get(host).and_then(|machine| machine.told(now))
     }
 
@@ -135,10 +135,10 @@ mod tests {
     use crate::wire::revision::Tag;
 
     /// Checks the doubt after these pulls, each (count, draw, acknowledged number).
-    fn check(pulls: &[(u64, u64, u64)], wants: Option<Doubt>) {
+    fn check(pulls: &[(u64, u64, u64)], wants: Option<IdentityDoubt>) {
         let (hub, mut told) = (Continuity::default(), None);
         for (number, draw, after) in pulls {
-            let sign = Sign {
+            let sign = PullIdentity {
                 instance: None,
                 run: Some(ClientRun {
                     number: *number,
@@ -176,22 +176,28 @@ mod tests {
 
     #[test]
     fn one_that_counts_the_same_again_was_set_back_or_copied() {
-        check(&[(1, 7, 0), (2, 8, 5), (2, 9, 3)], Some(Doubt::SetBack));
-        check(&[(3, 7, 0), (2, 8, 0)], Some(Doubt::SetBack));
+        check(
+            &[(1, 7, 0), (2, 8, 5), (2, 9, 3)],
+            Some(IdentityDoubt::SetBack),
+        );
+        check(&[(3, 7, 0), (2, 8, 0)], Some(IdentityDoubt::SetBack));
     }
 
     #[test]
     fn two_that_take_turns_are_copies() {
         check(
             &[(2, 8, 5), (2, 9, 5), (2, 8, 5), (2, 9, 5), (2, 8, 5)],
-            Some(Doubt::Cloned),
+            Some(IdentityDoubt::Cloned),
         );
         check(
             &[(2, 8, 5), (3, 9, 5), (2, 8, 5), (2, 8, 5)],
-            Some(Doubt::Cloned),
+            Some(IdentityDoubt::Cloned),
         );
         // copied while it ran
-        check(&[(2, 8, 5), (2, 8, 6), (2, 8, 5)], Some(Doubt::Cloned));
+        check(
+            &[(2, 8, 5), (2, 8, 6), (2, 8, 5)],
+            Some(IdentityDoubt::Cloned),
+        );
     }
 
     #[test]
@@ -202,7 +208,7 @@ mod tests {
                 draw: Tag(number),
             })
         });
-        let sign = |n: u128, number| Sign {
+        let sign = |n: u128, number| PullIdentity {
             instance: Some(Uuid::from_u128(n)),
             run: run(number),
             after: None,
@@ -218,7 +224,7 @@ mod tests {
         assert_eq!(
             hub.note(
                 "web",
-                &Sign {
+                &PullIdentity {
                     run: None,
                     ..sign(1, 1)
                 },

@@ -194,12 +194,12 @@ impl Pieces for StreamFeed {
 }
 
 /// An event stream that ends when the keys have changed.
-pub struct While<F> {
+pub struct UntilKeysChange<F> {
     pub writer: Box<dyn Pieces>,
     pub unchanged: F,
 }
 
-impl<F: Fn() -> bool + Send> Pieces for While<F> {
+impl<F: Fn() -> bool + Send> Pieces for UntilKeysChange<F> {
     fn begin(&mut self, wakeup: StreamWakeup) {
         self.writer.begin(wakeup);
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::config::limits;
 use crate::wire::fleet::{MachineCondition, MachineState};
 use crate::wire::peers::{HeardMachine, MAX_MACHINES, PeerNews};
-use crate::wire::{self, Doubt};
+use crate::wire::{self, IdentityDoubt};
 use crate::{clock, disk};
 
 const FILE: &str = "machines";
@@ -68,7 +68,7 @@ pub struct Evidence<'a> {
     /// Messages that wait for it.
     pub queued: u64,
     pub oldest_queued: Option<u64>,
-    pub doubt: Option<Doubt>,
+    pub doubt: Option<IdentityDoubt>,
 }
 
 impl Fleet {
@@ -339,7 +339,7 @@ mod tests {
             "degraded: a message has waited on the hub for 60 s",
         );
         check(
-            Some(Doubt::Cloned),
+            Some(IdentityDoubt::Cloned),
             Some(0),
             "degraded: two machines act under this name",
         );

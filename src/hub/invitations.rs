@@ -10,12 +10,12 @@ use subtle::ConstantTimeEq;
 
 use super::bucket::shared_files::Edit;
 use super::data_dir;
-use super::keys::{self, Placing};
+use super::keys::{self, KeyPlacing};
 use super::rights::Rights;
 use crate::config::limits;
 use crate::error::{Error, Kind, Result, plain};
 use crate::wire::files::Hash;
-use crate::wire::join::Ask;
+use crate::wire::join::AdmissionRequest;
 use crate::wire::rights::RightsRow;
 use crate::{clock, disk};
 
@@ -87,7 +87,7 @@ pub fn invite(
 }
 
 /// Admits the machine with this secret, and removes the invitation. `false`: there is none.
-pub fn redeem(data_dir: &Path, ask: &Ask, secret: &str) -> Result<bool> {
+pub fn redeem(data_dir: &Path, ask: &AdmissionRequest, secret: &str) -> Result<bool> {
     let shown = Hash::of(secret.as_bytes());
     // a guess leaves nothing on the disk
     if !data_dir.join(FILE).exists() {
@@ -100,9 +100,9 @@ pub fn redeem(data_dir: &Path, ask: &Ask, secret: &str) -> Result<bool> {
         if let Some(at) = found {
             let row = rows.remove(at);
             let placing = if row.replace {
-                Placing::Replace
+                KeyPlacing::Replace
             } else {
-                Placing::New
+                KeyPlacing::New
             };
             let rights = row.rights.map(Rights::read).transpose();
             let rights = rights.map_err(|why| bad_file(data_dir, &why))?;
@@ -154,8 +154,8 @@ mod tests {
     use super::*;
     use crate::hub::rights::FileAccess;
 
-    fn ask(name: &str, key: u8) -> Ask {
-        Ask {
+    fn ask(name: &str, key: u8) -> AdmissionRequest {
+        AdmissionRequest {
             name: name.into(),
             key: Hash([key; 32]),
             commitment: Hash([0; 32]),

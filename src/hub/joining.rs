@@ -12,14 +12,14 @@ use super::auth::Auth;
 use super::certificate::Certificates;
 use super::failures::Failures;
 use super::http::{Reply, Request};
-use super::keys::{self, Placing};
-use super::pending::{NotFound, Pending, Step};
+use super::keys::{self, KeyPlacing};
+use super::pending::{JoinProgress, NotFound, Pending};
 use super::rights::Rights;
 use super::{invitations, routes::Route};
 use crate::clock;
 use crate::config::limits;
 use crate::error::Kind;
-use crate::wire::join::{ASK_INTERVAL, Accept, Answer, Ask, Requests};
+use crate::wire::join::{ASK_INTERVAL, Accept, AdmissionRequest, Answer, Requests};
 use crate::wire::{self, files::Hash};
 
 pub struct Joining {
@@ -66,9 +66,9 @@ impl Joining {
 
     /// `POST /api/join`
     fn ask(&self, request: &Request) -> Result<Reply, Reply> {
-        let ask: Ask = parse(request)?;
+        let ask: AdmissionRequest = parse(request)?;
         let name = wire::check_host(&ask.name).map_err(|why| Reply::error(400, why))?;
-        let (ask, peer) = (Ask { name, ..ask }, request.peer);
+        let (ask, peer) = (AdmissionRequest { name, ..ask }, request.peer);
         let key = self.auth.key_of(&ask.name);
         if key == Some(ask.key.0) {
             return Ok(answer(&Answer::Accepted));
@@ -90,13 +90,13 @@ impl Joining {
         let now = clock::monotonic();
         let step = self.pending().ask(now, peer, &ask, &fingerprint, random()?);
         match step {
-            Step::Begun { number } => Ok(answer(&Answer::Begun { number })),
-            Step::TooMany(words) => {
+            JoinProgress::Begun { number } => Ok(answer(&Answer::Begun { number })),
+            JoinProgress::TooMany(words) => {
                 log::warn!("request to join refused: {words} address={peer}");
                 Err(Reply::error(429, format!("{words}: try again later"))
                     .header("Retry-After", "60"))
             }
-            Step::Waits { new, code } => {
+            JoinProgress::Waits { new, code } => {
                 if new {
                     log::info!(
                         "a machine asks to be let in: run \"mesync accept {}\" here name={0} address={peer} code={code}",
@@ -118,7 +118,7 @@ impl Joining {
         }
     }
 
-    fn invited(&self, peer: IpAddr, ask: &Ask, secret: &str) -> Result<Reply, Reply> {
+    fn invited(&self, peer: IpAddr, ask: &AdmissionRequest, secret: &str) -> Result<Reply, Reply> {
         let failures = || self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(left) = failures().wait(clock::monotonic(), peer) {
             return Err(wait(left));
@@ -158,11 +158,11 @@ impl Joining {
         Ok(())
     }
 
-    fn let_in(&self, ask: &Ask, rights: Option<Rights>) -> Result<(), Reply> {
+    fn let_in(&self, ask: &AdmissionRequest, rights: Option<Rights>) -> Result<(), Reply> {
         let placing = if ask.replace {
-            Placing::Replace
+            KeyPlacing::Replace
         } else {
-            Placing::New
+            KeyPlacing::New
         };
         keys::add_hash(&self.data_dir, &ask.name, ask.key.0, placing, rights).map_err(
             |e| match e.kind {
@@ -205,7 +205,7 @@ impl Joining {
                 );
                 return Err(Reply::error(409, words));
             }
-            let ask = Ask {
+            let ask = AdmissionRequest {
                 replace: accept.replace,
                 ..ask
             };

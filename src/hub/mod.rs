@@ -77,7 +77,7 @@ use joining::Joining;
 use memory::Room;
 use messages::Messages;
 use opening::{OpenedBucket, OpenedStore};
-use peers::Teller;
+use peers::PeerNotifier;
 use router::Router;
 use server::{Responder, Server};
 use shared_view::SharedView;
@@ -192,7 +192,7 @@ impl Hub {
         {
             started.janitor = Some(start_janitor(&started.router, hub, bucket, clock)?);
             let router = &started.router;
-            let teller = Teller {
+            let teller = PeerNotifier {
                 committer: Arc::clone(&router.committer),
                 fleet: Arc::clone(router.messages.fleet()),
                 auth: Arc::clone(&router.auth),
@@ -321,7 +321,7 @@ impl Hub {
             .store(now.max_upload, Ordering::Relaxed);
         self.router.set_plain(now.plain);
         if let Some(certificates) = &self.router.certificates {
-            certificates.reload(certificate::Given::of(now));
+            certificates.reload(certificate::OperatorCertificate::of(now));
         }
         let before = &self.settings;
         let restart = [

@@ -54,7 +54,7 @@ impl PeerWakers {
 }
 
 /// The parts of this hub that its peers are told of.
-pub struct Teller {
+pub struct PeerNotifier {
     pub committer: Arc<Committer>,
     pub fleet: Arc<Fleet>,
     pub auth: Arc<Auth>,
@@ -62,7 +62,7 @@ pub struct Teller {
 }
 
 /// Starts the threads. They end when the [`PeerWakers`] are dropped, which the log has.
-pub fn start(teller: Teller, waits: PeerWaits) -> Result<Vec<JoinHandle<()>>> {
+pub fn start(teller: PeerNotifier, waits: PeerWaits) -> Result<Vec<JoinHandle<()>>> {
     let teller = Arc::new(teller);
     let threads = waits.0.into_iter().map(|(url, wakes)| {
         let peer = Peer::new(url, &teller);
@@ -89,11 +89,11 @@ pub fn hear(committer: &Committer, fleet: &Fleet, request: &Request) -> Reply {
 struct Peer {
     url: String,
     agent: ureq::Agent,
-    teller: Arc<Teller>,
+    teller: Arc<PeerNotifier>,
 }
 
 impl Peer {
-    fn new(url: String, teller: &Arc<Teller>) -> Peer {
+    fn new(url: String, teller: &Arc<PeerNotifier>) -> Peer {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)

@@ -12,7 +12,7 @@ use crate::config::limits::{
     JOIN_ACCEPTED, JOIN_REQUESTS, JOIN_REQUESTS_PER_ADDRESS, JOIN_RESTARTS, JOIN_TIME,
 };
 use crate::wire::files::Hash;
-use crate::wire::join::{Ask, Asking, code};
+use crate::wire::join::{AdmissionRequest, WaitingMachine, code};
 
 /// Requests, and the machines that were admitted last.
 #[derive(Default)]
@@ -30,7 +30,7 @@ struct Window {
 
 #[derive(Debug, Clone)]
 struct PendingJoin {
-    ask: Ask,
+    ask: AdmissionRequest,
     peer: IpAddr,
     since: Instant,
     number: Hash,
@@ -42,7 +42,7 @@ struct PendingJoin {
 
 /// The result of a machine's question.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum JoinProgress {
     Begun {
         number: Hash,
     },
@@ -69,10 +69,10 @@ impl Pending {
         &mut self,
         now: Instant,
         peer: IpAddr,
-        ask: &Ask,
+        ask: &AdmissionRequest,
         fingerprint: &Hash,
         number: Hash,
-    ) -> Step {
+    ) -> JoinProgress {
         let peer = block(peer);
         self.requests
             .retain(|r| now.saturating_duration_since(r.since) < JOIN_TIME);
@@ -81,7 +81,7 @@ impl Pending {
             if request.ask.commitment != ask.commitment {
                 request.restarts += 1;
                 if request.restarts > JOIN_RESTARTS {
-                    return Step::TooMany("this machine has begun too many requests");
+                    return JoinProgress::TooMany("this machine has begun too many requests");
                 }
                 (request.ask, request.number, request.code) = (ask.clone(), number, None);
             }
@@ -90,19 +90,19 @@ impl Pending {
                 .number
                 .filter(|n| Hash::of(&n.0) == request.ask.commitment)
             else {
-                return Step::Begun {
+                return JoinProgress::Begun {
                     number: request.number,
                 };
             };
             let code = code(fingerprint, ask, &revealed, &request.number);
             let new = request.code.replace(code.clone()).is_none();
-            return Step::Waits { new, code };
+            return JoinProgress::Waits { new, code };
         }
         if self.requests.iter().filter(|r| r.peer == peer).count() >= JOIN_REQUESTS_PER_ADDRESS {
-            return Step::TooMany("too many machines ask from your address");
+            return JoinProgress::TooMany("too many machines ask from your address");
         }
         if self.requests.len() >= JOIN_REQUESTS {
-            return Step::TooMany("too many machines ask");
+            return JoinProgress::TooMany("too many machines ask");
         }
         self.requests.push(PendingJoin {
             ask: ask.clone(),
@@ -112,11 +112,11 @@ impl Pending {
             restarts: 0,
             code: None,
         });
-        Step::Begun { number }
+        JoinProgress::Begun { number }
     }
 
     /// The request with this name and, if given, this code.
-    pub fn find(&self, name: &str, code: Option<&str>) -> Result<Ask, NotFound> {
+    pub fn find(&self, name: &str, code: Option<&str>) -> Result<AdmissionRequest, NotFound> {
         let mut named = self
             .requests
             .iter()
@@ -140,13 +140,13 @@ impl Pending {
     }
 
     /// All waiting requests, to be admitted together.
-    pub fn waiting(&self) -> Vec<Ask> {
+    pub fn waiting(&self) -> Vec<AdmissionRequest> {
         let waiting = self.requests.iter().filter(|r| r.code.is_some());
         waiting.map(|r| r.ask.clone()).collect()
     }
 
     /// Records that this machine was admitted.
-    pub fn accepted(&mut self, now: Instant, ask: &Ask) {
+    pub fn accepted(&mut self, now: Instant, ask: &AdmissionRequest) {
         let Some(at) = self
             .requests
             .iter()
@@ -174,8 +174,8 @@ impl Pending {
         (!left.is_zero()).then_some((left, window.rights.as_ref()))
     }
 
-    pub fn list(&self, now: Instant) -> (Vec<Asking>, Vec<Asking>) {
-        let shown = |r: &PendingJoin, since: Instant| Asking {
+    pub fn list(&self, now: Instant) -> (Vec<WaitingMachine>, Vec<WaitingMachine>) {
+        let shown = |r: &PendingJoin, since: Instant| WaitingMachine {
             name: r.ask.name.clone(),
             address: r.peer.to_string(),
             code: r.code.clone().unwrap_or_default(),
@@ -197,9 +197,9 @@ impl Pending {
 mod tests {
     use super::*;
 
-    fn ask(name: &str, key: u8, number: u8, reveals: bool) -> Ask {
+    fn ask(name: &str, key: u8, number: u8, reveals: bool) -> AdmissionRequest {
         let number = Hash([number; 32]);
-        Ask {
+        AdmissionRequest {
             name: name.into(),
             key: Hash([key; 32]),
             commitment: Hash::of(&number.0),
@@ -216,7 +216,7 @@ mod tests {
     const F: Hash = Hash([7; 32]);
 
     /// Lets a machine ask and reveal its number.
-    fn full(pending: &mut Pending, now: Instant, n: u8, name: &str, key: u8) -> Step {
+    fn full(pending: &mut Pending, now: Instant, n: u8, name: &str, key: u8) -> JoinProgress {
         pending.ask(now, peer(n), &ask(name, key, 1, false), &F, Hash([n; 32]));
         pending.ask(now, peer(n), &ask(name, key, 1, true), &F, Hash([n; 32]))
     }
@@ -224,13 +224,13 @@ mod tests {
     #[test]
     fn a_machine_waits_once_it_has_revealed_the_number_that_it_committed_to() {
         let (now, mut pending) = (crate::clock::monotonic(), Pending::default());
-        let begun = Step::Begun {
+        let begun = JoinProgress::Begun {
             number: Hash([9; 32]),
         };
         let first = ask("a", 1, 1, false);
         assert_eq!(pending.ask(now, peer(1), &first, &F, Hash([9; 32])), begun);
         assert_eq!(pending.find("a", None), Err(NotFound::None));
-        let wrong = Ask {
+        let wrong = AdmissionRequest {
             number: Some(Hash([2; 32])),
             ..first.clone()
         };
@@ -240,7 +240,8 @@ mod tests {
             "a number that it did not commit to"
         );
         let right = ask("a", 1, 1, true);
-        let Step::Waits { new: true, code } = pending.ask(now, peer(1), &right, &F, Hash([8; 32]))
+        let JoinProgress::Waits { new: true, code } =
+            pending.ask(now, peer(1), &right, &F, Hash([8; 32]))
         else {
             panic!("it does not wait");
         };
@@ -249,7 +250,7 @@ mod tests {
             crate::wire::join::code(&F, &right, &Hash([1; 32]), &Hash([9; 32]))
         );
         let again = pending.ask(now, peer(1), &right, &F, Hash([8; 32]));
-        assert!(matches!(again, Step::Waits { new: false, .. }));
+        assert!(matches!(again, JoinProgress::Waits { new: false, .. }));
         assert!(pending.find("a", Some(&code)).is_ok() && pending.find("a", None).is_ok());
         assert!(matches!(
             pending.find("a", Some("000-0000")),
@@ -265,7 +266,7 @@ mod tests {
         let (now, mut pending) = (crate::clock::monotonic(), Pending::default());
         let codes: Vec<String> = [1, 2]
             .map(|n| match full(&mut pending, now, n, "a", n) {
-                Step::Waits { code, .. } => code,
+                JoinProgress::Waits { code, .. } => code,
                 other => panic!("{other:?}"),
             })
             .into();
@@ -279,13 +280,13 @@ mod tests {
         for n in 0..JOIN_REQUESTS_PER_ADDRESS {
             assert!(matches!(
                 full(&mut pending, now, 1, &format!("h{n}"), n as u8),
-                Step::Waits { .. }
+                JoinProgress::Waits { .. }
             ));
         }
         let more = full(&mut pending, now, 1, "more", 99);
         assert_eq!(
             more,
-            Step::TooMany("too many machines ask from your address")
+            JoinProgress::TooMany("too many machines ask from your address")
         );
         for n in JOIN_REQUESTS_PER_ADDRESS..JOIN_REQUESTS {
             full(
@@ -297,13 +298,13 @@ mod tests {
             );
         }
         let more = full(&mut pending, now, 200, "more", 99);
-        assert_eq!(more, Step::TooMany("too many machines ask"));
+        assert_eq!(more, JoinProgress::TooMany("too many machines ask"));
         assert_eq!(pending.list(now).0.len(), JOIN_REQUESTS);
         let later = now + JOIN_TIME;
         assert!(pending.list(later).0.is_empty());
         assert!(matches!(
             full(&mut pending, later, 200, "more", 99),
-            Step::Waits { .. }
+            JoinProgress::Waits { .. }
         ));
     }
 
@@ -314,7 +315,7 @@ mod tests {
             let begun = ask("a", 1, *n, false);
             matches!(
                 pending.ask(now, peer(1), &begun, &F, Hash([*n; 32])),
-                Step::Begun { .. }
+                JoinProgress::Begun { .. }
             )
         });
         assert_eq!(drawn.count() as u32, JOIN_RESTARTS + 1);

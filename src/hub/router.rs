@@ -11,7 +11,7 @@ use super::approvals::Approvals;
 use super::auth::{Auth, Mode};
 use super::certificate::Certificates;
 use super::commit::Committer;
-use super::event_stream::{self, While};
+use super::event_stream::{self, UntilKeysChange};
 use super::files::Files;
 use super::http::{Caller, Job, Reply, Request};
 use super::joining::Joining;
@@ -218,7 +218,7 @@ impl Router {
         let unchanged = self.auth.unchanged();
         Box::new(move |mut reply| {
             reply.job = reply.job.map(|job| match job {
-                Job::Stream(writer) => Job::Stream(Box::new(While { writer, unchanged })),
+                Job::Stream(writer) => Job::Stream(Box::new(UntilKeysChange { writer, unchanged })),
                 job => job,
             });
             answer(reply);

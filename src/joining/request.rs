@@ -8,14 +8,14 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::Accepted;
-use crate::client::{HubClient, Told};
+use crate::client::{ErrorDetail, HubClient};
 use crate::config::Settings;
 use crate::credentials::Access;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::pins::Pins;
 use crate::wire::files::Hash;
-use crate::wire::join::{Answer, Ask, code};
+use crate::wire::join::{AdmissionRequest, Answer, code};
 
 /// In the base directory, mode 0600: the request with its key, until it is accepted.
 const FILE: &str = "state/join.json";
@@ -112,7 +112,8 @@ impl JoinRequest {
             let answer = match self.hub.ask_to_join(&ask) {
                 // nothing was accepted yet: what another hub says is another request, with another code
                 Err(failure)
-                    if matches!(failure.told, Told::OtherCertificate) && self.must_be.is_none() =>
+                    if matches!(failure.told, ErrorDetail::OtherCertificate)
+                        && self.must_be.is_none() =>
                 {
                     log::warn!("{}: asking again, with another code", failure.error);
                     self.begin(None)?;
@@ -164,8 +165,8 @@ impl JoinRequest {
         self.save()
     }
 
-    fn ask(&self) -> Ask {
-        Ask {
+    fn ask(&self) -> AdmissionRequest {
+        AdmissionRequest {
             name: self.asked.name.clone(),
             key: Hash::of(self.asked.key.as_bytes()),
             commitment: Hash::of(&self.asked.number.0),

@@ -26,7 +26,7 @@ use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::logger::is_same_event;
 use crate::wire::revision::Tag;
-use crate::wire::{ClientRun, Doubt};
+use crate::wire::{ClientRun, IdentityDoubt};
 
 /// How long a hub that refuses this machine is not called: it allows 10 failed logins a minute.
 pub const REFUSED: Duration = Duration::from_secs(30);
@@ -70,7 +70,7 @@ pub struct Exchange {
     instance: Uuid,
     run: ClientRun,
     /// The last doubt of the hub about this machine's identity.
-    doubt: Option<Doubt>,
+    doubt: Option<IdentityDoubt>,
     poll_interval: Duration,
     /// Wakes the thread that runs the hooks.
     hooks: Sender<()>,

@@ -14,7 +14,7 @@ use std::time::SystemTime;
 
 use uuid::Uuid;
 
-use super::seen::Seen;
+use super::seen::SeenLog;
 use super::{Queue, file_name, hooks, parse_file_name, spool};
 use crate::clock;
 use crate::config::limits;
@@ -26,7 +26,7 @@ use crate::wire::{self, Cursor, Message, PullAnswer};
 pub struct Inbox {
     base: PathBuf,
     dir: PathBuf,
-    seen: Seen,
+    seen: SeenLog,
     /// Everything up to this cursor was received.
     cursor: Option<Cursor>,
     /// The order of the next hook record.
@@ -46,7 +46,7 @@ pub struct ReceivedPage {
     pub hooks: usize,
 }
 
-struct Fresh {
+struct NewMessage {
     logged: Logged,
     line: Cursor,
     hook: Option<hooks::HookRecord>,
@@ -63,7 +63,7 @@ struct Logged {
 impl Inbox {
     /// Opens the inbox and finishes what a crash interrupted.
     pub fn open(base: &Path, now: SystemTime) -> Result<Inbox> {
-        let (mut seen, lines) = Seen::open(base)?;
+        let (mut seen, lines) = SeenLog::open(base)?;
         seen.come_back(now)?;
         let (dir, cursor) = (Queue::Inbox.dir(base), seen.last());
         let order = hooks::next_order(base)
@@ -199,7 +199,7 @@ impl Inbox {
     }
 
     fn take(&mut self, page: &PullAnswer, now: SystemTime) -> Result<ReceivedPage> {
-        let mut fresh: Vec<Fresh> = Vec::new();
+        let mut fresh: Vec<NewMessage> = Vec::new();
         let mut in_page = HashSet::new();
         let mut cursor = self.cursor;
         let mut trouble = None;
@@ -264,7 +264,7 @@ impl Inbox {
         text: &str,
         line: Cursor,
         now: SystemTime,
-    ) -> Result<Fresh> {
+    ) -> Result<NewMessage> {
         let created = message
             .created_at
             .as_deref()
@@ -283,7 +283,7 @@ impl Inbox {
         )
         .map_err(failed)?;
         self.order = self.order.saturating_add(u64::from(hook.is_some()));
-        Ok(Fresh {
+        Ok(NewMessage {
             logged: Logged {
                 name,
                 text: Some(text.to_string()),
@@ -293,7 +293,7 @@ impl Inbox {
         })
     }
 
-    fn sync(&self, fresh: &[Fresh]) -> Result<()> {
+    fn sync(&self, fresh: &[NewMessage]) -> Result<()> {
         let failed = |e: io::Error| Error::io(format!("sync {}", self.dir.display()), &e);
         let records = hooks::records_dir(&self.base);
         let has_hooks = fresh.iter().any(|f| f.hook.is_some());
@@ -372,7 +372,7 @@ mod tests {
             seq: 7,
             id: parse_file_name(A).unwrap().1,
         };
-        Seen::open(base)
+        SeenLog::open(base)
             .unwrap()
             .0
             .append(&[line], clock::now())

@@ -22,7 +22,7 @@ const FIRST_TRIES: Duration = Duration::from_secs(600);
 
 /// What is known about a name in `outbox/` after checking it.
 #[derive(Debug)]
-pub struct Found<'a> {
+pub struct CheckedFile<'a> {
     /// `None`: not UTF-8.
     pub name: Option<&'a str>,
     /// The time since the last write; `None`: the clock was set back since.
@@ -54,7 +54,7 @@ pub enum OutboxStep {
 }
 
 /// Decides about one name of `outbox/`. `written`: its last write; `fresh`: an unused id.
-pub fn step(found: &Found, written: SystemTime, now: SystemTime, fresh: Uuid) -> OutboxStep {
+pub fn step(found: &CheckedFile, written: SystemTime, now: SystemTime, fresh: Uuid) -> OutboxStep {
     let named = found.name.and_then(parse_file_name);
     // a clock that was set back must not delay a message for years
     let age = found.age.unwrap_or(MAX_UNREADABLE_TIME);
@@ -219,7 +219,7 @@ mod tests {
         let content = Message::parse(text.as_bytes())
             .map_or_else(FileContent::NotAMessage, FileContent::Message);
         let age = Duration::from_secs(age_s);
-        let found = Found {
+        let found = CheckedFile {
             name: Some(name),
             age: Some(age),
             arrived,

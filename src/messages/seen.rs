@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::wire::Cursor;
 
 /// The log, open for appending.
-pub struct Seen {
+pub struct SeenLog {
     dir: PathBuf,
     ids: HashSet<Uuid>,
     /// The names of the day files, oldest first.
@@ -32,10 +32,10 @@ pub struct Seen {
     damaged: bool,
 }
 
-impl Seen {
+impl SeenLog {
     /// Reads the log; truncates what a crash left unfinished and makes the rest durable. Also
     /// returns all lines, oldest first.
-    pub fn open(base: &Path) -> Result<(Seen, Vec<Cursor>)> {
+    pub fn open(base: &Path) -> Result<(SeenLog, Vec<Cursor>)> {
         let dir = base.join("state/seen");
         disk::create_dir(&dir)?;
         let failed = |e: io::Error| Error::io(format!("read {}", dir.display()), &e);
@@ -45,7 +45,7 @@ impl Seen {
             .filter(|n| is_day(n))
             .collect();
         days.sort();
-        let mut seen = Seen {
+        let mut seen = SeenLog {
             dir,
             ids: HashSet::new(),
             days,
@@ -121,7 +121,7 @@ impl Seen {
     }
 
     /// Appends lines and makes them durable: one sync, two for the first lines of a day. After an
-    /// error none of the lines counts: what was written is truncated, here or in [`Seen::settle`].
+    /// error none of the lines counts: what was written is truncated, here or in [`SeenLog::settle`].
     pub fn append(&mut self, lines: &[Cursor], now: SystemTime) -> Result<()> {
         self.settle()?;
         self.restore()?;
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn an_unfinished_line_is_cut_off_and_the_last_whole_one_is_the_cursor() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut seen, _) = Seen::open(dir.path()).unwrap();
+        let (mut seen, _) = SeenLog::open(dir.path()).unwrap();
         seen.append(&[line(1), line(2)], at(0)).unwrap();
         let path = dir.path().join("state/seen/20261101");
         let whole = std::fs::read(&path).unwrap();
@@ -329,7 +329,7 @@ mod tests {
             [&whole[..], b"00000000-0000-0000-0000-000000000001 3 0000"].concat(),
         )
         .unwrap();
-        let (seen, lines) = Seen::open(dir.path()).unwrap();
+        let (seen, lines) = SeenLog::open(dir.path()).unwrap();
         assert_eq!(
             (seen.last(), lines),
             (Some(line(2)), vec![line(1), line(2)])
@@ -340,12 +340,12 @@ mod tests {
     #[test]
     fn fifteen_days_are_kept_and_needed_ones_longer() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut seen, _) = Seen::open(dir.path()).unwrap();
+        let (mut seen, _) = SeenLog::open(dir.path()).unwrap();
         for day in 0..18 {
             seen.append(&[line(day)], at(day)).unwrap();
             seen.prune(|id| *id == line(1).id, || Ok(())).unwrap();
         }
-        let (seen, _) = Seen::open(dir.path()).unwrap();
+        let (seen, _) = SeenLog::open(dir.path()).unwrap();
         let kept: Vec<u64> = (0..18)
             .filter(|day| seen.contains(&line(*day).id))
             .collect();
@@ -355,14 +355,14 @@ mod tests {
     #[test]
     fn a_clock_that_is_set_back_does_not_move_the_cursor_back() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut seen, _) = Seen::open(dir.path()).unwrap();
+        let (mut seen, _) = SeenLog::open(dir.path()).unwrap();
         seen.append(&[line(1)], at(30_000)).unwrap();
         seen.append(&[line(2)], at(3)).unwrap();
-        let (mut seen, _) = Seen::open(dir.path()).unwrap();
+        let (mut seen, _) = SeenLog::open(dir.path()).unwrap();
         assert_eq!(seen.last(), Some(line(2)));
         seen.come_back(at(3)).unwrap();
         seen.append(&[line(3)], at(3)).unwrap();
-        let (seen, lines) = Seen::open(dir.path()).unwrap();
+        let (seen, lines) = SeenLog::open(dir.path()).unwrap();
         assert_eq!(
             (seen.days.clone(), lines),
             (

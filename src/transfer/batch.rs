@@ -8,7 +8,7 @@ use super::small::Small;
 use super::upload::{GROUP_FILES, OnUploaded, Upload, Uploaded};
 use super::{Transfer, TransferStep};
 use crate::chunking::Content;
-use crate::client::{ByteSource, Called, Failure, Told, UploadOutcome};
+use crate::client::{ByteSource, Called, ErrorDetail, Failure, UploadOutcome};
 use crate::error::{Error, Kind};
 use crate::logger::one_line;
 use crate::wire::files::{self, BatchItem, BatchResult, Hash};
@@ -146,7 +146,7 @@ fn fail_all(files: &[(Small, Content)], failure: Failure, done: OnUploaded<'_>) 
             error: failure.error.clone(),
             status: failure.status,
             retry_after: None,
-            told: Told::Nothing,
+            told: ErrorDetail::Nothing,
         };
         done(&small.entry, Err(again));
     }

@@ -16,7 +16,7 @@ use super::source_file::SourceFile;
 use super::walk::WalkEntry;
 use super::{COPY_BUFFER_BYTES, Transfer, TransferStep, find};
 use crate::chunking::{Content, Splitter};
-use crate::client::{ByteSource, Called, ChangeHeaders, Query, Stored, Told, UploadOutcome};
+use crate::client::{ByteSource, Called, ChangeHeaders, ErrorDetail, Query, Stored, UploadOutcome};
 use crate::clock;
 use crate::error::{Error, Kind};
 use crate::wire::files::{self, BATCH_FILE, Commit, Extra, Hash, Metadata, Name, Record, SINGLE};
@@ -200,7 +200,7 @@ impl<'t, 'a> Upload<'t, 'a> {
                 {
                     // a hub that was restarted has emptied its staging directory
                     Err(failure) if failure.status == 409 => match failure.told {
-                        Told::Missing(missing) if sender.again(&missing) => {
+                        ErrorDetail::Missing(missing) if sender.again(&missing) => {
                             sender.rest(&content, local)?
                         }
                         _ => return Err(failure),
@@ -225,7 +225,7 @@ impl<'t, 'a> Upload<'t, 'a> {
                     .transfer
                     .persist(|_| self.transfer.hub.commit(&about.commit(content), change))
                 {
-                    Err(failure) if matches!(failure.told, Told::Missing(_)) => {}
+                    Err(failure) if matches!(failure.told, ErrorDetail::Missing(_)) => {}
                     other => {
                         (self.transfer.watch)(TransferStep::Spared(content.size));
                         return other;
@@ -272,7 +272,7 @@ impl<'t, 'a> Upload<'t, 'a> {
                     });
                 }
                 Err(failure) => match failure.told {
-                    Told::Current(current) if race < MAX_RACES => {
+                    ErrorDetail::Current(current) if race < MAX_RACES => {
                         condition = current
                             .filter(|r| r.deleted_at.is_none())
                             .map_or(Condition::Absent, |r| Condition::Match(r.revision()));

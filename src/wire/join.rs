@@ -22,7 +22,7 @@ pub const ASK_INTERVAL: u64 = 2;
 /// A machine commits to a number before the hub draws its own, and reveals it afterwards. So neither end, nor a relay between them,
 /// can choose what the code will be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ask {
+pub struct AdmissionRequest {
     pub name: String,
     /// SHA-256 of the key as text.
     pub key: Hash,
@@ -38,7 +38,7 @@ pub struct Ask {
     pub invitation: Option<String>,
 }
 
-/// The answer to [`Ask`].
+/// The answer to [`AdmissionRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub enum Answer {
@@ -52,7 +52,7 @@ pub enum Answer {
 
 /// A machine that asks, as `GET /api/join/requests` lists it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Asking {
+pub struct WaitingMachine {
     pub name: String,
     pub address: String,
     pub code: String,
@@ -65,9 +65,9 @@ pub struct Asking {
 /// The answer of `GET /api/join/requests` and of `POST /api/join/accept`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Requests {
-    pub pending: Vec<Asking>,
+    pub pending: Vec<WaitingMachine>,
     /// The latest ones that were let in, the oldest first.
-    pub accepted: Vec<Asking>,
+    pub accepted: Vec<WaitingMachine>,
     /// For how long any machine is let in; `None`: each is accepted by name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<u64>,
@@ -97,7 +97,12 @@ pub fn fingerprint(certificate: &[u8]) -> Hash {
 }
 
 /// Six digits that a person compares at both ends.
-pub fn code(fingerprint: &Hash, ask: &Ask, number: &Hash, hubs_number: &Hash) -> String {
+pub fn code(
+    fingerprint: &Hash,
+    ask: &AdmissionRequest,
+    number: &Hash,
+    hubs_number: &Hash,
+) -> String {
     let mut hash = Sha256::new_with_prefix(b"mesync join 1\0");
     for part in [fingerprint, &ask.key, number, hubs_number] {
         hash.update(part.0);
@@ -115,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_code_depends_on_all_that_both_ends_must_agree_on() {
-        let ask = Ask {
+        let ask = AdmissionRequest {
             name: "machine-2".into(),
             key: Hash([1; 32]),
             commitment: Hash([2; 32]),
@@ -126,11 +131,11 @@ mod tests {
         let (f, n, h) = (Hash([3; 32]), Hash([4; 32]), Hash([5; 32]));
         let right = code(&f, &ask, &n, &h);
         assert!(right.len() == 7 && right.as_bytes()[3] == b'-', "{right}");
-        let name = Ask {
+        let name = AdmissionRequest {
             name: "machine-3".into(),
             ..ask.clone()
         };
-        let key = Ask {
+        let key = AdmissionRequest {
             key: Hash([9; 32]),
             ..ask.clone()
         };

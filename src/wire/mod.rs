@@ -371,28 +371,28 @@ impl ClientRun {
 /// Why a machine may not be the one that acted under its name before. The worse reason is greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Doubt {
+pub enum IdentityDoubt {
     SetBack,
     Cloned,
 }
 
-impl Doubt {
+impl IdentityDoubt {
     /// In a few words.
     pub fn brief(self) -> &'static str {
         match self {
-            Doubt::SetBack => "it was restored from an earlier copy",
-            Doubt::Cloned => "two machines act under this name",
+            IdentityDoubt::SetBack => "it was restored from an earlier copy",
+            IdentityDoubt::Cloned => "two machines act under this name",
         }
     }
 
     /// What is wrong, and what to do.
     pub fn words(self, host: &str) -> String {
         match self {
-            Doubt::SetBack => format!(
+            IdentityDoubt::SetBack => format!(
                 "\"{host}\" was set back to an earlier state, or is a copy: messages that it took since that state arrive again only as \
                  far as the hub still has them. Run \"mesync hosts rebind {host}\" when that is settled"
             ),
-            Doubt::Cloned => format!(
+            IdentityDoubt::Cloned => format!(
                 "two machines act as \"{host}\", one a copy of the other: each message reaches one of them. On the copy, stop mesync, \
                  remove state/instance and state/run, and set a name of its own (MESYNC_HOST_ID); then run \"mesync hosts rebind {host}\""
             ),
@@ -407,7 +407,7 @@ pub struct PullAnswer {
     pub messages: Vec<Numbered>,
     pub more: bool,
     #[serde(default)]
-    pub doubt: Option<Doubt>,
+    pub doubt: Option<IdentityDoubt>,
 }
 
 /// A row of `GET /api/hosts`. Times are RFC 3339.
@@ -430,7 +430,7 @@ pub struct HostInfo {
     pub stale: bool,
     /// It may be a copy of the machine that this name belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub doubt: Option<Doubt>,
+    pub doubt: Option<IdentityDoubt>,
     /// An older hub does not send it.
     #[serde(default)]
     pub condition: MachineCondition,

@@ -82,13 +82,13 @@ pub struct Directory {
     /// A file does not fit into the free space.
     too_large: AtomicBool,
     fatal: Mutex<Option<Error>>,
-    again: Mutex<Again>,
+    again: Mutex<RetrySchedule>,
     /// For [`Direction::Up`] and [`Direction::Down`].
     workers: [Mutex<Workers>; 2],
 }
 
 /// When waiting paths are retried.
-struct Again {
+struct RetrySchedule {
     at: Instant,
     pause: Duration,
     worked: u64,
@@ -291,7 +291,7 @@ impl Directory {
             full_until: Mutex::new(None),
             too_large: AtomicBool::new(false),
             fatal: Mutex::new(None),
-            again: Mutex::new(Again {
+            again: Mutex::new(RetrySchedule {
                 at: now,
                 pause: RETRY_PAUSE,
                 worked: 0,

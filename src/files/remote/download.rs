@@ -37,7 +37,7 @@ struct SmallDownload<'a> {
 }
 
 /// What is done about one delivery before any content is downloaded.
-enum Begun {
+enum DownloadStart {
     Ended(Option<StagedFile>),
     Small,
 }
@@ -50,8 +50,8 @@ impl Remote {
             let made = self.tree.make_directories(delivery.above);
             results.push(
                 match made.and_then(|()| self.begin(delivery, &mut synced)) {
-                    Ok(Begun::Ended(staged)) => Ok(staged),
-                    Ok(Begun::Small) => {
+                    Ok(DownloadStart::Ended(staged)) => Ok(staged),
+                    Ok(DownloadStart::Small) => {
                         small.push(SmallDownload { at, delivery });
                         Ok(None)
                     }
@@ -69,7 +69,7 @@ impl Remote {
     }
 
     /// Stages everything that needs no small download.
-    fn begin(&self, delivery: &Delivery<'_>, synced: &mut SyncSet) -> Called<Begun> {
+    fn begin(&self, delivery: &Delivery<'_>, synced: &mut SyncSet) -> Called<DownloadStart> {
         let Delivery {
             path,
             row,
@@ -78,19 +78,24 @@ impl Remote {
             ..
         } = *delivery;
         match entry.kind {
-            files::EntryKind::Dir => return self.tree.stage_dir(path, entry).map(Begun::Ended),
-            files::EntryKind::Symlink => return Ok(Begun::Small),
+            files::EntryKind::Dir => {
+                return self.tree.stage_dir(path, entry).map(DownloadStart::Ended);
+            }
+            files::EntryKind::Symlink => return Ok(DownloadStart::Small),
             files::EntryKind::File => {}
         }
         if let Some(staged) = self.tree.stage_copy(path, entry, sources, synced)? {
-            return Ok(Begun::Ended(Some(staged)));
+            return Ok(DownloadStart::Ended(Some(staged)));
         }
         match entry.size {
-            _ if !sources.contains(&ContentSource::Hub) => Ok(Begun::Ended(None)),
+            _ if !sources.contains(&ContentSource::Hub) => Ok(DownloadStart::Ended(None)),
             // a check that may fail is made before the request
-            0..=BATCH_FILE => self.tree.room_for(entry.size).map(|()| Begun::Small),
-            size if size <= SINGLE => self.medium(path, row, entry).map(Begun::Ended),
-            _ => self.long(path, row, entry).map(Begun::Ended),
+            0..=BATCH_FILE => self
+                .tree
+                .room_for(entry.size)
+                .map(|()| DownloadStart::Small),
+            size if size <= SINGLE => self.medium(path, row, entry).map(DownloadStart::Ended),
+            _ => self.long(path, row, entry).map(DownloadStart::Ended),
         }
     }
 

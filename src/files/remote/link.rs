@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
-use crate::client::{Failure, Told};
+use crate::client::{ErrorDetail, Failure};
 use crate::clock;
 use crate::error::{Error, Kind};
 use crate::files::engine::traits::Fault;
@@ -79,7 +79,7 @@ impl Link {
         } = failure;
         match status {
             // of this change only: what others change still arrives
-            403 if matches!(&told, Told::LacksRight(right) if right != "read") => {
+            403 if matches!(&told, ErrorDetail::LacksRight(right) if right != "read") => {
                 return Fault::Refused(error);
             }
             400 | 404 | 409 | 411 | 413 | 415 | 422 if error.kind != Kind::Unreachable => {
@@ -142,7 +142,7 @@ mod tests {
             error: Error::new(kind, "no"),
             status,
             retry_after: None,
-            told: Told::Nothing,
+            told: ErrorDetail::Nothing,
         };
         let link = Link::new(Arc::new(Wakeup::new(Arc::default())));
         assert!(

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use uuid::Uuid;
 
-use crate::client::{self, ChangeHeaders, Failure, HubClient, Stored, Told};
+use crate::client::{self, ChangeHeaders, ErrorDetail, Failure, HubClient, Stored};
 use crate::error::{Error, Kind};
 use crate::transfer::{Transfer, TransferStep};
 use crate::wire::files::{self, Chunk, Commit, Extra, Hash, Name, PAGE, Record, SINGLE};
@@ -138,13 +138,13 @@ impl Remote {
 
     fn unmet(&self, failure: Failure) -> Called<ChangeOutcome> {
         match (failure.status, failure.told) {
-            (412, Told::Current(record)) => {
+            (412, ErrorDetail::Current(record)) => {
                 self.link.reached();
                 Ok(ChangeOutcome::Differs(
                     record.and_then(|record| self.names.row(&record)),
                 ))
             }
-            (409, Told::Missing(_)) => {
+            (409, ErrorDetail::Missing(_)) => {
                 // the hub knows that now, and is asked again at the next attempt
                 self.link.reached();
                 Err(Fault::Later(Error::new(

@@ -3,7 +3,7 @@
 
 use std::io::{self, Read};
 
-use crate::client::{ByteSource, Failure, Told};
+use crate::client::{ByteSource, ErrorDetail, Failure};
 use crate::error::{Error, Kind};
 use crate::files::engine::traits::*;
 use crate::files::plan::{Entry, Local};
@@ -240,8 +240,8 @@ impl Remote {
                     format!("hub {} refuses {}: {words}", self.hub.url(), change.path),
                 );
                 let told = match status {
-                    403 => Told::LacksRight("directory".into()),
-                    _ => Told::Nothing,
+                    403 => ErrorDetail::LacksRight("directory".into()),
+                    _ => ErrorDetail::Nothing,
                 };
                 Err(self.link.failed(Failure {
                     status,
@@ -273,7 +273,7 @@ impl Remote {
                 Err(failure)
                     if local.is_some()
                         && failure.status == 409
-                        && matches!(failure.told, Told::Missing(_)) => {}
+                        && matches!(failure.told, ErrorDetail::Missing(_)) => {}
                 called => return self.answer(change, called),
             }
         }
@@ -341,7 +341,7 @@ impl Remote {
         if self.called(self.hub.missing(&[entry.hash]))?.is_empty() {
             match self.commit(change, entry, vec![chunk])? {
                 // the hub has checked the bytes, and they do not match the hash
-                Err(failure) if matches!(failure.told, Told::Missing(_)) => {}
+                Err(failure) if matches!(failure.told, ErrorDetail::Missing(_)) => {}
                 called => return self.answer(change, called),
             }
         }

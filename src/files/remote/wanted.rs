@@ -6,7 +6,7 @@
 
 use std::sync::PoisonError;
 
-use crate::client::{ByteSource, Failure, Told};
+use crate::client::{ByteSource, ErrorDetail, Failure};
 use crate::error::{Error, Kind};
 use crate::files::engine::traits::*;
 use crate::files::tree::root::fault;
@@ -24,7 +24,7 @@ impl Remote {
     /// Handles a failed download. A content that the hub has lost in part does not make the hub
     /// count as failing.
     pub(super) fn not_sent(&self, path: &str, failure: Failure) -> Fault {
-        let Told::Missing(lost) = &failure.told else {
+        let ErrorDetail::Missing(lost) = &failure.told else {
             return self.link.failed(failure);
         };
         self.link.reached();

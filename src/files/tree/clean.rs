@@ -23,10 +23,10 @@ const CLOCK_SLACK: Duration = Duration::from_secs(1);
 
 /// See the module documentation.
 #[derive(Debug, Default)]
-pub struct WriteBack(Mutex<Cleaned>);
+pub struct WriteBack(Mutex<WriteBackState>);
 
 #[derive(Debug, Default)]
-struct Cleaned {
+struct WriteBackState {
     /// Files synced since the last sync of the filesystem.
     single: u32,
     /// When that sync began, by both clocks.
@@ -49,7 +49,7 @@ impl WriteBack {
             return Ok(());
         }
         if cleaned.single >= SINGLE_SYNCS && rustix::fs::syncfs(filesystem).is_ok() {
-            *cleaned = Cleaned {
+            *cleaned = WriteBackState {
                 single: 0,
                 all: Some(now),
             };

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::DiskTree;
 use super::names::show_of;
-use super::root::{self, InodeType, Shown, fault, same, show_open, split};
+use super::root::{self, InodeType, NamedEntry, fault, same, show_open, split};
 use crate::chunking::{Content, Splitter};
 use crate::clock;
 use crate::config::limits;
@@ -120,9 +120,9 @@ impl Memory {
 /// Which contents are in the trash, by eight bytes of their hashes: the trash may be long, and is
 /// checked for each file that is downloaded.
 #[derive(Debug, Default)]
-pub struct Trashed(Mutex<Option<HashSet<[u8; 8]>>>);
+pub struct TrashedHashes(Mutex<Option<HashSet<[u8; 8]>>>);
 
-impl Trashed {
+impl TrashedHashes {
     /// Whether the content may be in the trash. `list` is called once.
     pub fn has(&self, hash: &Hash, list: impl FnOnce() -> Called<Vec<Hash>>) -> Called<bool> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -155,7 +155,7 @@ fn prefix(hash: &Hash) -> [u8; 8] {
 /// A file that is being read, and its stamp when that began.
 pub struct FileReading {
     pub file: File,
-    pub shown: Shown,
+    pub shown: NamedEntry,
 }
 
 impl FileReading {
@@ -183,7 +183,7 @@ impl Read for FileReading {
 
 impl DiskTree {
     /// What `stat` shows for a name. `Err(Look)`: nothing more can be known.
-    pub(super) fn shown(&self, path: &str) -> Called<Result<Shown, Look>> {
+    pub(super) fn shown(&self, path: &str) -> Called<Result<NamedEntry, Look>> {
         let (dir, name) = split(path);
         let found = self
             .root

@@ -4,7 +4,6 @@
 //! renames and syncs are those of [`crate::disk`]. A change is durable when the method returns,
 //! except for [`Tree::discard`]: a file that reappears after a power loss is removed as left over.
 
-mod beside;
 mod clean;
 pub mod hash;
 mod listings;
@@ -14,6 +13,7 @@ pub mod root;
 pub mod scan;
 pub mod stage;
 pub mod sync_set;
+mod temporary;
 
 mod make;
 mod metadata;
@@ -54,10 +54,10 @@ pub struct DiskTree {
     cleaner: clean::WriteBack,
     /// A write through a mapping never changes a time here, so no stamp is believed.
     blind: bool,
-    pub(super) trashed: hash::Trashed,
+    pub(super) trashed: hash::TrashedHashes,
     opened: Arc<opened::Opened>,
     /// The open directories of temporary names; users may move these directories.
-    beside: beside::Beside,
+    beside: temporary::TemporaryDirs,
     /// Milliseconds, see [`Root::tick`].
     tick: u64,
     /// The filesystem keeps modes as they are set.
@@ -157,9 +157,9 @@ impl DiskTree {
             memory: hash::Memory::default(),
             cleaner: clean::WriteBack::default(),
             blind: root.is_blind(),
-            trashed: hash::Trashed::default(),
+            trashed: hash::TrashedHashes::default(),
             opened: Arc::default(),
-            beside: beside::Beside::default(),
+            beside: temporary::TemporaryDirs::default(),
             tick: root.tick(),
             keeps_modes: lock.as_ref().is_none_or(marker::keeps_modes),
             exchange: AtomicBool::new(true),

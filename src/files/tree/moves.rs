@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::DiskTree;
 use super::names::show_of;
 use super::opened::KeepOpen;
-use super::root::{self, InodeType, Root, Shown, fault, same, show, split};
+use super::root::{self, InodeType, NamedEntry, Root, fault, same, show, split};
 use super::sync_set::SyncSet;
 use crate::disk::{self, Renamed};
 use crate::files::conflict::{self, TRASH};
@@ -38,7 +38,7 @@ impl OpenName<'_> {
         matches!(show(&self.parent, name), Ok(Some(_)))
     }
 
-    pub(super) fn shown(&self) -> io::Result<Option<Shown>> {
+    pub(super) fn shown(&self) -> io::Result<Option<NamedEntry>> {
         show_of(self.root, self.dir, &self.parent, self.name, true)
     }
 }
@@ -250,7 +250,7 @@ impl DiskTree {
         &self,
         at: &OpenName<'_>,
         temp: &str,
-        old: &Shown,
+        old: &NamedEntry,
     ) -> io::Result<Moved> {
         let new_is_dir = show(&at.parent, temp)?.is_some_and(|n| n.what == InodeType::Dir);
         match (old.what == InodeType::Dir, new_is_dir) {

@@ -418,7 +418,7 @@ pub(super) fn show_of(
     parent: impl AsFd,
     name: &str,
     fresh: bool,
-) -> io::Result<Option<root::Shown>> {
+) -> io::Result<Option<root::NamedEntry>> {
     let shown = show(parent, name)?;
     Ok(if shown.is_some() && !root.lists(dir, name, fresh)? {
         None

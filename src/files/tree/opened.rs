@@ -15,7 +15,7 @@ use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
 
 use super::DiskTree;
-use super::root::{InodeType, READ, Root, Shown, show_open};
+use super::root::{InodeType, NamedEntry, READ, Root, show_open};
 use crate::disk;
 use crate::relpath::OWN_DIR;
 
@@ -65,7 +65,7 @@ impl Opened {
     }
 
     /// What `stat` would show for a directory if it were not open.
-    pub fn as_closed(&self, shown: Shown) -> Shown {
+    pub fn as_closed(&self, shown: NamedEntry) -> NamedEntry {
         if shown.what != InodeType::Dir {
             return shown;
         }

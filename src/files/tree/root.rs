@@ -57,7 +57,7 @@ pub struct Root {
 
 /// The entry of a name, as `stat` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shown {
+pub struct NamedEntry {
     pub what: InodeType,
     pub stamp: Stamp,
     pub device: u64,
@@ -76,9 +76,9 @@ pub enum InodeType {
     Special,
 }
 
-impl Shown {
-    pub fn with_permissions(self, permissions: u32) -> Shown {
-        Shown {
+impl NamedEntry {
+    pub fn with_permissions(self, permissions: u32) -> NamedEntry {
+        NamedEntry {
             permissions,
             stamp: Stamp {
                 mode: permissions & MODE,
@@ -299,7 +299,7 @@ pub fn split(path: &str) -> (&str, &str) {
 }
 
 /// What `stat` shows for a name, which may itself be a link. `None`: it does not exist.
-pub fn show(dir: impl AsFd, name: &str) -> io::Result<Option<Shown>> {
+pub fn show(dir: impl AsFd, name: &str) -> io::Result<Option<NamedEntry>> {
     let found = if STATX.load(Relaxed) {
         statx(&dir, name, AtFlags::SYMLINK_NOFOLLOW)
     } else {
@@ -324,7 +324,7 @@ static STATX: AtomicBool = AtomicBool::new(true);
 
 /// Like `stat`, with whether something is mounted there: a bind mount of the same filesystem has
 /// the same device.
-fn statx(dir: impl AsFd, name: &str, flags: AtFlags) -> rustix::io::Result<Shown> {
+fn statx(dir: impl AsFd, name: &str, flags: AtFlags) -> rustix::io::Result<NamedEntry> {
     let found = rustix::fs::statx(
         dir,
         name,
@@ -344,7 +344,7 @@ fn statx(dir: impl AsFd, name: &str, flags: AtFlags) -> rustix::io::Result<Shown
         ctime: nanos(found.stx_ctime),
         mode: mode & MODE,
     };
-    Ok(Shown {
+    Ok(NamedEntry {
         what: what(FileType::from_raw_mode(mode)),
         stamp,
         device: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
@@ -354,13 +354,13 @@ fn statx(dir: impl AsFd, name: &str, flags: AtFlags) -> rustix::io::Result<Shown
 }
 
 /// The same for an open file.
-pub fn show_open(file: impl AsFd) -> io::Result<Shown> {
+pub fn show_open(file: impl AsFd) -> io::Result<NamedEntry> {
     Ok(shown(&rustix::fs::fstat(file)?))
 }
 
 // the fields have other widths on other machines
 #[allow(clippy::unnecessary_cast)]
-fn shown(stat: &Stat) -> Shown {
+fn shown(stat: &Stat) -> NamedEntry {
     let nanos = |seconds: i64, part: u64| {
         seconds
             .saturating_mul(1_000_000_000)
@@ -375,7 +375,7 @@ fn shown(stat: &Stat) -> Shown {
         ctime: nanos(stat.st_ctime as i64, stat.st_ctime_nsec as u64),
         mode: mode & MODE,
     };
-    Shown {
+    NamedEntry {
         what,
         stamp,
         device: stat.st_dev as u64,

@@ -27,7 +27,7 @@ pub enum ScanItem<'a> {
 
 /// Entries that a scan could not report by name: their number, with one example for each kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Skipped {
+pub struct SkippedEntries {
     pub special: Example,
     /// Names that are not UTF-8, or too long.
     pub names: Example,
@@ -67,13 +67,13 @@ pub fn scan(
     dir: &str,
     depth: Depth,
     visit: &mut dyn FnMut(ScanItem<'_>) -> Called<bool>,
-) -> Called<Skipped> {
+) -> Called<SkippedEntries> {
     tree.check()?;
     let mut walk = ScanWalk {
         tree,
         visit,
         depth,
-        skipped: Skipped::default(),
+        skipped: SkippedEntries::default(),
         going: true,
     };
     walk.run(dir)?;
@@ -85,7 +85,7 @@ struct ScanWalk<'a> {
     tree: &'a DiskTree,
     visit: &'a mut dyn FnMut(ScanItem<'_>) -> Called<bool>,
     depth: Depth,
-    skipped: Skipped,
+    skipped: SkippedEntries,
     going: bool,
 }
 

@@ -13,9 +13,9 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use super::DiskTree;
-use super::beside::{Beside, Spot};
 use super::root::{self, fault, show, split};
 use super::sync_set::SyncSet;
+use super::temporary::{TemporaryDirs, TemporaryName};
 use crate::error::{Error, Kind};
 use crate::files::conflict::{self, TRASH};
 use crate::files::engine::traits::{Called, ContentSource, Fault, StagedFile};
@@ -31,8 +31,8 @@ const COPY_BUFFER_BYTES: usize = 128 * 1024;
 
 /// A file that is being written for the tree.
 pub struct Temporary {
-    spot: Spot,
-    beside: Beside,
+    spot: TemporaryName,
+    beside: TemporaryDirs,
     file: File,
     hash: Sha256,
     size: u64,
@@ -129,7 +129,7 @@ impl DiskTree {
     fn made(
         &self,
         complete: io::Result<()>,
-        spot: &Spot,
+        spot: &TemporaryName,
         remove: AtFlags,
     ) -> io::Result<Option<StagedFile>> {
         let (parent, name) = (&spot.parent, spot.name());
@@ -256,7 +256,7 @@ impl DiskTree {
         }
     }
 
-    pub(super) fn staged(&self, spot: &Spot, stamp: Stamp) -> StagedFile {
+    pub(super) fn staged(&self, spot: &TemporaryName, stamp: Stamp) -> StagedFile {
         self.beside.put(&spot.temp, &spot.parent);
         StagedFile {
             temp: spot.temp.clone(),
@@ -265,7 +265,7 @@ impl DiskTree {
     }
 
     /// A temporary name beside `path`. Missing directories are created.
-    pub(super) fn beside(&self, path: &str) -> Called<Option<Spot>> {
+    pub(super) fn beside(&self, path: &str) -> Called<Option<TemporaryName>> {
         let dir = split(path).0;
         let temporary = relpath::temporary(uuid::Uuid::new_v4().as_u64_pair().0);
         let temporary = if dir.is_empty() {
@@ -279,7 +279,7 @@ impl DiskTree {
         let open = self
             .open_to_owner(dir, &parent)
             .map_err(|e| fault("open the directory of", path, &e))?;
-        Ok(Some(Spot {
+        Ok(Some(TemporaryName {
             parent,
             temp: temporary,
             _open: open,

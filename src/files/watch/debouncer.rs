@@ -40,9 +40,9 @@ pub struct Debouncer<'a> {
 
 /// Hints that wait for room in the channel. More than [`limits::BUSY_PATHS`] become one rescan.
 #[derive(Default)]
-struct Ready(VecDeque<Hint>);
+struct ReadyHints(VecDeque<Hint>);
 
-impl Ready {
+impl ReadyHints {
     fn push(&mut self, hint: Hint) {
         let all = Hint::Tree(String::new());
         if self.0.len() >= limits::BUSY_PATHS {
@@ -59,7 +59,7 @@ impl Debouncer<'_> {
     pub fn run(&self, batches: &Receiver<WatchEvents>, hints: &Sender<Hint>) {
         let began = clock::monotonic();
         let since = |at: Instant| at.saturating_duration_since(began);
-        let (mut debounce, mut ready) = (Debounce::new(self.quiet), Ready::default());
+        let (mut debounce, mut ready) = (Debounce::new(self.quiet), ReadyHints::default());
         let mut next_rescan = self.rescan;
         loop {
             let now = since(clock::monotonic());

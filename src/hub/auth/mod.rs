@@ -54,7 +54,7 @@ struct Use {
 }
 
 /// The holder of a key or token.
-struct Holder {
+struct KeyHolder {
     /// A host's name, or one of the constants below; no host's name begins with an asterisk.
     name: String,
     caller: Caller,
@@ -70,7 +70,7 @@ const HUB_NAME: &str = "*hub";
 const NO_KEY: KeyHash = [0; 32];
 
 /// Why a key was not accepted.
-enum No {
+enum KeyRefusal {
     Unknown,
     /// It was not compared, because too many wrong keys came from its address.
     Wait(Duration),
@@ -140,7 +140,7 @@ impl Auth {
                 ));
             }
             Some(text) if token::is_token(text) => {
-                self.by_token(&keys, text, peer).ok_or(No::Unknown)
+                self.by_token(&keys, text, peer).ok_or(KeyRefusal::Unknown)
             }
             Some(text) => self.by_key(&keys, text, peer),
         };
@@ -150,8 +150,8 @@ impl Auth {
             Err(_) if self.is_open(&keys) => {
                 protected::check_page(headers).map(|()| Caller::Anonymous)
             }
-            Err(No::Wait(left)) => Err(too_many(peer, left)),
-            Err(No::Unknown) => Err(unknown_key()),
+            Err(KeyRefusal::Wait(left)) => Err(too_many(peer, left)),
+            Err(KeyRefusal::Unknown) => Err(unknown_key()),
         }
     }
 
@@ -191,8 +191,8 @@ impl Auth {
                 self.token("admin", "*protected".into())
             }
             Err(_) if self.is_open(&keys) => self.token("anonymous", "*anonymous".into()),
-            Err(No::Wait(left)) => too_many(request.peer, left),
-            Err(No::Unknown) => unknown_key(),
+            Err(KeyRefusal::Wait(left)) => too_many(request.peer, left),
+            Err(KeyRefusal::Unknown) => unknown_key(),
         }
     }
 
@@ -230,21 +230,26 @@ impl Auth {
 
     /// Random keys are always compared, even after many wrong keys from the same address: they cannot be guessed, and their
     /// owners must not wait because of others behind that address. A master key is chosen by a person, and can be guessed.
-    fn by_key(&self, keys: &[Key], key: &str, peer: IpAddr) -> std::result::Result<Holder, No> {
+    fn by_key(
+        &self,
+        keys: &[Key],
+        key: &str,
+        peer: IpAddr,
+    ) -> std::result::Result<KeyHolder, KeyRefusal> {
         let hash = keys::hash(key);
         if let Some(key) = keys::find(keys, &hash, clock::now()) {
             if key.replaces.is_some() && key.hash == hash {
                 self.end_rotation(key);
             }
             self.note_use(&key.name, peer);
-            return Ok(Holder {
+            return Ok(KeyHolder {
                 name: key.name.clone(),
                 caller: Caller::Host(key.name.clone(), Arc::clone(&key.rights)),
                 hash,
             });
         }
         if bool::from(self.local.ct_eq(&hash)) && is_local(peer) {
-            return Ok(Holder {
+            return Ok(KeyHolder {
                 name: LOCAL_NAME.into(),
                 caller: Caller::Admin,
                 hash,
@@ -252,16 +257,16 @@ impl Auth {
         }
         if keys.is_empty() && self.master.is_none() {
             // without any key there is nothing to guess
-            return Err(No::Unknown);
+            return Err(KeyRefusal::Unknown);
         }
         let now = clock::monotonic();
         // held during lookup, comparison and count, so that parallel requests get no extra attempts
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(left) = failures.wait(now, peer) {
-            return Err(No::Wait(left));
+            return Err(KeyRefusal::Wait(left));
         }
         if self.master.is_some_and(|master| master.ct_eq(&hash).into()) {
-            return Ok(Holder {
+            return Ok(KeyHolder {
                 name: MASTER_NAME.into(),
                 caller: Caller::Admin,
                 hash,
@@ -274,7 +279,7 @@ impl Auth {
             }
             _ => {}
         }
-        Err(No::Unknown)
+        Err(KeyRefusal::Unknown)
     }
 
     /// Removes the old key of a host at the first use of the new one.
@@ -328,7 +333,7 @@ impl Auth {
     }
 
     /// The holder of a token, with the current rights of its key.
-    fn by_token(&self, keys: &[Key], text: &str, peer: IpAddr) -> Option<Holder> {
+    fn by_token(&self, keys: &[Key], text: &str, peer: IpAddr) -> Option<KeyHolder> {
         let claims = token::verify(
             self.secret.as_bytes(),
             text,
@@ -354,7 +359,7 @@ impl Auth {
                 )
             }
         };
-        (claims.kid == self.kid(name, &hash)).then(|| Holder {
+        (claims.kid == self.kid(name, &hash)).then(|| KeyHolder {
             name: name.to_string(),
             caller,
             hash,

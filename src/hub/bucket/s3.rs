@@ -89,7 +89,7 @@ impl S3 {
     }
 
     /// Sends a request, and once more if the store only minds the clock.
-    fn send(&self, request: &Unsigned<'_>, most: u64) -> Result<Raw, Trouble> {
+    fn send(&self, request: &Unsigned<'_>, most: u64) -> Result<RawResponse, Trouble> {
         let first = self.send_once(request, most)?;
         if first.status == 403 && first.date > 0 && first.says("RequestTimeTooSkewed") {
             self.skew
@@ -99,7 +99,7 @@ impl S3 {
         Ok(first)
     }
 
-    fn send_once(&self, request: &Unsigned<'_>, most: u64) -> Result<Raw, Trouble> {
+    fn send_once(&self, request: &Unsigned<'_>, most: u64) -> Result<RawResponse, Trouble> {
         let path = encode(&format!("/{}/{}", self.url.bucket, request.key), true);
         let query: Vec<String> = (request.query.iter())
             .map(|(name, value)| format!("{}={}", encode(name, false), encode(value, false)))
@@ -135,7 +135,7 @@ impl S3 {
         let response = response.map_err(|e| self.unreachable(&e))?;
         let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_string());
         let time = |name: &str| header(name).and_then(|text| http_date(&text));
-        let mut raw = Raw {
+        let mut raw = RawResponse {
             status: response.status().as_u16(),
             modified: time("last-modified"),
             date: time("date").unwrap_or(0),
@@ -213,7 +213,7 @@ impl S3 {
     }
 
     /// The failure that a status means, for a request that does not expect it.
-    fn refused(&self, raw: &Raw, name: &str) -> Trouble {
+    fn refused(&self, raw: &RawResponse, name: &str) -> Trouble {
         let code = between(&raw.text(), "<Code>", "</Code>").unwrap_or_default();
         let reason = if code.is_empty() {
             raw.status.to_string()
@@ -244,7 +244,7 @@ impl S3 {
     }
 }
 
-struct Raw {
+struct RawResponse {
     status: u16,
     modified: Option<u64>,
     /// 0: the response has none.
@@ -252,7 +252,7 @@ struct Raw {
     body: Vec<u8>,
 }
 
-impl Raw {
+impl RawResponse {
     fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }

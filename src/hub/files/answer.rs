@@ -9,7 +9,7 @@ use crate::hub::http::Reply;
 use crate::hub::rights::Rights;
 use crate::hub::store::ops::Outcome;
 use crate::hub::store::ops::files::{Changed, KeyLookup};
-use crate::wire::files::{BatchAnswer, BatchResult, Hash, KeyAnswer, Made, Record};
+use crate::wire::files::{BatchAnswer, BatchResult, ChangedRecord, Hash, KeyAnswer, Record};
 
 /// A record with its revision.
 pub fn record(status: u16, record: &Record) -> Reply {
@@ -211,7 +211,7 @@ fn made(status: u16, record: Record, renamed: Option<Box<Record>>) -> Reply {
     let tag = record.revision().etag();
     Reply::json(
         status,
-        &Made {
+        &ChangedRecord {
             record,
             renamed_from: renamed.map(|old| *old),
         },

@@ -21,12 +21,12 @@ use crate::wire::files::{
 use crate::wire::revision::{Condition, Revision};
 
 /// The bytes of a fetch with the lease of their memory, which ends when they are sent.
-struct Held {
+struct LeasedBytes {
     bytes: Cursor<Vec<u8>>,
     _leases: Vec<Lease>,
 }
 
-impl Read for Held {
+impl Read for LeasedBytes {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
         self.bytes.read(into)
     }
@@ -231,7 +231,7 @@ impl Files {
             out.push(b'\n');
             out.extend(bytes);
         }
-        let held = Held {
+        let held = LeasedBytes {
             bytes: Cursor::new(out),
             _leases: leases,
         };

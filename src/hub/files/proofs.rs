@@ -21,12 +21,12 @@ const MAX_PROOFS: usize = MOST_CHUNKS;
 pub struct Proofs {
     /// Randomly keyed, so that no caller can construct a collision.
     hasher: RandomState,
-    sent: Mutex<Sent>,
+    sent: Mutex<SentProofs>,
 }
 
 /// Fingerprints of holder and hash.
 #[derive(Default)]
-struct Sent {
+struct SentProofs {
     all: HashSet<u64>,
     /// Oldest first.
     order: VecDeque<u64>,

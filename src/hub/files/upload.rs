@@ -23,13 +23,13 @@ const READ_BUFFER_BYTES: usize = 64 * 1024;
 const MAX_FIELD_BYTES: usize = 32 * 1024;
 
 /// The parts of the form that have arrived.
-struct Form<'a> {
+struct UploadForm<'a> {
     store: &'a Store,
     request: &'a Request,
     /// Bytes of the file at most.
     most: u64,
     size: u64,
-    part: Which,
+    part: FormPartName,
     file_name: Option<Vec<u8>>,
     metadata: Option<Vec<u8>>,
     filename: Option<String>,
@@ -38,7 +38,7 @@ struct Form<'a> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Which {
+enum FormPartName {
     File,
     FileName,
     Metadata,
@@ -94,7 +94,7 @@ impl Files {
         if self.committer.disk_is_full() {
             return Err(UploadFault(Reply::disk_full()));
         }
-        let mut form = Form::new(&self.store, self.max_upload.load(Relaxed), request);
+        let mut form = UploadForm::new(&self.store, self.max_upload.load(Relaxed), request);
         let (mut parser, mut buffer) = (
             Parser::new(&boundary),
             vec![0; READ_BUFFER_BYTES.min(request.length as usize).max(1)],
@@ -186,14 +186,14 @@ pub fn unread(e: &io::Error) -> Reply {
     }
 }
 
-impl<'a> Form<'a> {
-    fn new(store: &'a Store, most: u64, request: &'a Request) -> Form<'a> {
-        Form {
+impl<'a> UploadForm<'a> {
+    fn new(store: &'a Store, most: u64, request: &'a Request) -> UploadForm<'a> {
+        UploadForm {
             store,
             request,
             most,
             size: 0,
-            part: Which::Other,
+            part: FormPartName::Other,
             file_name: None,
             metadata: None,
             filename: None,
@@ -260,28 +260,28 @@ impl<'a> Form<'a> {
 
     fn field(&mut self) -> Option<&mut Vec<u8>> {
         match self.part {
-            Which::FileName => self.file_name.as_mut(),
-            Which::Metadata => self.metadata.as_mut(),
-            Which::File | Which::Other => None,
+            FormPartName::FileName => self.file_name.as_mut(),
+            FormPartName::Metadata => self.metadata.as_mut(),
+            FormPartName::File | FormPartName::Other => None,
         }
     }
 }
 
-impl Sink for Form<'_> {
+impl Sink for UploadForm<'_> {
     type Error = UploadFault;
 
     fn begin(&mut self, part: FormPart) -> Result<(), UploadFault> {
         self.part = match part.name.as_str() {
-            "file" => Which::File,
-            "file_name" => Which::FileName,
-            "metadata" => Which::Metadata,
-            _ => Which::Other,
+            "file" => FormPartName::File,
+            "file_name" => FormPartName::FileName,
+            "metadata" => FormPartName::Metadata,
+            _ => FormPartName::Other,
         };
         let twice = match self.part {
-            Which::File => self.intake.is_some(),
-            Which::FileName => self.file_name.replace(Vec::new()).is_some(),
-            Which::Metadata => self.metadata.replace(Vec::new()).is_some(),
-            Which::Other => false,
+            FormPartName::File => self.intake.is_some(),
+            FormPartName::FileName => self.file_name.replace(Vec::new()).is_some(),
+            FormPartName::Metadata => self.metadata.replace(Vec::new()).is_some(),
+            FormPartName::Other => false,
         };
         if twice {
             return Err(UploadFault(Reply::error(
@@ -289,7 +289,7 @@ impl Sink for Form<'_> {
                 format!("there are two parts \"{}\"", part.name),
             )));
         }
-        if self.part == Which::File {
+        if self.part == FormPartName::File {
             (self.filename, self.content_type) = (part.filename, part.content_type);
             // refuse a bad name before the file is received
             if let Some(metadata) = self.metadata()? {
@@ -305,7 +305,7 @@ impl Sink for Form<'_> {
     }
 
     fn data(&mut self, bytes: &[u8]) -> Result<(), UploadFault> {
-        if let (Which::File, Some(intake)) = (self.part, &mut self.intake) {
+        if let (FormPartName::File, Some(intake)) = (self.part, &mut self.intake) {
             self.size += bytes.len() as u64;
             if self.size > self.most {
                 return Err(UploadFault(Reply::error(
@@ -330,7 +330,7 @@ impl Sink for Form<'_> {
     }
 
     fn end(&mut self) -> Result<(), UploadFault> {
-        self.part = Which::Other;
+        self.part = FormPartName::Other;
         Ok(())
     }
 }

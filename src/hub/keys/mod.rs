@@ -182,13 +182,13 @@ pub fn add_key(data_dir: &Path, name: &str) -> Result<String> {
 /// The same with these rights.
 pub fn add_key_with(data_dir: &Path, name: &str, rights: Rights) -> Result<String> {
     let key = random();
-    add_hash(data_dir, name, hash(&key), Placing::New, Some(rights))?;
+    add_hash(data_dir, name, hash(&key), KeyPlacing::New, Some(rights))?;
     Ok(key)
 }
 
 /// Whether a key may replace another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Placing {
+pub enum KeyPlacing {
     New,
     Replace,
 }
@@ -210,13 +210,13 @@ pub fn add_hash(
     data_dir: &Path,
     name: &str,
     hash: KeyHash,
-    placing: Placing,
+    placing: KeyPlacing,
     rights: Option<Rights>,
 ) -> Result<()> {
     let name = check_name(name)?;
     edit(data_dir, |keys| {
         let before = match keys.iter().position(|k| k.name == name) {
-            Some(at) if placing == Placing::Replace => keys.remove(at).rights,
+            Some(at) if placing == KeyPlacing::Replace => keys.remove(at).rights,
             Some(_) => return Err(taken(&name, "add")),
             None => Arc::default(),
         };

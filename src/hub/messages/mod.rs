@@ -13,7 +13,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::commit::{Committer, Permit};
-use super::continuity::{Continuity, Sign};
+use super::continuity::{Continuity, PullIdentity};
 use super::fleet::{Evidence, Fleet, ToldState, judge};
 use super::http::{Caller, Job, Reply, Request};
 use super::rights::Right;
@@ -22,7 +22,7 @@ use super::store::messages::read::{HostView, MessagePage, PullRequest, Pulled};
 use super::store::ops::{Op, Outcome};
 use crate::clock;
 use crate::config::limits;
-use crate::wire::{self, ClientRun, Doubt, HostInfo, Message, PostAnswer};
+use crate::wire::{self, ClientRun, HostInfo, IdentityDoubt, Message, PostAnswer};
 use batch::MessageBatch;
 
 const JSON: &str = "application/json";
@@ -179,7 +179,7 @@ impl Messages {
             (Err(reply), _) | (_, Err(reply)) => return answer(reply),
         };
         let epoch = self.store.epoch();
-        let sign = Sign {
+        let sign = PullIdentity {
             instance: ask.instance,
             run,
             after: ask.after,
@@ -388,7 +388,7 @@ fn check_message(caller: &Caller, silent: &[String], message: &Message) -> Resul
 }
 
 /// Built from the stored text, so that payloads are not changed.
-fn page_reply(epoch: Uuid, page: &MessagePage, doubt: Option<Doubt>) -> Reply {
+fn page_reply(epoch: Uuid, page: &MessagePage, doubt: Option<IdentityDoubt>) -> Reply {
     let length: usize = page.messages.iter().map(|(_, json)| json.len() + 40).sum();
     let mut body = String::with_capacity(length + 100);
     body.push_str(&format!("{{\"epoch\":\"{epoch}\",\"messages\":["));
@@ -406,7 +406,7 @@ fn page_reply(epoch: Uuid, page: &MessagePage, doubt: Option<Doubt>) -> Reply {
 }
 
 /// A row as it is listed. Times are computed from ages and the current wall clock, which may have been wrong earlier.
-fn info(host: &HostView, now: u64, doubt: Option<Doubt>) -> HostInfo {
+fn info(host: &HostView, now: u64, doubt: Option<IdentityDoubt>) -> HostInfo {
     let time = |at: u64| time(at, now);
     HostInfo {
         name: host.name.clone(),

@@ -15,7 +15,7 @@ use super::head::{self, Head, Refusal};
 use super::limits::{BUFFERED_BODY, HEAD_TIME, IDLE_TIME, Lease, SHORT_BODY, SMALL_BODY_BYTES};
 use super::pool::WorkerResponse;
 use super::render::{busy, head_of, render};
-use super::socket::{Pace, Socket, Wait};
+use super::socket::{Pace, Socket, WaitEnd};
 use super::streams::StreamParts;
 use super::{Admission, Shared, Wire, tls};
 use crate::clock;
@@ -112,7 +112,7 @@ impl Connection<'_> {
         if self
             .socket
             .wait_readable(until, Some(&self.shared.stopping))?
-            != Wait::Ready
+            != WaitEnd::Ready
         {
             return Ok(None);
         }
@@ -212,8 +212,8 @@ impl Connection<'_> {
                 None
             };
             match self.socket.wait_readable(until, latch)? {
-                Wait::Ready => {}
-                Wait::TimedOut if seen > 0 => {
+                WaitEnd::Ready => {}
+                WaitEnd::TimedOut if seen > 0 => {
                     let words = "the head did not arrive within 10 seconds";
                     return Ok(HeadArrival::Refused(Refusal {
                         status: 408,
@@ -221,7 +221,7 @@ impl Connection<'_> {
                         reason: Reason::HeadTime,
                     }));
                 }
-                Wait::TimedOut | Wait::Woken => return Ok(HeadArrival::Nothing),
+                WaitEnd::TimedOut | WaitEnd::Woken => return Ok(HeadArrival::Nothing),
             }
             if !self.socket.fill()? {
                 return Ok(HeadArrival::Nothing);

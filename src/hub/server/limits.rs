@@ -217,7 +217,7 @@ impl Latch {
 
 /// Turns at the costly part of a TLS handshake: threads that wait for one leave the processors to requests.
 #[derive(Debug)]
-pub struct Turns {
+pub struct HandshakeTurns {
     queue: Mutex<TurnQueue>,
     freed: Condvar,
 }
@@ -230,17 +230,17 @@ struct TurnQueue {
 
 /// One turn, over when dropped.
 #[derive(Debug)]
-pub struct Turn<'a>(&'a Turns);
+pub struct HandshakeTurn<'a>(&'a HandshakeTurns);
 
-impl Turns {
+impl HandshakeTurns {
     /// Half of the processors, at least one.
-    pub fn of_processors() -> Turns {
+    pub fn of_processors() -> HandshakeTurns {
         let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
-        Turns::new((processors / 2).max(1))
+        HandshakeTurns::new((processors / 2).max(1))
     }
 
-    fn new(free: usize) -> Turns {
-        Turns {
+    fn new(free: usize) -> HandshakeTurns {
+        HandshakeTurns {
             queue: Mutex::new(TurnQueue { free, waiting: 0 }),
             freed: Condvar::new(),
         }
@@ -251,7 +251,7 @@ impl Turns {
     }
 
     /// Waits for a turn; `None`: too many wait already, or none became free in time.
-    pub fn take(&self, most: Duration) -> Option<Turn<'_>> {
+    pub fn take(&self, most: Duration) -> Option<HandshakeTurn<'_>> {
         let mut queue = self.queue();
         if queue.waiting >= WAITING_HANDSHAKES {
             return None;
@@ -266,11 +266,11 @@ impl Turns {
             return None;
         }
         queue.free -= 1;
-        Some(Turn(self))
+        Some(HandshakeTurn(self))
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for HandshakeTurn<'_> {
     fn drop(&mut self) {
         self.0.queue().free += 1;
         self.0.freed.notify_one();
@@ -404,7 +404,7 @@ mod tests {
 
     #[test]
     fn a_turn_is_over_when_it_is_dropped() {
-        let turns = Turns::new(1);
+        let turns = HandshakeTurns::new(1);
         let turn = turns.take(Duration::ZERO).unwrap();
         assert!(turns.take(Duration::from_millis(1)).is_none());
         drop(turn);

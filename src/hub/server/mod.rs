@@ -33,7 +33,9 @@ use crate::error::{Error, Result, is_shortage};
 use crate::hub::http::{Caller, Reply, Request};
 use crate::hub::memory::Room;
 use evict::{EvictionOrder, IdleConnections};
-use limits::{AddressSlot, Addresses, Latch, SHORT_BODY, ThreadGroup, ThreadGroupMember, Turns};
+use limits::{
+    AddressSlot, Addresses, HandshakeTurns, Latch, SHORT_BODY, ThreadGroup, ThreadGroupMember,
+};
 
 // public for fuzz/checks only
 mod connection;
@@ -158,7 +160,7 @@ struct Shared {
     streams: streams::StreamServer,
     transfers: Arc<Quota>,
     memory: Arc<Quota>,
-    handshakes: Turns,
+    handshakes: HandshakeTurns,
     room: Room,
     /// No new requests are accepted.
     stopping: Latch,
@@ -237,7 +239,7 @@ impl Server {
                 ) / limits::TRANSFER,
             ),
             memory: Quota::new(config.room.part(16, SHORT_BODY, limits::MEMORY)),
-            handshakes: Turns::of_processors(),
+            handshakes: HandshakeTurns::of_processors(),
             room: config.room,
             stopping: latch()?,
             halted: latch()?,

@@ -86,7 +86,7 @@ struct Line {
 }
 
 /// A connection for one exchange; it counts as broken until it is returned.
-pub struct Lent<'a> {
+pub struct PooledConnection<'a> {
     pool: &'a Pool,
     line: Option<Line>,
 }
@@ -125,7 +125,7 @@ impl Pool {
     }
 
     /// `None`: no connection became free in time.
-    pub fn take(&self, within: Duration) -> Option<Lent<'_>> {
+    pub fn take(&self, within: Duration) -> Option<PooledConnection<'_>> {
         let until = clock::monotonic() + within;
         loop {
             let mut state = self.lock();
@@ -141,7 +141,7 @@ impl Pool {
                     .0;
                 state.waiting -= 1;
             }
-            let lent = Lent {
+            let lent = PooledConnection {
                 pool: self,
                 line: Some(state.idle.pop()?),
             };
@@ -302,7 +302,7 @@ impl PoolState {
     }
 }
 
-impl Lent<'_> {
+impl PooledConnection<'_> {
     /// Sends a request and reads its whole answer; afterwards the connection is free again.
     pub fn exchange(mut self, request: &[u8], ticket: u64) -> io::Result<WorkerResponse> {
         let Some(line) = &mut self.line else {
@@ -334,7 +334,7 @@ impl Lent<'_> {
     }
 }
 
-impl Drop for Lent<'_> {
+impl Drop for PooledConnection<'_> {
     fn drop(&mut self) {
         if self.line.take().is_some() {
             self.pool.counters.replaced.fetch_add(1, Relaxed);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::evict::{EvictionOrder, IdleConnections};
-use super::limits::{DRAIN_BYTES, DRAIN_TIME, Latch, RATE_BYTES, RATE_TIME, Turns};
+use super::limits::{DRAIN_BYTES, DRAIN_TIME, HandshakeTurns, Latch, RATE_BYTES, RATE_TIME};
 use super::tls::{self, Acceptor, Session};
 use crate::clock;
 
@@ -49,7 +49,7 @@ impl Pace {
 
 /// How a wait ended.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Wait {
+pub enum WaitEnd {
     Ready,
     TimedOut,
     /// The latch was raised.
@@ -105,12 +105,13 @@ impl<'a> Socket<'a> {
     pub fn encrypt(
         &mut self,
         acceptor: &Acceptor,
-        turns: &Turns,
+        turns: &HandshakeTurns,
         until: Instant,
     ) -> io::Result<()> {
         self.session = Some(acceptor.session()?);
         while self.session.as_ref().is_some_and(Session::is_handshaking) {
-            if clock::monotonic() >= until || self.wait_readable(until, None)? == Wait::TimedOut {
+            if clock::monotonic() >= until || self.wait_readable(until, None)? == WaitEnd::TimedOut
+            {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             let left = until.saturating_duration_since(clock::monotonic());
@@ -128,9 +129,9 @@ impl<'a> Socket<'a> {
     }
 
     /// Waits for readable bytes, `until` or the latch; fails when the server is halted.
-    pub fn wait_readable(&self, until: Instant, latch: Option<&Latch>) -> io::Result<Wait> {
+    pub fn wait_readable(&self, until: Instant, latch: Option<&Latch>) -> io::Result<WaitEnd> {
         if self.session.as_ref().is_some_and(Session::is_pending) {
-            return Ok(Wait::Ready);
+            return Ok(WaitEnd::Ready);
         }
         self.wait(PollFlags::IN, until, latch)
     }
@@ -140,7 +141,7 @@ impl<'a> Socket<'a> {
         mut flags: PollFlags,
         until: Instant,
         latch: Option<&Latch>,
-    ) -> io::Result<Wait> {
+    ) -> io::Result<WaitEnd> {
         if self.is_unsent() {
             flags |= PollFlags::OUT;
         }
@@ -157,7 +158,7 @@ impl<'a> Socket<'a> {
             match poll(&mut fds, Some(&time)) {
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(e) => return Err(e.into()),
-                Ok(0) => return Ok(Wait::TimedOut),
+                Ok(0) => return Ok(WaitEnd::TimedOut),
                 Ok(_) => {}
             }
             if !fds[1].revents().is_empty() {
@@ -168,9 +169,9 @@ impl<'a> Socket<'a> {
             }
             // received bytes take precedence over a stop
             return Ok(if fds[0].revents().is_empty() {
-                Wait::Woken
+                WaitEnd::Woken
             } else {
-                Wait::Ready
+                WaitEnd::Ready
             });
         }
     }
@@ -259,7 +260,7 @@ impl<'a> Socket<'a> {
                 Ok(n) => left = left.saturating_sub(n),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     match self.wait_readable(until, None) {
-                        Ok(Wait::Ready) => {}
+                        Ok(WaitEnd::Ready) => {}
                         _ => return,
                     }
                 }

@@ -157,7 +157,7 @@ struct OpenStream {
 }
 
 /// How an attempt to write ended.
-enum Written {
+enum WriteEnd {
     /// All was written; there may be more.
     More,
     /// All was written.
@@ -284,7 +284,7 @@ impl OpenStreams<'_> {
     }
 
     /// Writes what `act` appends, and waits for the reader or for the writer.
-    fn advance(&mut self, number: u64, act: impl FnOnce(&mut OpenStream) -> io::Result<Written>) {
+    fn advance(&mut self, number: u64, act: impl FnOnce(&mut OpenStream) -> io::Result<WriteEnd>) {
         let Some(stream) = self.open.get_mut(&number) else {
             return;
         };
@@ -303,14 +303,14 @@ impl OpenStreams<'_> {
             }
         };
         match written {
-            Written::More => {
+            WriteEnd::More => {
                 stream.is_ready = true;
                 self.ready.push_back(number);
             }
-            Written::All | Written::Blocked => {}
-            Written::End => return self.close(number),
+            WriteEnd::All | WriteEnd::Blocked => {}
+            WriteEnd::End => return self.close(number),
         }
-        let is_blocked = matches!(written, Written::Blocked);
+        let is_blocked = matches!(written, WriteEnd::Blocked);
         if is_blocked != stream.awaits_reader {
             let flags = if is_blocked {
                 epoll::EventFlags::IN | epoll::EventFlags::OUT
@@ -369,21 +369,21 @@ impl OpenStream {
     }
 
     /// Writes the rest of the last piece, and then the next one.
-    fn piece(&mut self) -> io::Result<Written> {
+    fn piece(&mut self) -> io::Result<WriteEnd> {
         if self.awaits_reader {
             if !self.flush()? {
-                return Ok(Written::Blocked);
+                return Ok(WriteEnd::Blocked);
             }
             self.due = clock::monotonic() + keep_alive_time();
         }
         if self.is_ending {
-            return Ok(Written::End);
+            return Ok(WriteEnd::End);
         }
         let after = self.writer.write(&mut self.unsent)?;
         self.send(after)
     }
 
-    fn overdue(&mut self) -> io::Result<Written> {
+    fn overdue(&mut self) -> io::Result<WriteEnd> {
         if self.awaits_reader {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
@@ -394,19 +394,19 @@ impl OpenStream {
         self.send(after)
     }
 
-    fn send(&mut self, after: AfterPiece) -> io::Result<Written> {
+    fn send(&mut self, after: AfterPiece) -> io::Result<WriteEnd> {
         self.is_ending = after == AfterPiece::End;
         if !self.unsent.is_empty() {
             self.due = clock::monotonic() + PIECE_TIME;
             if !self.flush()? {
-                return Ok(Written::Blocked);
+                return Ok(WriteEnd::Blocked);
             }
             self.due = clock::monotonic() + keep_alive_time();
         }
         Ok(match after {
-            AfterPiece::More => Written::More,
-            AfterPiece::Idle => Written::All,
-            AfterPiece::End => Written::End,
+            AfterPiece::More => WriteEnd::More,
+            AfterPiece::Idle => WriteEnd::All,
+            AfterPiece::End => WriteEnd::End,
         })
     }
 

@@ -46,7 +46,7 @@ const PRIVATE: [&str; 6] = [
 
 /// The result of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ran {
+pub enum RunResult {
     /// The hook ran, or could not; the record has the new number of runs.
     Ended(HookRecord, HookEnd),
     /// The hook cannot run now, and did not: a run that an earlier daemon began has not ended, or
@@ -65,26 +65,26 @@ pub struct Setup {
 impl Setup {
     /// Runs the hook of a record to its end. `stopping`: the daemon is stopping; the hook gets a
     /// little time, then TERM.
-    pub fn run(&self, record: &HookRecord, stopping: &dyn Fn() -> bool) -> io::Result<Ran> {
+    pub fn run(&self, record: &HookRecord, stopping: &dyn Fn() -> bool) -> io::Result<RunResult> {
         let dir = records_dir(&self.base);
         let path = dir.join(record.file_name());
         let file = match disk::open_regular(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Ran::Gone),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(RunResult::Gone),
             other => other?,
         };
         // the file in inbox/ is hidden: its message is not accepted yet
         if disk::temporary(&Queue::Inbox.dir(&self.base).join(&record.message)).exists() {
-            return Ok(Ran::Later(RUNNING_PAUSE));
+            return Ok(RunResult::Later(RUNNING_PAUSE));
         }
         let before = Running::read(&self.base, &record.kind);
         if let Some(running) = before.as_ref().filter(|running| running.is_alive()) {
             running.end_if_overdue(TERM_TO_KILL);
-            return Ok(Ran::Later(RUNNING_PAUSE));
+            return Ok(RunResult::Later(RUNNING_PAUSE));
         }
         match file.try_lock() {
             // held by a process that the hook has left behind
             Err(std::fs::TryLockError::WouldBlock) if before.is_some() => {}
-            Err(std::fs::TryLockError::WouldBlock) => return Ok(Ran::Later(RUNNING_PAUSE)),
+            Err(std::fs::TryLockError::WouldBlock) => return Ok(RunResult::Later(RUNNING_PAUSE)),
             Err(std::fs::TryLockError::Error(e)) => return Err(e),
             Ok(()) => {}
         }
@@ -94,7 +94,7 @@ impl Setup {
             ..record.clone()
         };
         match disk::rename(&path, &record.path(&self.base)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Ran::Gone),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(RunResult::Gone),
             other => other?,
         }
         disk::sync_dir(&dir)?;
@@ -112,7 +112,7 @@ impl Setup {
             }
             Ok(Some(program)) => self.run_program(&program, &file, &record, &name, stopping),
         };
-        Ok(Ran::Ended(record, end))
+        Ok(RunResult::Ended(record, end))
     }
 
     fn run_program(

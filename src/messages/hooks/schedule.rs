@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::own::is_own;
-use super::run::Ran;
+use super::run::RunResult;
 use super::{HookRecord, RecordState, failed_news, list};
 use crate::clock;
 use crate::config::limits;
@@ -115,29 +115,30 @@ impl Schedule {
     }
 
     /// Handles the end of a run, and renames or removes its record. `true`: scan the records again.
-    pub fn ended(&mut self, kind: &str, ran: Ran, clock: Instant) -> Result<bool> {
+    pub fn ended(&mut self, kind: &str, ran: RunResult, clock: Instant) -> Result<bool> {
         let asked = self.running.remove(kind);
         match (ran, asked) {
-            (Ran::Gone, _) | (Ran::Later(_), None) => {}
+            (RunResult::Gone, _) | (RunResult::Later(_), None) => {}
             // counted before its sync failed, or removed by a user: the records are read again
-            (Ran::Later(_), Some(record)) if is_missing(&record.path(&self.base)) => {
+            (RunResult::Later(_), Some(record)) if is_missing(&record.path(&self.base)) => {
                 return Ok(true);
             }
-            (Ran::Later(pause), Some(record)) => self.pause(record, clock + pause),
-            (Ran::Ended(record, end), _) => match plan::after_hook(record.runs().unwrap_or(0), end)
-            {
-                HookNext::Again(pause) => {
-                    log::info!(
-                        "hook runs again in {} hook={} id={}",
-                        clock::age(pause),
-                        record.kind,
-                        record.id()
-                    );
-                    self.pause(record, clock + pause);
+            (RunResult::Later(pause), Some(record)) => self.pause(record, clock + pause),
+            (RunResult::Ended(record, end), _) => {
+                match plan::after_hook(record.runs().unwrap_or(0), end) {
+                    HookNext::Again(pause) => {
+                        log::info!(
+                            "hook runs again in {} hook={} id={}",
+                            clock::age(pause),
+                            record.kind,
+                            record.id()
+                        );
+                        self.pause(record, clock + pause);
+                    }
+                    HookNext::Done => self.file_away(&record, None)?,
+                    HookNext::Failed => self.file_away(&record, Some(end))?,
                 }
-                HookNext::Done => self.file_away(&record, None)?,
-                HookNext::Failed => self.file_away(&record, Some(end))?,
-            },
+            }
         }
         Ok(self.more && !self.ready.contains_key(kind))
     }
@@ -275,11 +276,11 @@ mod tests {
             (s.next(now), s.next(now), s.next(now)),
             (Some(record(1, "a")), Some(record(3, "b")), None)
         );
-        s.ended("b", Ran::Gone, now).unwrap();
+        s.ended("b", RunResult::Gone, now).unwrap();
         assert_eq!((s.next(now), s.next(now)), (Some(record(4, "c")), None));
-        s.ended("c", Ran::Gone, now).unwrap();
+        s.ended("c", RunResult::Gone, now).unwrap();
         assert_eq!(s.next(now), None, "a is still running");
-        s.ended("a", Ran::Gone, now).unwrap();
+        s.ended("a", RunResult::Gone, now).unwrap();
         assert_eq!(s.next(now), Some(record(2, "a")));
     }
 
@@ -289,13 +290,13 @@ mod tests {
         let now = clock::monotonic();
         let first = s.next(now).unwrap();
         let ran = after_run(dir.path(), &first);
-        s.ended("a", Ran::Ended(ran.clone(), HookEnd::Exit(75)), now)
+        s.ended("a", RunResult::Ended(ran.clone(), HookEnd::Exit(75)), now)
             .unwrap();
         assert_eq!(
             (s.next(now), s.next(now), s.is_idle(now)),
             (Some(record(3, "b")), None, false)
         );
-        s.ended("b", Ran::Gone, now).unwrap();
+        s.ended("b", RunResult::Gone, now).unwrap();
         assert!(s.is_idle(now), "the second one may not overtake the first");
         std::fs::remove_file(record(3, "b").path(dir.path())).unwrap();
         // a scan in between changes nothing
@@ -306,7 +307,7 @@ mod tests {
         );
         let later = now + Duration::from_secs(5);
         assert_eq!(s.next(later), Some(ran.clone()));
-        s.ended("a", Ran::Ended(ran.clone(), HookEnd::Exit(3)), now)
+        s.ended("a", RunResult::Ended(ran.clone(), HookEnd::Exit(3)), now)
             .unwrap();
         assert_eq!(super::super::failed(dir.path()).unwrap(), [ran.message]);
         assert_eq!(s.next(later), Some(record(2, "a")));
@@ -317,7 +318,7 @@ mod tests {
         let (_dir, mut s) = schedule(&[record(1, "a"), record(2, "a")]);
         let now = clock::monotonic();
         s.next(now).unwrap();
-        s.ended("a", Ran::Later(Duration::from_secs(60)), now)
+        s.ended("a", RunResult::Later(Duration::from_secs(60)), now)
             .unwrap();
         assert_eq!(
             (s.next(now), s.next(now + Duration::from_secs(60))),
@@ -335,7 +336,7 @@ mod tests {
         // failed
         std::fs::remove_file(first.path(dir.path())).unwrap();
         let counted = after_run(dir.path(), &other);
-        let later = || Ran::Later(Duration::from_secs(60));
+        let later = || RunResult::Later(Duration::from_secs(60));
         assert!(s.ended("a", later(), now).unwrap() && s.ended("b", later(), now).unwrap());
         s.scan(clock::now(), now).unwrap();
         assert_eq!(
@@ -358,7 +359,7 @@ mod tests {
         let order = |s: &mut Schedule| {
             let next = std::iter::from_fn(|| {
                 let record = s.next(now)?;
-                s.ended("a", Ran::Gone, now).unwrap();
+                s.ended("a", RunResult::Gone, now).unwrap();
                 Some(record.order)
             });
             next.collect::<Vec<_>>()
@@ -381,9 +382,9 @@ mod tests {
         let now = clock::monotonic();
         let first = s.next(now).unwrap();
         std::fs::remove_dir_all(super::super::records_dir(dir.path())).unwrap();
-        s.ended("a", Ran::Ended(first.clone(), HookEnd::Exit(0)), now)
+        s.ended("a", RunResult::Ended(first.clone(), HookEnd::Exit(0)), now)
             .unwrap();
-        s.ended("a", Ran::Ended(first, HookEnd::Exit(1)), now)
+        s.ended("a", RunResult::Ended(first, HookEnd::Exit(1)), now)
             .unwrap();
         s.scan(clock::now(), now).unwrap();
 
@@ -394,8 +395,12 @@ mod tests {
                 .collect::<Vec<_>>(),
         );
         while let Some(next) = s.next(now) {
-            s.ended("mesync.changed", Ran::Ended(next, HookEnd::Exit(1)), now)
-                .unwrap();
+            s.ended(
+                "mesync.changed",
+                RunResult::Ended(next, HookEnd::Exit(1)),
+                now,
+            )
+            .unwrap();
         }
         assert_eq!(
             super::super::failed(dir.path()).unwrap().len(),

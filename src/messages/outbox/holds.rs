@@ -11,7 +11,7 @@ use crate::backoff::Backoff;
 
 /// The longest time between two probes.
 const MAX_HOLD: Duration = Duration::from_secs(60);
-/// Targets that [`Holds::words`] names.
+/// Targets that [`TargetHolds::words`] names.
 const NAMED_TARGETS: usize = 3;
 
 /// The target host of a message, shared by all messages for it. `None`: a broadcast.
@@ -19,7 +19,7 @@ pub type Target = Option<Arc<str>>;
 
 /// The held targets, at most as many as the messages in the outbox have.
 #[derive(Default)]
-pub struct Holds(HashMap<Target, TargetHold>);
+pub struct TargetHolds(HashMap<Target, TargetHold>);
 
 struct TargetHold {
     until: Instant,
@@ -30,12 +30,12 @@ struct TargetHold {
 
 /// Selects the messages of one request.
 pub struct Probes<'a> {
-    holds: &'a Holds,
+    holds: &'a TargetHolds,
     now: Instant,
     probed: HashSet<Target>,
 }
 
-impl Holds {
+impl TargetHolds {
     /// The hub has no room for a message to this target. `random`: for the backoff.
     pub fn add(&mut self, now: Instant, target: Target, why: String, random: u64) {
         let hold = self.0.entry(target).or_insert_with_key(|target| {
@@ -122,10 +122,10 @@ mod tests {
 
     #[test]
     fn a_full_target_is_tried_with_one_message_at_growing_intervals() {
-        let (start, mut holds) = (crate::clock::monotonic(), Holds::default());
+        let (start, mut holds) = (crate::clock::monotonic(), TargetHolds::default());
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         let target = |name: &str| Some(Arc::from(name));
-        let sends = |holds: &Holds, now: u64, names: &[&str]| {
+        let sends = |holds: &TargetHolds, now: u64, names: &[&str]| {
             let mut probes = holds.probes(at(now));
             let sent: Vec<bool> = names.iter().map(|n| probes.may_send(&target(n))).collect();
             (sent, probes.end())

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use uuid::Uuid;
 
-use super::plan::{self, Destination, FileContent, Found, OutboxStep};
+use super::plan::{self, CheckedFile, Destination, FileContent, OutboxStep};
 use super::{Queue, file_name, is_hidden, parse_file_name};
 use crate::clock;
 use crate::config::limits;
@@ -28,7 +28,7 @@ use crate::error::{Error, Result};
 use crate::steady;
 use crate::wire::{self, PostResult, Priority};
 use filing::read;
-use holds::{Holds, Target};
+use holds::{Target, TargetHolds};
 
 /// A directory's mtime older than this shows every later change: FAT counts in two seconds, others in milliseconds.
 const MTIME_GRANULARITY: Duration = Duration::from_secs(3);
@@ -82,7 +82,7 @@ pub struct Outbox {
     /// Targets of messages, each once.
     targets: HashSet<Arc<str>>,
     /// Targets for which the hub has no room at the moment.
-    holds: Holds,
+    holds: TargetHolds,
     batch_bytes: usize,
     batch_messages: usize,
     /// Files that cannot be read or moved, and why: each is logged once, and named by `mesync status`.
@@ -112,7 +112,7 @@ impl Outbox {
             known: HashMap::new(),
             young: HashMap::new(),
             targets: HashSet::new(),
-            holds: Holds::default(),
+            holds: TargetHolds::default(),
             batch_bytes: limits::BATCH_BYTES,
             batch_messages: wire::MAX_BATCH,
             complained: BTreeMap::new(),
@@ -250,7 +250,7 @@ impl Outbox {
                 FileContent::Message(m) => (m.priority, self.target(m.target.as_deref())),
                 _ => (Priority::Normal, None),
             };
-            let found = Found {
+            let found = CheckedFile {
                 name: name.to_str(),
                 age: now.duration_since(written).ok(),
                 arrived,

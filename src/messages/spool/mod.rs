@@ -359,7 +359,7 @@ fn remove(path: &Path) -> io::Result<()> {
 
 /// The result of [`flush`].
 #[derive(Debug, Default)]
-pub struct Flushed {
+pub struct FlushCounts {
     pub removed: u64,
     /// Why some files could not be removed.
     pub kept: Vec<Error>,
@@ -367,13 +367,13 @@ pub struct Flushed {
 
 /// Removes all messages of a queue, and the reasons beside failed ones. Records in `state/` stay: received messages do
 /// not return, and their hooks still run. Refused for the outbox.
-pub fn flush(base: &Path, queue: Queue, now: SystemTime) -> Result<Flushed> {
+pub fn flush(base: &Path, queue: Queue, now: SystemTime) -> Result<FlushCounts> {
     if queue == Queue::Outbox {
         return Err(Error::new(Kind::Usage, "will not flush the outbox: the hub does not have its messages yet, so they would be lost")
             .hint("remove single files there by hand"));
     }
     let dir = queue.dir(base);
-    let mut flushed = Flushed::default();
+    let mut flushed = FlushCounts::default();
     for name in names(base, queue)? {
         let path = dir.join(&name);
         let removed = if queue == Queue::Failed {

@@ -259,7 +259,7 @@ fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
 /// The response to an upload, a commit or a restore: the record, and for a rename also the tombstone of the old
 /// name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Made {
+pub struct ChangedRecord {
     #[serde(flatten)]
     pub record: Record,
     #[serde(default, skip_serializing_if = "Option::is_none")]

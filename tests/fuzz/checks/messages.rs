@@ -77,7 +77,7 @@ fn one_message(text: &[u8]) {
     // the way of a file through the outbox: it gets a name, and with it what it lacks
     let (fresh, written, now) = (Uuid::from_u128(7), EPOCH, EPOCH + Duration::from_secs(NOW));
     let content = plan::FileContent::Message(message.clone());
-    let found = plan::Found {
+    let found = plan::CheckedFile {
         name: Some("x.json"),
         age: None,
         arrived: true,

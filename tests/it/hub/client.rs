@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::io::Read;
 
-use mesync::internals::client::{ByteSource, ChangeHeaders, HubClient, Told, UploadOutcome};
+use mesync::internals::client::{ByteSource, ChangeHeaders, ErrorDetail, HubClient, UploadOutcome};
 use mesync::internals::config::Settings;
 use mesync::internals::credentials::Access;
 use mesync::internals::wire::files::{
@@ -87,7 +87,7 @@ fn nobody(_: u64) {}
 /// The current record, after a 412.
 fn current(failure: mesync::internals::client::Failure) -> Option<u64> {
     match (failure.status, failure.told) {
-        (412, Told::Current(record)) => record.map(|r| r.rev),
+        (412, ErrorDetail::Current(record)) => record.map(|r| r.rev),
         other => panic!("no 412: {other:?}"),
     }
 }
@@ -128,7 +128,7 @@ fn changes_have_conditions_keys_and_chunks() {
     {
         mesync::internals::client::Failure {
             status: 409,
-            told: Told::Missing(missing),
+            told: ErrorDetail::Missing(missing),
             ..
         } => assert_eq!(missing, [Hash::of(b"two")]),
         other => panic!("{other:?}"),

@@ -11,14 +11,14 @@ use super::root::split;
 const MAX_STAGED: usize = 64;
 
 /// A temporary name in the open directory of its final name.
-pub struct Spot {
+pub struct TemporaryName {
     pub parent: OwnedFd,
     /// The whole name, relative to the root.
     pub temp: String,
     pub _open: Option<KeepOpen>,
 }
 
-impl Spot {
+impl TemporaryName {
     pub fn name(&self) -> &str {
         split(&self.temp).1
     }
@@ -27,9 +27,9 @@ impl Spot {
 /// The open directories of staged names: a directory that was moved meanwhile has another name, or none below the
 /// root.
 #[derive(Debug, Default, Clone)]
-pub struct Beside(Arc<Mutex<HashMap<String, OwnedFd>>>);
+pub struct TemporaryDirs(Arc<Mutex<HashMap<String, OwnedFd>>>);
 
-impl Beside {
+impl TemporaryDirs {
     pub fn put(&self, temp: &str, parent: &OwnedFd) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let (true, Ok(parent)) = (all.len() < MAX_STAGED, parent.try_clone()) {
