@@ -38,7 +38,11 @@ impl World {
         for (key, path) in copy.gone {
             self.gone.entry(key).or_default().insert((i, path));
         }
-        self.arrives_again(copy.client.unsent());
+        // the other machine may send it under the name of a conflict copy, also if it is one already
+        for (path, content) in copy.client.unsent() {
+            self.again.insert((stem(&path), content));
+            self.again.insert((path, content));
+        }
         // two machines send the same change, and what one of them changes before that meets it
         for (path, node) in copy.client.tree() {
             if copy.client.rows(path).base.entry != Some(node.entry()) {
@@ -109,23 +113,13 @@ impl World {
             let before: Vec<_> = paths.iter().filter_map(of_user).collect();
             paths.extend(before);
         }
-        self.arrives_again(self.hub.clone().live());
+        self.again.extend(self.hub.live());
         let host = format!("c{i}");
-        let sent = self.flight.clone().into_iter();
-        self.arrives_again(
-            sent.filter(|(_, from, _)| *from == host)
-                .filter_map(|(change, ..)| {
-                    Some((change.path, Node::content_of(&change.entry?.hash)))
-                }),
-        );
-    }
-
-    /// Files that another machine may still send: each under its name or that of a conflict copy,
-    /// also if it is one already.
-    fn arrives_again(&mut self, files: impl Iterator<Item = (String, u64)>) {
-        for (path, content) in files {
-            self.again.insert((stem(&path), content));
-            self.again.insert((path, content));
+        for (change, from, _) in &self.flight {
+            if let Some(entry) = change.entry.filter(|_| *from == host) {
+                let late = (change.path.clone(), Node::content_of(&entry.hash));
+                self.again.insert(late);
+            }
         }
     }
 }
