@@ -18,12 +18,6 @@ pub const MIN_CHUNK_BYTES: u64 = 256 * 1024;
 pub const AVERAGE_CHUNK_BYTES: u64 = 1024 * 1024;
 pub const MAX_CHUNK_BYTES: u64 = 8 * 1024 * 1024;
 
-/// A cut is where this many of the upper bits are zero: before the average more are required, after
-/// it fewer (section 3.3, level 2).
-const BITS: u32 = AVERAGE_CHUNK_BYTES.ilog2();
-const HARD: u32 = BITS + 2;
-const EASY: u32 = BITS - 2;
-
 /// One random number for each byte value. A change here would cut every file elsewhere.
 const GEAR: [u64; 256] = gear();
 
@@ -41,31 +35,46 @@ const fn gear() -> [u64; 256] {
     table
 }
 
-/// Finds the end of one chunk after another.
+/// The size of a piece of a chunk, likewise. Two machines that cut pieces otherwise find no equal ones, and send whole chunks.
+pub const MIN_PIECE_BYTES: u64 = 4 * 1024;
+pub const AVERAGE_PIECE_BYTES: u64 = 16 * 1024;
+pub const MAX_PIECE_BYTES: u64 = 64 * 1024;
+
+type ChunkCutter = Cutter<MIN_CHUNK_BYTES, AVERAGE_CHUNK_BYTES, MAX_CHUNK_BYTES>;
+type PieceCutter = Cutter<MIN_PIECE_BYTES, AVERAGE_PIECE_BYTES, MAX_PIECE_BYTES>;
+
+/// Finds the end of one chunk, or piece, after another.
 #[derive(Debug, Default)]
-struct Cutter {
+struct Cutter<const MIN_BYTES: u64, const AVERAGE_BYTES: u64, const MAX_BYTES: u64> {
     /// The length so far of the current chunk.
     length: u64,
     hash: u64,
 }
 
-impl Cutter {
+impl<const MIN_BYTES: u64, const AVERAGE_BYTES: u64, const MAX_BYTES: u64>
+    Cutter<MIN_BYTES, AVERAGE_BYTES, MAX_BYTES>
+{
+    /// A cut is where this many of the upper bits are zero: before the average more are required, after
+    /// it fewer (section 3.3, level 2).
+    const HARD: u32 = AVERAGE_BYTES.ilog2() + 2;
+    const EASY: u32 = AVERAGE_BYTES.ilog2() - 2;
+
     /// How many of these bytes belong to the current chunk, if it ends among them; `None`: all, and
     /// it continues.
     fn cut(&mut self, bytes: &[u8]) -> Option<usize> {
-        let skipped = MIN_CHUNK_BYTES
+        let skipped = MIN_BYTES
             .saturating_sub(self.length)
             .min(bytes.len() as u64) as usize;
         self.length += skipped as u64;
         for (i, byte) in bytes.iter().enumerate().skip(skipped) {
             self.hash = (self.hash << 1).wrapping_add(GEAR[*byte as usize]);
             self.length += 1;
-            let bits = if self.length < AVERAGE_CHUNK_BYTES {
-                HARD
+            let bits = if self.length < AVERAGE_BYTES {
+                Self::HARD
             } else {
-                EASY
+                Self::EASY
             };
-            if self.hash >> (u64::BITS - bits) == 0 || self.length == MAX_CHUNK_BYTES {
+            if self.hash >> (u64::BITS - bits) == 0 || self.length == MAX_BYTES {
                 *self = Cutter::default();
                 return Some(i + 1);
             }
@@ -110,7 +119,7 @@ pub fn filled(chunks: &[Chunk]) -> u64 {
 /// whole file.
 #[derive(Debug, Default)]
 pub struct Splitter {
-    cutter: Cutter,
+    cutter: ChunkCutter,
     chunk: Sha256,
     length: u64,
     whole: Sha256,
@@ -166,6 +175,41 @@ impl Splitter {
             size,
         };
         (size > 0).then(|| self.chunks.push(chunk)).map(|()| chunk)
+    }
+}
+
+/// Cuts a chunk, or a part of a file, into pieces, and hashes each.
+#[derive(Debug, Default)]
+pub struct PieceSplitter {
+    cutter: PieceCutter,
+    hash: Sha256,
+    length: u64,
+}
+
+impl PieceSplitter {
+    /// Takes the next bytes; adds the pieces that end among them.
+    pub fn feed(&mut self, mut bytes: &[u8], pieces: &mut Vec<Chunk>) {
+        while !bytes.is_empty() {
+            let end = self.cutter.cut(bytes);
+            let (piece, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
+            bytes = rest;
+            self.hash.update(piece);
+            self.length += piece.len() as u64;
+            if end.is_some() {
+                pieces.extend(self.close());
+            }
+        }
+    }
+
+    /// The last piece.
+    pub fn finish(mut self) -> Option<Chunk> {
+        self.close()
+    }
+
+    fn close(&mut self) -> Option<Chunk> {
+        let size = std::mem::take(&mut self.length);
+        let sha256 = Hash(self.hash.finalize_reset().into());
+        (size > 0).then_some(Chunk { sha256, size })
     }
 }
 
@@ -269,6 +313,40 @@ pub(crate) mod tests {
                 .collect::<Vec<_>>(),
             [975_174, 1_101_702, 1_060_307]
         );
+    }
+
+    fn pieces(bytes: &[u8], fed: usize) -> Vec<Chunk> {
+        let (mut splitter, mut pieces) = (PieceSplitter::default(), Vec::new());
+        bytes
+            .chunks(fed)
+            .for_each(|bytes| splitter.feed(bytes, &mut pieces));
+        pieces.extend(splitter.finish());
+        pieces
+    }
+
+    #[test]
+    fn pieces_are_cut_like_chunks_and_a_change_costs_few_of_them() {
+        let bytes = noise(2, 1 << 20);
+        let all = pieces(&bytes, 65_536);
+        assert_eq!(all, pieces(&bytes, 4097));
+        assert!(pieces(b"", 1).is_empty());
+        let mut at = 0;
+        for (i, piece) in all.iter().enumerate() {
+            let end = at + piece.size as usize;
+            assert_eq!(piece.sha256, Hash::of(&bytes[at..end]));
+            assert!(piece.size <= MAX_PIECE_BYTES, "{piece:?}");
+            assert!(piece.size > MIN_PIECE_BYTES || i + 1 == all.len());
+            at = end;
+        }
+        assert_eq!(at, bytes.len());
+        // written out, because both ends of a connection and all versions should agree
+        let sizes: Vec<u64> = all.iter().map(|piece| piece.size).take(3).collect();
+        assert_eq!(sizes, [17_180, 5_165, 22_913]);
+        let mut changed = bytes.clone();
+        changed.splice(500_000..500_001, noise(3, 100));
+        let new = pieces(&changed, 65_536);
+        let new = new.iter().filter(|piece| !all.contains(piece)).count();
+        assert!((1..=3).contains(&new), "{new} new pieces");
     }
 
     #[test]

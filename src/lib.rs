@@ -52,10 +52,11 @@
 //!
 //! **Single files** ([`transfer`], over [`client`]; `mesync upload` and its like): a short file is one request, many very short
 //! ones share one, a long one is sent by chunks and a commit that names them all. Chunks that the hub has are not sent, which is
-//! also how an interrupted transfer resumes. Every change names the revision that it replaces. A download gets its name only when
-//! it is whole, verified and synced; until then it is a hidden file beside it, from which the same download resumes. `s3em`, the
-//! server of `s3ec`, has neither chunks nor revisions and gets whole files. [`credentials`] chooses server and key; [`login`] is
-//! the file that `s3ec` reads too.
+//! also how an interrupted transfer resumes. Of a changed chunk only the changed pieces are sent and fetched
+//! ([`transfer`], `parts`). Every change names the revision that it replaces. A download gets its name only when it is whole,
+//! verified and synced; until then it is a hidden file beside it, from which the same download resumes. `s3em`, the server of
+//! `s3ec`, has neither chunks nor revisions and gets whole files. [`credentials`] chooses server and key; [`login`] is the file
+//! that `s3ec` reads too.
 //!
 //! **Synced directories** ([`files`]; `mesync daemon`, `start`, `sync`). For each one:
 //!

@@ -398,7 +398,7 @@ pub(super) fn tag(at: Revision) -> String {
     }
 }
 
-fn to_json(value: &impl serde::Serialize) -> Body<'static> {
+pub(super) fn to_json(value: &impl serde::Serialize) -> Body<'static> {
     Body::Json(serde_json::to_vec(value).expect("plain data is JSON"))
 }
 

@@ -12,6 +12,7 @@ mod files;
 mod header;
 mod join;
 mod messages;
+mod parts;
 mod proxy;
 mod token;
 mod transfers;

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::parts::{PartSender, ReplacedRevision};
 use super::source_file::SourceFile;
 use super::{Transfer, TransferStep};
 use crate::chunking::Content;
@@ -15,22 +16,32 @@ const MAX_LOSSES: u32 = 8;
 
 impl Transfer<'_> {
     /// Sends the chunks of a long file that the hub does not have; returns the list of all, for a commit.
-    pub fn send_chunks(&self, local: &SourceFile) -> Called<Content> {
-        let mut sender = ChunkSender::new(self);
+    pub fn send_chunks(
+        &self,
+        local: &SourceFile,
+        replaced: Option<ReplacedRevision>,
+    ) -> Called<Content> {
+        let mut sender = ChunkSender::new(self, replaced);
         let content = local.split(|chunk, at| sender.add(chunk, at, local))?;
         sender.rest(&content, local)?;
         Ok(content)
     }
 
     /// [`Transfer::send_chunks`] of a file whose chunks are known: it reads those that are sent, and checks them.
-    pub fn send_known_chunks(&self, content: &Content, local: &SourceFile) -> Called<()> {
-        ChunkSender::new(self).rest(content, local)
+    pub fn send_known_chunks(
+        &self,
+        content: &Content,
+        local: &SourceFile,
+        replaced: Option<ReplacedRevision>,
+    ) -> Called<()> {
+        ChunkSender::new(self, replaced).rest(content, local)
     }
 }
 
 /// Sends the chunks of one file that the hub does not have.
 pub struct ChunkSender<'t, 'a> {
     transfer: &'t Transfer<'a>,
+    parts: PartSender<'t, 'a>,
     /// Chunks not queried yet, with their offsets.
     waiting: Vec<(Chunk, u64)>,
     /// All chunks up to this offset were queried.
@@ -41,9 +52,14 @@ pub struct ChunkSender<'t, 'a> {
 }
 
 impl<'t, 'a> ChunkSender<'t, 'a> {
-    pub fn new(transfer: &'t Transfer<'a>) -> ChunkSender<'t, 'a> {
+    /// `replaced`: the revision that the file replaces on the hub, if any.
+    pub fn new(
+        transfer: &'t Transfer<'a>,
+        replaced: Option<ReplacedRevision>,
+    ) -> ChunkSender<'t, 'a> {
         ChunkSender {
             transfer,
+            parts: PartSender::new(transfer, replaced),
             waiting: Vec::new(),
             asked: 0,
             there: HashSet::new(),
@@ -77,8 +93,15 @@ impl<'t, 'a> ChunkSender<'t, 'a> {
                 .into_iter()
                 .collect()
         };
-        for (chunk, at) in group {
+        for (number, (chunk, at)) in group.iter().copied().enumerate() {
             if missing.contains(&chunk.sha256) && self.there.insert(chunk.sha256) {
+                let run = (group[number..].iter())
+                    .take_while(|(chunk, _)| missing.contains(&chunk.sha256))
+                    .count();
+                self.asked = self.asked.max(at + chunk.size);
+                if self.parts.send(chunk, at, run, local)? {
+                    continue;
+                }
                 let source = ByteSource::Part {
                     file: &local.file,
                     at,
@@ -89,6 +112,7 @@ impl<'t, 'a> ChunkSender<'t, 'a> {
                     .persist(|passed| self.transfer.hub.put_chunk(chunk.sha256, source, passed))?;
             } else {
                 self.there.insert(chunk.sha256);
+                self.parts.pass(chunk, at);
                 (self.transfer.watch)(TransferStep::Spared(chunk.size));
             }
             self.asked = self.asked.max(at + chunk.size);

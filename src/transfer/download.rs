@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::partial::{OldFile, Partial, damaged};
+use super::parts::FetchedParts;
 use super::source_file::SourceFile;
 use super::{COPY_BUFFER_BYTES, Patience, Transfer, TransferStep};
 use crate::chunking::{self, zero_chunk};
@@ -294,6 +295,7 @@ impl Transfer<'_> {
         } else {
             None
         };
+        let mut takes_parts = true;
         while partial.at < record.size {
             if let Some(old) = &old
                 && partial.is_between_chunks()
@@ -307,6 +309,18 @@ impl Transfer<'_> {
                 continue;
             }
             let end = partial.run_end(old.as_ref());
+            if let Some(old) = old.as_ref().filter(|_| takes_parts)
+                && partial.is_between_chunks()
+            {
+                match self.fetch_parts(record, partial, old, end) {
+                    FetchedParts::Written => continue,
+                    FetchedParts::Unsuitable => {}
+                    FetchedParts::Failed => {
+                        takes_parts = false;
+                        partial.cut_off()?;
+                    }
+                }
+            }
             let mut at = partial.at;
             if let Refill::Other =
                 self.fetch(record, &mut at, end, &mut |bytes| partial.write(bytes))?

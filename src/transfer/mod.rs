@@ -9,10 +9,13 @@ mod chunk_sender;
 pub mod download;
 pub mod find;
 mod partial;
+mod parts;
 mod small;
 pub mod source_file;
 pub mod upload;
 pub mod walk;
+
+pub use parts::ReplacedRevision;
 
 use std::cell::Cell;
 use std::time::Duration;

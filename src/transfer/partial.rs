@@ -2,9 +2,9 @@
 //!
 //! It downloads nothing: it verifies the bytes that it is given, chunk by chunk.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, FileTimes, OpenOptions, Permissions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -27,6 +27,15 @@ const HOLE_BLOCK_BYTES: u64 = 4096;
 pub(super) struct OldFile {
     local: SourceFile,
     places: HashMap<Hash, u64>,
+    /// The same in order.
+    chunks: BTreeMap<u64, Chunk>,
+}
+
+/// A state of a [`Partial`] between two chunks.
+pub(super) struct Mark {
+    next: usize,
+    at: u64,
+    whole: Sha256,
 }
 
 impl OldFile {
@@ -34,14 +43,53 @@ impl OldFile {
         if local.size <= SINGLE {
             return None;
         }
-        let mut places = HashMap::new();
+        let (mut places, mut chunks) = (HashMap::new(), BTreeMap::new());
         let content = local.split(|chunk, at| {
             places.insert(chunk.sha256, at);
+            chunks.insert(at, chunk);
             Ok(())
         });
         let last = content.ok()?.chunks.last().copied()?;
         places.insert(last.sha256, local.size - last.size);
-        Some(OldFile { local, places })
+        chunks.insert(local.size - last.size, last);
+        Some(OldFile {
+            local,
+            places,
+            chunks,
+        })
+    }
+
+    /// Chunks that those that are to be written next probably replace: those after the last one that both files have.
+    pub(super) fn replaced(&self, partial: &Partial, most: usize) -> Vec<Hash> {
+        let same = (partial.chunks[..partial.next].iter().rev())
+            .find_map(|chunk| Some(self.places.get(&chunk.sha256)? + chunk.size));
+        let after = self.chunks.range(same.unwrap_or(0)..);
+        after.take(most).map(|(_, chunk)| chunk.sha256).collect()
+    }
+
+    /// The bytes of one of its chunks from `at` on. The caller verifies them.
+    pub(super) fn reader(&self, chunk: Hash, at: u64) -> Result<impl Read> {
+        let place = self
+            .places
+            .get(&chunk)
+            .ok_or_else(|| Error::new(Kind::Damaged, format!("there is no chunk {chunk} in it")))?;
+        Ok(PlaceReader {
+            file: &self.local.file,
+            at: place + at,
+        })
+    }
+}
+
+struct PlaceReader<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl Read for PlaceReader<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read_at(into, self.at)?;
+        self.at += n as u64;
+        Ok(n)
     }
 }
 
@@ -201,7 +249,7 @@ impl Partial {
     }
 
     /// Truncates invalid bytes: only a hole may follow the valid ones.
-    fn cut_off(&self) -> Called<()> {
+    pub(super) fn cut_off(&self) -> Called<()> {
         self.file
             .set_len(self.at)
             .map_err(|e| self.failed(&e).into())
@@ -297,6 +345,33 @@ impl Partial {
             end += chunk.size;
         }
         end
+    }
+
+    /// Where the last chunk ends that is among the next `bytes`.
+    pub(super) fn chunks_up_to(&self, bytes: u64) -> u64 {
+        let mut end = self.at;
+        for chunk in &self.chunks[self.next..] {
+            if end + chunk.size > self.at + bytes {
+                break;
+            }
+            end += chunk.size;
+        }
+        end
+    }
+
+    /// The state between two chunks.
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            next: self.next,
+            at: self.at,
+            whole: self.whole.clone(),
+        }
+    }
+
+    /// Returns to an earlier state; the caller cuts off what was written since.
+    pub(super) fn reset(&mut self, mark: Mark) {
+        (self.next, self.at, self.whole) = (mark.next, mark.at, mark.whole);
+        (self.begun, self.chunk) = (0, Sha256::new());
     }
 
     /// Writes the next bytes. Bytes of a chunk that turns out to be wrong are discarded.

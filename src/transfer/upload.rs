@@ -11,6 +11,7 @@ use std::io::Read;
 use uuid::Uuid;
 
 use super::chunk_sender::ChunkSender;
+use super::parts::ReplacedRevision;
 use super::small::{About, Small};
 use super::source_file::SourceFile;
 use super::walk::WalkEntry;
@@ -57,6 +58,15 @@ impl From<&Record> for HubVersion {
             mode: r.mode,
             mtime: r.mtime.clone(),
             wanted: r.wanted,
+        }
+    }
+}
+
+impl HubVersion {
+    fn replaced(&self) -> ReplacedRevision {
+        ReplacedRevision {
+            id: self.id,
+            at: self.rev,
         }
     }
 }
@@ -161,7 +171,8 @@ impl<'t, 'a> Upload<'t, 'a> {
     /// Uploads a file that is not small.
     fn file(&self, local: &SourceFile, name: &Name) -> Called<Uploaded> {
         let in_chunks = self.transfer.ours && local.size > SINGLE;
-        let mut sender = ChunkSender::new(self.transfer);
+        let replaced = self.known.get(&name.full()).map(HubVersion::replaced);
+        let mut sender = ChunkSender::new(self.transfer, replaced);
         let content = local.split(|chunk, at| {
             if in_chunks {
                 sender.add(chunk, at, local)
@@ -323,7 +334,7 @@ impl<'t, 'a> Upload<'t, 'a> {
         let (mut splitter, mut buffer) = (Splitter::default(), vec![0; COPY_BUFFER_BYTES]);
         // the unsent bytes: all of a short file, otherwise at most one chunk
         let mut pending: Vec<u8> = Vec::with_capacity(SINGLE as usize + 2 * COPY_BUFFER_BYTES);
-        let mut sender = ChunkSender::new(self.transfer);
+        let mut sender = ChunkSender::new(self.transfer, None);
         let mut ended = Vec::new();
         loop {
             let n = from.read(&mut buffer).map_err(|e| Error {

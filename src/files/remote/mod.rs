@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::client::{self, ChangeHeaders, ErrorDetail, Failure, HubClient, Stored};
 use crate::error::{Error, Kind};
-use crate::transfer::{Transfer, TransferStep};
+use crate::transfer::{ReplacedRevision, Transfer, TransferStep};
 use crate::wire::files::{self, Chunk, Commit, Extra, Hash, Name, PAGE, Record, SINGLE};
 use crate::wire::revision::{Condition, Revision};
 
@@ -197,6 +197,18 @@ impl Remote {
             })
         });
         from.transpose()
+    }
+
+    /// The long file that a change replaces on the hub.
+    fn replaced(&self, change: &HubChange) -> Called<Option<ReplacedRevision>> {
+        let at = change.from.as_ref().map_or(&change.path, |from| &from.path);
+        let row = self.state.rows(at)?.remote;
+        let is_long = (row.entry.as_ref())
+            .is_some_and(|there| there.kind == files::EntryKind::File && there.size > SINGLE);
+        Ok(is_long.then(|| ReplacedRevision {
+            id: row.id,
+            at: row.at(),
+        }))
     }
 
     /// The chunks of a content that the hub has under a known name; `None`: there is no such name.

@@ -317,9 +317,12 @@ impl Remote {
             let local =
                 source_file::SourceFile::of(file, change.path.clone()).map_err(Fault::Later)?;
             let known = self.tree.take_content(&shown.stamp);
+            let replaced = self.replaced(change)?;
             let sent = moving(&self.hub, &step, |mover| match known {
-                Some(content) => mover.send_known_chunks(&content, &local).map(|()| content),
-                None => mover.send_chunks(&local),
+                Some(content) => mover
+                    .send_known_chunks(&content, &local, replaced)
+                    .map(|()| content),
+                None => mover.send_chunks(&local, replaced),
             });
             let content = match sent {
                 Err(failure) if failure.status == 0 && failure.error.kind == Kind::Busy => {

@@ -125,7 +125,9 @@ impl Remote {
             return self.give_chunk(path, entry.hash, source);
         }
         let step = |step: TransferStep<'_>| self.traffic.up(step);
-        self.called(moving(&self.hub, &step, |mover| mover.send_chunks(&local)))?;
+        self.called(moving(&self.hub, &step, |mover| {
+            mover.send_chunks(&local, None)
+        }))?;
         log::info!("sent {path:?} to the hub, which had lost a part of it");
         Ok(())
     }

@@ -9,6 +9,7 @@ pub mod answer;
 pub mod head;
 pub mod lines;
 pub mod multipart;
+mod parts;
 
 mod backup;
 mod batch;
@@ -116,6 +117,8 @@ impl Files {
             Route::CommitFile => self.commit(request, answer),
             Route::MissingChunks => self.missing(request, answer),
             Route::PutChunk => self.put_chunk(request, answer),
+            Route::FilePieces => self.pieces(request, answer),
+            Route::FileParts => self.parts(request, answer),
             Route::BatchFiles => self.batch(request, answer),
             Route::FetchFiles => self.fetch(request, answer),
             Route::DeleteFile => self.delete(&request, answer),

@@ -14,7 +14,7 @@ use crate::hub::messages::SendReply;
 use crate::hub::store::Store;
 use crate::hub::store::files::{Intake, ReceivedBody};
 use crate::hub::store::ops::files::{Author, FileOp, Put};
-use crate::wire::files::{Chunk, EntryKind, Hash, Metadata, Name, SINGLE};
+use crate::wire::files::{Chunk, EntryKind, Hash, Metadata, Name, PARTS_TYPE, SINGLE};
 use crate::wire::revision::Condition;
 
 /// Bytes of one read.
@@ -117,14 +117,18 @@ impl Files {
             Err(why) => return answer(Reply::error(400, why)),
         };
         self.with_body(request, answer, move |this, request, body, answer| {
-            let reply = this.take_chunk(hash, request, body);
+            let (reply, size) = if is_parts(request) {
+                this.take_parts(hash, request, body)
+            } else {
+                (this.take_chunk(hash, request, body), request.length)
+            };
             if let Some(holder) = request.caller.limited_reader().and(request.caller.host())
                 && reply.status == 204
             {
                 this.proofs.note(holder, hash);
             }
             if reply.status == 204 && this.store.is_wanted(hash) {
-                this.mend(hash, request, reply, answer)
+                this.mend(hash, size, request, reply, answer)
             } else {
                 answer(reply)
             }
@@ -132,8 +136,8 @@ impl Files {
     }
 
     /// Moves a staged chunk to the place of a lost one before it is acknowledged.
-    fn mend(&self, hash: Hash, request: &Request, reply: Reply, answer: SendReply) {
-        match self.store.mend_op(hash, request.length) {
+    fn mend(&self, hash: Hash, size: u64, request: &Request, reply: Reply, answer: SendReply) {
+        match self.store.mend_op(hash, size) {
             Ok(Some(op)) => self.change(op, HeldMemory::Nothing, request, answer, |outcome| {
                 answer::mended(outcome, reply)
             }),
@@ -153,7 +157,7 @@ impl Files {
             return Reply::disk_full();
         }
         // tells whether the connection or the disk failed
-        let mut body = Watched { body, failed: None };
+        let mut body = Watched::new(body);
         match self.store.stage_chunk(hash, &mut body, request.length) {
             Ok(true) => Reply::empty(204),
             Ok(false) => Reply::error(
@@ -165,9 +169,23 @@ impl Files {
     }
 }
 
-struct Watched<'a> {
+/// Whether the body is a chunk as parts.
+fn is_parts(request: &Request) -> bool {
+    request
+        .header("content-type")
+        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case(PARTS_TYPE))
+}
+
+/// A body that remembers why it could not be read.
+pub(super) struct Watched<'a> {
     body: &'a mut dyn Read,
-    failed: Option<Reply>,
+    pub(super) failed: Option<Reply>,
+}
+
+impl Watched<'_> {
+    pub(super) fn new(body: &mut dyn Read) -> Watched<'_> {
+        Watched { body, failed: None }
+    }
 }
 
 impl Read for Watched<'_> {

@@ -5,6 +5,7 @@
 
 mod batch;
 mod compact;
+mod parts;
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,6 +18,10 @@ use crate::relpath;
 
 pub use batch::{BatchAnswer, BatchItem, BatchResult};
 pub use compact::COMPACT_ROWS;
+pub use parts::{
+    AskedParts, AskedPieces, ChunkPart, ChunkPieces, FoundPieces, MAX_BASES, MAX_LIST_BYTES,
+    MAX_PARTS_BYTES, PARTS_TYPE, PartList,
+};
 
 /// A body up to this long is one chunk, and may be sent in one request; longer ones are cut
 /// ([`crate::chunking`]).
@@ -267,7 +272,7 @@ pub struct ChangedRecord {
 }
 
 /// One piece of a file's content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Chunk {
     pub sha256: Hash,
     pub size: u64,

@@ -16,6 +16,7 @@ mod metrics;
 mod network;
 #[cfg(feature = "tls")]
 mod older;
+mod parts;
 mod protocol_page;
 mod rights;
 mod scopes;

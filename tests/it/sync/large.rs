@@ -119,3 +119,43 @@ fn a_change_in_the_middle_of_a_large_file_moves_little() {
     }
     pair.settle();
 }
+
+#[test]
+fn a_change_in_a_long_file_moves_what_has_changed() {
+    let pair = Pair::new(true);
+    let (a, b, hub) = (&pair.alpha, &pair.beta, &pair.hub);
+    let mut content = noise(5, 24_000_000);
+    a.put("long", &content);
+    wait_for("the file arrives", &hub.world, || {
+        b.read("long").as_ref() == Some(&content)
+    });
+    pair.settle();
+    let answers = |route: &str| -> u64 {
+        let metrics = hub.get("/metrics").is(200, "");
+        let metrics = String::from_utf8(metrics.body).unwrap();
+        let counted = metrics.lines().filter(|line| line.contains(route));
+        let number = |line: &str| line.rsplit(' ').next()?.parse::<u64>().ok();
+        counted.filter_map(number).sum()
+    };
+    assert_eq!(answers("route=\"file_parts\""), 0);
+    for (at, removed, new) in [
+        (12_000_000, 1_000_000, noise(6, 1_000_000)),
+        (0, 0, b"x".to_vec()),
+        (23_999_990, 3, noise(7, 500)),
+        (6_000_000, 40_000, Vec::new()),
+    ] {
+        let before = ["file_pieces", "put_chunk", "file_parts"]
+            .map(|route| answers(&format!("route=\"{route}\",status=\"20")));
+        content.splice(at..at + removed, new);
+        a.save("long", &content);
+        wait_for("the change arrives", &hub.world, || {
+            b.read("long").as_ref() == Some(&content)
+        });
+        let after = ["file_pieces", "put_chunk", "file_parts"]
+            .map(|route| answers(&format!("route=\"{route}\",status=\"20")));
+        for (before, after) in before.iter().zip(after) {
+            assert!(after > *before, "at {at}: {before:?}, {after:?}");
+        }
+    }
+    pair.settle();
+}

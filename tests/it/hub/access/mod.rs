@@ -96,6 +96,8 @@ const TABLE: &[(&str, &str, &str, [u16; 5])] = &[
     ("GET",    "/api/files/{id}/chunks",   "",                           [401, 404, 404, 404, 403]),
     ("GET",    "/api/files/{id}/versions", "",                           [401, 404, 404, 404, 403]),
     ("POST",   "/api/files/{id}/restore",  "",                           [401, 404, 404, 404, 403]),
+    ("POST",   "/api/files/{id}/pieces",   "{}",                         [401, 400, 400, 400, 403]),
+    ("POST",   "/api/files/{id}/parts",    "{}",                         [401, 400, 400, 400, 403]),
     ("GET",    "/api/files/../files",      "",                           [401, 404, 404, 404, 403]),
     ("POST",   "/api/chunks/missing",      r#"{"chunks":[]}"#,           [401, 200, 200, 200, 403]),
     ("PUT",    "/api/chunks/{abc}",        "abc",                        [401, 204, 204, 204, 403]),

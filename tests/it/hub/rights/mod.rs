@@ -41,6 +41,7 @@ fn need(method: &str, path: &str) -> &'static str {
         ("GET", _) | ("POST", "/api/files/fetch" | "/api/files/common" | "/api/files/approved") => {
             "read"
         }
+        ("POST", "/api/files/*/pieces" | "/api/files/*/parts") => "read",
         (
             _,
             "/api/files/upload"
