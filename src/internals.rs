@@ -30,7 +30,7 @@ pub mod config {
 
     pub mod limits {
         pub use crate::config::limits::{
-            FILE_MEMORY, KEYS, SEEN_DAYS, WAITING_HANDSHAKES, WRONG_KEYS,
+            FILE_MEMORY_BYTES, KEYS, SEEN_DAYS, WAITING_HANDSHAKES, WRONG_KEYS,
         };
     }
     pub mod watch {

@@ -312,10 +312,10 @@ pub fn versions(context: &mut Context, invocation: &Invocation) -> Result<Comman
         ],
         &rows,
     );
-    if rows.len() >= limits::VERSIONS {
+    if rows.len() >= limits::FILE_VERSIONS {
         note(&format!(
             "the hub keeps {} versions of a file: older ones are dropped, whatever their age",
-            limits::VERSIONS
+            limits::FILE_VERSIONS
         ));
     }
     Ok(CommandEnd::All)

@@ -159,7 +159,7 @@ impl Supervisor {
     fn keep(&self, d: &Directory, reporter: &mut Reporter) -> Result<()> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|e| Error::io("make an eventfd", &e.into()))?;
-        let (hints, hinted) = bounded(limits::EVENTS);
+        let (hints, hinted) = bounded(limits::CLIENT_EVENTS);
         let (batches, batches_read) = bounded(limits::EVENT_BATCHES);
         let counters = WatchCounters::default();
         log::info!(

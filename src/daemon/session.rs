@@ -118,7 +118,7 @@ impl HubSession {
                 Some(events) => events.clone(),
                 None => {
                     let tick = Exchange::open(settings, self.of_messages.clone(), hooks.clone())?;
-                    let (events, inbound) = bounded(limits::EVENTS);
+                    let (events, inbound) = bounded(limits::CLIENT_EVENTS);
                     let busy = self.tick.clone();
                     let run = move || {
                         tick.run(&inbound, |works| {

@@ -176,7 +176,7 @@ impl Directory {
         let looking = self.engine.look_around();
         let mut offers = Offers {
             d: self,
-            room: limits::UNDER_WAY,
+            room: limits::OFFERED_PATHS,
         };
         let met = self.differences(dir, depth, &mut |path| {
             offers.offer(path);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::rights::Rights;
 use super::server::block;
 use crate::config::limits::{
-    JOIN_ACCEPTED, JOIN_REQUESTS, JOIN_REQUESTS_PER_ADDRESS, JOIN_RESTARTS, JOIN_TIME,
+    ACCEPTED_MACHINES, JOIN_REQUESTS, JOIN_REQUESTS_PER_ADDRESS, JOIN_RESTARTS, JOIN_TIME,
 };
 use crate::wire::files::Hash;
 use crate::wire::join::{AdmissionRequest, WaitingMachine, code};
@@ -155,7 +155,7 @@ impl Pending {
             return;
         };
         let request = self.requests.remove(at);
-        if self.accepted.len() >= JOIN_ACCEPTED {
+        if self.accepted.len() >= ACCEPTED_MACHINES {
             self.accepted.pop_front();
         }
         self.accepted.push_back((request, now));

@@ -336,9 +336,8 @@ impl Exchange {
                 let _ = self.hooks.try_send(());
             }
             let cursor = self.inbox.cursor();
-            let pulled = self
-                .hub
-                .pull(&self.host, self.instance, self.run, cursor, limits::PULL);
+            let most = limits::PULL_SIZE;
+            let pulled = (self.hub).pull(&self.host, self.instance, self.run, cursor, most);
             let pulled = match pulled {
                 Err(failure) if failure.lacks_right() => Err(failure.error),
                 pulled => Ok(pulled?),

@@ -312,7 +312,7 @@ impl Directory {
         if self.engine.take_overflow() {
             self.rescan_wanted.store(true, Relaxed);
         }
-        self.rescan_wanted.load(Relaxed) && self.engine.active() < limits::UNDER_WAY
+        self.rescan_wanted.load(Relaxed) && self.engine.active() < limits::OFFERED_PATHS
     }
 
     /// Like `wants_rescan`, and clears the request.

@@ -47,7 +47,7 @@ impl Moves {
         if minute >= self.minute + WINDOW_MINUTES {
             (self.gone, self.minute) = (BTreeMap::new(), minute);
         }
-        if self.gone.len() >= limits::DUE {
+        if self.gone.len() >= limits::PATHS_OUT_OF_SYNC {
             return false;
         }
         let (dir, path) = self

@@ -93,7 +93,7 @@ impl Memory {
 
     fn put(&self, stamp: Stamp, hash: Option<Hash>) {
         let mut known = self.hashes.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= limits::HASHES {
+        if known.len() >= limits::REMEMBERED_HASHES {
             known.clear();
         }
         known.insert(stamp.inode, (stamp, hash));

@@ -278,10 +278,10 @@ impl DiskTree {
             return found;
         }
         let mut nested = self.nested.write().unwrap_or_else(PoisonError::into_inner);
-        match found {
-            true if nested.len() < limits::NESTED => drop(nested.insert(dir.to_string())),
-            true => {}
-            false => drop(nested.remove(dir)),
+        if !found {
+            nested.remove(dir);
+        } else if nested.len() < limits::NESTED_DIRECTORIES {
+            nested.insert(dir.to_string());
         }
         found
     }

@@ -108,7 +108,7 @@ impl ActiveWatch<'_> {
 
     fn unwatch(&mut self, dir: &str) {
         // beyond a certain number, the whole tree counts as unwatched
-        let dir = if self.unwatched.len() < limits::UNWATCHED {
+        let dir = if self.unwatched.len() < limits::UNWATCHED_DIRECTORIES {
             dir
         } else {
             ""

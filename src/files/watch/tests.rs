@@ -27,7 +27,7 @@ struct World {
 fn world(prepare: impl FnOnce(&Path)) -> World {
     let dir = tempfile::tempdir().unwrap();
     prepare(dir.path());
-    let (sender, hints) = bounded(limits::EVENTS);
+    let (sender, hints) = bounded(limits::CLIENT_EVENTS);
     let (batches, read) = bounded(limits::EVENT_BATCHES);
     let counters = Arc::new(WatchCounters::default());
     let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap());

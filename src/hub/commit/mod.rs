@@ -106,7 +106,7 @@ impl Committer {
         settings: Limits,
         reserve: Reserve,
     ) -> (Arc<Committer>, Work) {
-        let (queue, submissions) = bounded(limits::COMMITS);
+        let (queue, submissions) = bounded(limits::WAITING_COMMITS);
         let (stop, stopped) = bounded(limits::WAKEUPS);
         let (ask, look) = bounded(limits::WAKEUPS);
         let shared = Arc::new(Shared::default());
@@ -287,7 +287,7 @@ fn start_uploads(
     queue: &Sender<Submission>,
     shared: &Arc<Shared>,
 ) -> Sender<Submission> {
-    let (sender, submissions) = bounded::<Submission>(limits::COMMITS);
+    let (sender, submissions) = bounded::<Submission>(limits::WAITING_COMMITS);
     for number in 1..=limits::UPLOADERS {
         let (uploader, queue, shared) = (Arc::clone(uploader), queue.clone(), Arc::clone(shared));
         let submissions = submissions.clone();

@@ -86,7 +86,7 @@ impl Work {
         self.log.await_turn();
         let now = self.now();
         let waiting = first.into_iter().chain(self.queue.try_iter());
-        let (submissions, late): (Vec<_>, Vec<_>) = (waiting.take(limits::GROUP))
+        let (submissions, late): (Vec<_>, Vec<_>) = (waiting.take(limits::GROUP_OPERATIONS))
             .partition(|one| now.saturating_sub(one.submitted) <= LONGEST_WAIT_MILLIS);
         for Submission { answer, .. } in late {
             answer(Outcome::Busy);
@@ -323,5 +323,5 @@ fn wanted(total: u64, reserve: Reserve) -> u64 {
         Reserve::Bytes(bytes) => bytes,
         Reserve::Percent(percent) => (total as f64 * percent / 100.0) as u64,
     };
-    wanted.max(limits::LEAST_FREE)
+    wanted.max(limits::LEAST_FREE_BYTES)
 }

@@ -78,7 +78,7 @@ impl Files {
         room: Room,
     ) -> Files {
         // a single lease of any length is granted
-        let memory = Quota::new(room.part(16, 0, limits::FILE_MEMORY));
+        let memory = Quota::new(room.part(16, 0, limits::FILE_MEMORY_BYTES));
         Files {
             store,
             committer,

@@ -39,7 +39,7 @@ impl WantedNames {
             return found.names.clone();
         }
         let skip = found.as_ref().map_or(0, |f| f.skipped + f.names.len());
-        let look = |skip| store.wanted_names(skip, limits::WANTED_NAMES);
+        let look = |skip| store.wanted_names(skip, limits::NAMED_LOST_FILES);
         let (names, skipped) = match look(skip) {
             Ok((names, count)) if names.is_empty() && count > 0 => {
                 (look(0).map(|(names, _)| names).unwrap_or_default(), 0)

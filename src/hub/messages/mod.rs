@@ -234,9 +234,9 @@ impl Messages {
             epoch: request.parsed("epoch", "a UUID", |v| Uuid::try_parse(v).ok())?,
             after: request.number("after")?,
             id: request.parsed("id", "a UUID", |v| Uuid::try_parse(v).ok())?,
-            limit: request
-                .number("limit")?
-                .map_or(limits::PULL, |n| n.clamp(1, limits::PULL as u64) as usize),
+            limit: request.number("limit")?.map_or(limits::PULL_SIZE, |n| {
+                n.clamp(1, limits::PULL_SIZE as u64) as usize
+            }),
             now: self.committer.now(),
             again: false,
         };

@@ -210,7 +210,7 @@ impl Setup {
         let mut lines = OutputLines {
             name,
             line: Vec::new(),
-            left: limits::HOOK_OUTPUT,
+            left: limits::HOOK_OUTPUT_BYTES,
         };
         let mut deadline = clock::monotonic() + self.timeout;
         let (mut hurried, mut timed_out, mut signal) = (false, false, Signal::TERM);
@@ -341,7 +341,7 @@ impl OutputLines<'_> {
             self.print();
             log::warn!(
                 "output beyond {} bytes is dropped {}",
-                limits::HOOK_OUTPUT,
+                limits::HOOK_OUTPUT_BYTES,
                 self.name
             );
         }

@@ -61,7 +61,7 @@ impl Schedule {
                 continue;
             }
             let queue = self.ready.entry(record.kind.clone()).or_default();
-            if queue.len() < limits::HOOKS {
+            if queue.len() < limits::HOOK_RECORDS {
                 queue.push_back(record)
             } else {
                 self.more = true

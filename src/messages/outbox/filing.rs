@@ -56,7 +56,7 @@ impl Outbox {
 
     /// Remembers a handled file, which is moved as soon as that is possible.
     fn cannot_move(&mut self, name: &OsStr, why: Option<String>, e: &io::Error) {
-        if self.unmoved.len() < limits::OUTBOX {
+        if self.unmoved.len() < limits::OUTBOX_MESSAGES {
             self.unmoved.insert(name.to_os_string(), why);
         }
         self.complain(name, "move", e);
@@ -68,7 +68,9 @@ impl Outbox {
             format!("{doing} {}", disk::show(self.dir.join(name).as_os_str())),
             e,
         );
-        if self.complained.get(name) != Some(&error) && self.complained.len() < limits::OUTBOX {
+        if self.complained.get(name) != Some(&error)
+            && self.complained.len() < limits::OUTBOX_MESSAGES
+        {
             log::warn!("{error}");
             self.complained.insert(name.to_os_string(), error);
         }

@@ -150,8 +150,8 @@ impl Outbox {
         };
         !self.complained.is_empty()
             || !self.unmoved.is_empty()
-            || self.young.len() >= limits::ARRIVALS
-            || self.known.len() >= limits::OUTBOX
+            || self.young.len() >= limits::OUTBOX_ARRIVALS
+            || self.known.len() >= limits::OUTBOX_MESSAGES
             || scanned.elapsed() >= FULL_SCAN_INTERVAL
             || self.stamp_now().as_ref() != Some(stamp)
     }
@@ -223,7 +223,7 @@ impl Outbox {
         let mut renames = Vec::new();
         for (name, arrived) in names {
             if is_hidden(name.as_encoded_bytes())
-                || self.known.len() >= limits::OUTBOX
+                || self.known.len() >= limits::OUTBOX_MESSAGES
                 || self.unmoved.contains_key(&name)
             {
                 continue;
@@ -260,7 +260,7 @@ impl Outbox {
                 OutboxStep::Send => self.learn(&name, priority, target),
                 OutboxStep::Rename(to) => renames.push((name, to, priority, target)),
                 OutboxStep::Wait(time) => {
-                    if self.young.len() < limits::ARRIVALS {
+                    if self.young.len() < limits::OUTBOX_ARRIVALS {
                         self.young.insert(name, clock::monotonic() + time);
                     }
                 }

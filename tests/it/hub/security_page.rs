@@ -77,7 +77,7 @@ fn the_security_page_has_the_limits_of_the_program() {
         (
             format!(
                 "batches of files have {} MiB of their own",
-                limits::FILE_MEMORY >> 20
+                limits::FILE_MEMORY_BYTES >> 20
             ),
             "memory for files",
         ),

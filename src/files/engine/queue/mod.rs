@@ -26,7 +26,7 @@ pub use item::{Direction, Examined, Precedence, Task, WorkEnd};
 const GROUP_BYTES: u64 = crate::config::limits::GROUP_BYTES;
 
 /// Paths that are due at one time, at most.
-pub const MAX_DUE_PATHS: usize = crate::config::limits::DUE;
+pub const MAX_DUE_PATHS: usize = crate::config::limits::PATHS_OUT_OF_SYNC;
 
 /// Consecutive steps for one path, after which it waits like a failed one. Regular work needs fewer
 /// than ten.

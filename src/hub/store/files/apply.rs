@@ -18,7 +18,7 @@ use crate::wire::files::{Chunk, Hash, Name, OldName};
 use crate::wire::revision::{Condition, Revision, Tag};
 
 /// Versions of one file that are kept at most.
-pub const VERSIONS: usize = crate::config::limits::VERSIONS;
+pub const VERSIONS: usize = crate::config::limits::FILE_VERSIONS;
 
 /// Numbers in [`super::schema::ACTIONS`].
 const CREATED: u8 = 0;

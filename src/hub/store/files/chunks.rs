@@ -110,7 +110,7 @@ impl ChunkDir {
     }
 
     pub(super) fn wanted_free(&self) -> u64 {
-        self.keep_free.load(Relaxed).max(limits::LEAST_FREE)
+        self.keep_free.load(Relaxed).max(limits::LEAST_FREE_BYTES)
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -124,7 +124,7 @@ impl ChunkDir {
         let (free, _, inodes) = disk::free_space(&self.staging).unwrap_or((u64::MAX, 0, u64::MAX));
         if free < wanted
             || inodes < limits::LEAST_INODES
-            || self.staged.load(Relaxed) >= limits::STAGED
+            || self.staged.load(Relaxed) >= limits::STAGED_FILES
         {
             Err(io::ErrorKind::StorageFull.into())
         } else {

@@ -46,7 +46,7 @@ impl Wanted {
     /// Records a lost chunk. Beyond the bound it is ignored, and found again later.
     pub fn note(&self, hash: Hash, why: &str) {
         let mut found = self.lock();
-        if found.hashes.len() >= limits::WANTED || !found.hashes.insert(hash) {
+        if found.hashes.len() >= limits::LOST_CHUNKS || !found.hashes.insert(hash) {
             return;
         }
         found.unsaved.insert(hash);

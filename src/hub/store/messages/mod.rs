@@ -11,4 +11,4 @@ pub mod tables;
 pub const STALE_HOST_MILLIS: u64 = 30 * 86_400_000;
 /// Hosts at most, including names that are only targets.
 /// Remembered ids at most.
-pub const MAX_IDS: u64 = crate::config::limits::IDS;
+pub const MAX_IDS: u64 = crate::config::limits::MESSAGE_IDS;
