@@ -5,7 +5,7 @@ mod commits;
 use std::io::Cursor;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::bounded;
 use tempfile::TempDir;
 
 use super::*;
