@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::files::engine::traits::Intent;
+
 use super::stem;
 use super::world::{Client, Node, World};
 
@@ -125,11 +127,17 @@ impl World {
 }
 
 impl Client {
-    /// Files here that are not those of the base.
+    /// Files here that are not those of the base, nor were placed before a crash that undid the
+    /// record of it.
     fn unsent(&self) -> impl Iterator<Item = (String, u64)> {
         let is_unsent = |path: &str, node: &Node| {
-            let base = self.rows(path).base.entry;
-            base.is_none_or(|base| !base.same_body(&node.entry()))
+            let rows = self.rows(path);
+            let placed = match rows.intent {
+                Some(Intent::Place { row, .. }) => row.entry,
+                _ => None,
+            };
+            let mut from_hub = rows.base.entry.into_iter().chain(placed);
+            !from_hub.any(|entry| entry.same_body(&node.entry()))
         };
         self.tree()
             .filter(move |(path, node)| is_unsent(path, node))
