@@ -69,6 +69,13 @@ impl World {
             .cloned()
             .collect();
         out.extend(below);
+        // a file stays under its old name until it can have the new one
+        let renamed = c.rows.iter().filter(|(_, r)| {
+            let to = r.remote.renamed_to.as_ref();
+            r.remote.entry.is_none() && to.is_some_and(|to| out.contains(to))
+        });
+        let renamed: Vec<String> = renamed.map(|(path, _)| path.clone()).collect();
+        out.extend(renamed);
         out
     }
 
