@@ -356,12 +356,16 @@ impl Engine {
         {
             local.entry.mtime = rows.base.seen.map_or(base.mtime, |seen| seen.mtime);
         }
-        Ok(PathState {
+        let mut known = PathState {
             generation,
             rows,
             node,
             local,
-        })
+        };
+        if self.is_another_file(&known)? {
+            known.rows.base = BaseRow::default();
+        }
+        Ok(known)
     }
 
     fn look(&self, path: &str, base: &BaseRow) -> Result<Option<Local>, Interrupted> {

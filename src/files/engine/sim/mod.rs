@@ -18,6 +18,7 @@ mod crashes;
 mod histories;
 mod hub;
 mod names;
+mod renames;
 mod scenes;
 mod side;
 mod state;

@@ -157,6 +157,14 @@ impl Tree for Side {
         let mut w = self.enter(Point::Window)?;
         let i = self.i;
         let moved = w.clients[i].respell(there, wanted);
+        if moved == Moved::Done {
+            // what the user put back there is below the new name now
+            let is_moved = |path: &str| path == there || is_below(path, there);
+            let again = w.again.iter().filter(|(path, _)| is_moved(path));
+            let again = again.map(|(path, k)| (format!("{wanted}{}", &path[there.len()..]), *k));
+            let again: Vec<_> = again.collect();
+            w.again.extend(again);
+        }
         w.say(|| format!("c{i} respells {there} as {wanted}: {moved:?}"));
         self.leave(w, moved)
     }

@@ -1,0 +1,57 @@
+//! Renames by users that meet changes on the hub, step by step.
+
+use crate::files::engine::traits::ExpectedRow;
+
+use super::scenes::{Scene, check};
+use super::world::Node;
+
+/// A user of client 1 renames a file.
+fn rename(s: &mut Scene, from: &str, to: &str) {
+    let mut w = s.world();
+    let ctime = w.fresh();
+    let node = w.clients[1].fs.remove(from).expect("it is there");
+    w.clients[1].fs.insert(to.into(), Node { ctime, ..node });
+}
+
+#[test]
+fn a_file_that_a_user_renames_to_a_name_deleted_on_the_hub_stays() {
+    for is_rename in [true, false] {
+        check(|s| {
+            s.write(0, "a", 1);
+            s.sync(0);
+            s.sync(1);
+            // not noticed yet when the hub's file is there under another name
+            s.world().clients[1].fs.remove("a");
+            let rev = s.world().hub.row("a").rev;
+            if is_rename {
+                s.other("b", 1, ExpectedRow::Nothing, Some(("a", rev)));
+            } else {
+                let at = s.world().hub.row("a").at();
+                s.other("a", 0, ExpectedRow::Rev(at), None);
+                s.other("b", 1, ExpectedRow::Nothing, None);
+            }
+            s.poll_all(1);
+            s.run.work(1, &["b".to_string()], 500, true);
+            rename(s, "b", "a");
+            s.sync(1);
+            s.sync(0);
+            s.hub("a") == 1 && (0..2).all(|i| s.here(i, "a") == 1 && s.here(i, "b") == 0)
+        });
+    }
+}
+
+#[test]
+fn a_file_that_a_user_renames_to_a_name_edited_on_the_hub_is_kept_beside_it() {
+    check(|s| {
+        s.write(0, "a", 1);
+        s.write(0, "b", 1);
+        s.sync(0);
+        s.sync(1);
+        let at = s.world().hub.row("a").at();
+        s.other("a", 2, ExpectedRow::Rev(at), None);
+        rename(s, "b", "a");
+        s.sync(1);
+        s.sync(0);
+        (0..2).all(|i| s.here(i, "a") == 2 && s.has(i, 1) && s.here(i, "b") == 0)
+    });
+}
