@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use ureq::http::Method;
 use uuid::Uuid;
 
-use super::body::{Body, ByteSource, BytesPassed, Piece};
+use super::body::{ByteSource, BytesPassed, Piece};
 use super::files::to_json;
 use super::{Call, Called, HubClient, Purpose};
 use crate::wire::files::{
@@ -57,19 +57,8 @@ impl HubClient {
         passed: BytesPassed<'_>,
     ) -> Called<()> {
         let line = std::iter::once(Piece::Text(list.line()));
-        let body = Body::Pieces {
-            content_type: PARTS_TYPE.into(),
-            pieces: line
-                .chain(new.iter().copied().map(Piece::Content))
-                .collect(),
-            passed,
-        };
-        let call = Call {
-            method: Method::PUT,
-            body,
-            ..Call::get(&format!("/api/chunks/{sha256}"))
-        };
-        self.done(&call)
+        let pieces = line.chain(new.iter().copied().map(Piece::Content));
+        self.send_chunk(sha256, PARTS_TYPE, pieces.collect(), passed)
     }
 
     /// `POST /api/files/{id}/parts`

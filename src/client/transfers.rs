@@ -91,9 +91,21 @@ impl HubClient {
         content: ByteSource<'_>,
         passed: BytesPassed<'_>,
     ) -> Called<()> {
+        let pieces = vec![Piece::Content(content)];
+        self.send_chunk(sha256, "application/octet-stream", pieces, passed)
+    }
+
+    /// `PUT /api/chunks/{sha256}` in any of its forms.
+    pub(super) fn send_chunk(
+        &self,
+        sha256: Hash,
+        content_type: &str,
+        pieces: Vec<Piece<'_>>,
+        passed: BytesPassed<'_>,
+    ) -> Called<()> {
         let body = Body::Pieces {
-            content_type: "application/octet-stream".into(),
-            pieces: vec![Piece::Content(content)],
+            content_type: content_type.into(),
+            pieces,
             passed,
         };
         let call = Call {

@@ -144,6 +144,25 @@ pub fn files(bytes: &[u8]) {
             Ok(text.to_string())
         );
     }
+    parts(bytes);
+}
+
+/// A list of parts that is taken describes as many bytes as it says, and is read as it was written.
+fn parts(bytes: &[u8]) {
+    let list = serde_json::from_slice(bytes).ok();
+    let Some(list) = list.filter(|list: &wire_files::PartList| list.size().is_some()) else {
+        return;
+    };
+    let (size, new) = (list.size().unwrap_or(0), list.new_ranges());
+    assert!(size <= wire_files::MAX_PARTS_BYTES && list.bases.len() <= wire_files::MAX_BASES);
+    let starts = new.iter().map(|range| range.start).chain([size]);
+    assert!(
+        new.iter()
+            .zip(starts.skip(1))
+            .all(|(range, next)| !range.is_empty() && range.end <= next),
+        "{new:?} of {size}"
+    );
+    assert_eq!(serde_json::from_slice(&list.line()).ok(), Some(list));
 }
 
 /// Names of files and times as text: each has one spelling, so that a name that was read is found again.
