@@ -7,6 +7,7 @@
 //! Chunking Approach for Data Deduplication", USENIX ATC 2016), fed piece by piece: the published
 //! crates need a whole chunk in memory, 8 MiB for each transfer.
 
+use std::io::{self, Read};
 use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
@@ -39,6 +40,8 @@ const fn gear() -> [u64; 256] {
 pub const MIN_PIECE_BYTES: u64 = 4 * 1024;
 pub const AVERAGE_PIECE_BYTES: u64 = 16 * 1024;
 pub const MAX_PIECE_BYTES: u64 = 64 * 1024;
+/// Bytes of one read.
+const READ_BUFFER_BYTES: usize = 64 * 1024;
 
 type ChunkCutter = Cutter<MIN_CHUNK_BYTES, AVERAGE_CHUNK_BYTES, MAX_CHUNK_BYTES>;
 type PieceCutter = Cutter<MIN_PIECE_BYTES, AVERAGE_PIECE_BYTES, MAX_PIECE_BYTES>;
@@ -176,6 +179,20 @@ impl Splitter {
         };
         (size > 0).then(|| self.chunks.push(chunk)).map(|()| chunk)
     }
+}
+
+/// The pieces of all that a reader gives.
+pub fn pieces(mut reader: impl Read) -> io::Result<Vec<Chunk>> {
+    let (mut splitter, mut pieces) = (PieceSplitter::default(), Vec::new());
+    let mut buffer = vec![0; READ_BUFFER_BYTES];
+    loop {
+        match reader.read(&mut buffer)? {
+            0 => break,
+            n => splitter.feed(&buffer[..n], &mut pieces),
+        }
+    }
+    pieces.extend(splitter.finish());
+    Ok(pieces)
 }
 
 /// Cuts a chunk, or a part of a file, into pieces, and hashes each.

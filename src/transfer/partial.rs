@@ -80,9 +80,10 @@ impl OldFile {
     }
 }
 
-struct PlaceReader<'a> {
-    file: &'a File,
-    at: u64,
+/// Reads a file from a place on, and leaves its own place as it is.
+pub(super) struct PlaceReader<'a> {
+    pub(super) file: &'a File,
+    pub(super) at: u64,
 }
 
 impl Read for PlaceReader<'_> {

@@ -1,14 +1,13 @@
 //! Changes in long files as parts of chunks that the other side has. Whatever fails here is sent or fetched as whole chunks.
 
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
 
 use uuid::Uuid;
 
-use super::partial::{OldFile, Partial};
+use super::partial::{OldFile, Partial, PlaceReader};
 use super::source_file::SourceFile;
 use super::{COPY_BUFFER_BYTES, Transfer, TransferStep};
-use crate::chunking::PieceSplitter;
+use crate::chunking;
 use crate::client::{ByteSource, Called};
 use crate::wire::files::{
     AskedParts, AskedPieces, Chunk, ChunkPart, ChunkPieces, Hash, MAX_BASES, MAX_PARTS_BYTES,
@@ -141,18 +140,14 @@ impl<'t, 'a> PartSender<'t, 'a> {
 
 /// The pieces of a part of a file.
 fn pieces_of(local: &SourceFile, at: u64, size: u64) -> io::Result<Vec<Chunk>> {
-    let (mut splitter, mut pieces) = (PieceSplitter::default(), Vec::new());
-    let (mut buffer, mut done) = (vec![0; COPY_BUFFER_BYTES], 0);
-    while done < size {
-        let most = buffer.len().min((size - done) as usize);
-        let n = local.file.read_at(&mut buffer[..most], at + done)?;
-        if n == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        splitter.feed(&buffer[..n], &mut pieces);
-        done += n as u64;
+    let reader = PlaceReader {
+        file: &local.file,
+        at,
+    };
+    let pieces = chunking::pieces(reader.take(size))?;
+    if pieces.iter().map(|piece| piece.size).sum::<u64>() < size {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    pieces.extend(splitter.finish());
     Ok(pieces)
 }
 

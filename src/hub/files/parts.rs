@@ -9,10 +9,11 @@ use uuid::Uuid;
 use super::answer::unwritten;
 use super::upload::{Watched, unread};
 use super::{Files, answer, commit};
+use crate::chunking;
 use crate::hub::http::{Job, Reply, Request};
 use crate::hub::messages::SendReply;
 use crate::hub::server::Lease;
-use crate::hub::store::files::{ContentReader, FromParts, cut};
+use crate::hub::store::files::{ContentReader, FromParts};
 use crate::wire::files::{
     AskedParts, AskedPieces, Chunk, FoundPieces, Hash, MAX_BASES, MAX_LIST_BYTES, MAX_PARTS_BYTES,
     PARTS_TYPE, PartList,
@@ -117,7 +118,7 @@ impl Files {
             bases.extend(self.store.pieces_of(*base).map_err(failed)?);
         }
         reader.seek(range.start);
-        let pieces = cut(Read::by_ref(&mut reader).take(range.end - range.start));
+        let pieces = chunking::pieces(Read::by_ref(&mut reader).take(range.end - range.start));
         let pieces = pieces.map_err(|e| unwritten(&e))?;
         let list = PartList::of(&pieces, &bases);
         let body = PartsBody::new(&list, reader, range.start, lease);

@@ -47,7 +47,7 @@ pub(super) use commits::COMMITS;
 pub use intake::{Intake, ReceivedBody};
 pub(super) use list::Landmarks;
 pub use list::Listing;
-pub use parts::{FromParts, cut};
+pub use parts::FromParts;
 pub use read::ChangesSince;
 pub use reader::ContentReader;
 pub(super) use schema::{CHUNKS, FileTotals, WANTED, copy};

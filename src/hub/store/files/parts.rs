@@ -6,12 +6,9 @@ use std::io::{self, Read};
 
 use super::super::Store;
 use super::reader::ContentReader;
-use crate::chunking::PieceSplitter;
+use crate::chunking::pieces;
 use crate::error::Result;
-use crate::wire::files::{Chunk, ChunkPart, ChunkPieces, Hash, PartList};
-
-/// Bytes of one read.
-const READ_BUFFER_BYTES: usize = 64 * 1024;
+use crate::wire::files::{ChunkPart, ChunkPieces, Hash, PartList};
 
 /// What became of a chunk that was sent as parts.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,7 +26,7 @@ impl Store {
         let Some(reader) = self.chunk(hash)? else {
             return Ok(None);
         };
-        let pieces = cut(reader).ok();
+        let pieces = pieces(reader).ok();
         Ok(pieces.map(|pieces| ChunkPieces {
             sha256: hash,
             pieces,
@@ -73,20 +70,6 @@ impl Store {
             }
         })
     }
-}
-
-/// The pieces of all bytes.
-pub fn cut(mut reader: impl Read) -> io::Result<Vec<Chunk>> {
-    let (mut splitter, mut pieces) = (PieceSplitter::default(), Vec::new());
-    let mut buffer = vec![0; READ_BUFFER_BYTES];
-    loop {
-        match reader.read(&mut buffer)? {
-            0 => break,
-            n => splitter.feed(&buffer[..n], &mut pieces),
-        }
-    }
-    pieces.extend(splitter.finish());
-    Ok(pieces)
 }
 
 /// The bytes that a list describes.
