@@ -1,6 +1,6 @@
 //! A process that runs until a signal or a failure ends it: `serve`, `start`, and both in one.
 //!
-//! It knows neither hub nor client: the caller passes them as [`Part`]s, in the order in which they
+//! It knows neither hub nor client: the caller passes them as [`ServicePart`]s, in the order in which they
 //! were started.
 
 use std::thread::JoinHandle;
@@ -21,7 +21,7 @@ pub const GRACE: Duration = Duration::from_secs(10);
 const HEALTH_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A running half of the program: a handle for its threads.
-pub trait Part {
+pub trait ServicePart {
     /// Whether every loop of it has advanced since the last call. Called at the rate of the
     /// watchdog.
     fn alive(&self) -> bool;
@@ -99,7 +99,11 @@ pub type ReadSettings<'a> = &'a dyn Fn() -> Result<Settings>;
 
 /// Runs the parts until SIGTERM or SIGINT, or until one of them fails; then stops them, the last
 /// first.
-pub fn run(signals: &Signals, mut parts: Vec<Box<dyn Part>>, read: ReadSettings<'_>) -> Result<()> {
+pub fn run(
+    signals: &Signals,
+    mut parts: Vec<Box<dyn ServicePart>>,
+    read: ReadSettings<'_>,
+) -> Result<()> {
     sd_notify::tell(sd_notify::ServiceState::Ready);
     let look = tick(HEALTH_LOOK_INTERVAL);
     let watchdog = sd_notify::watchdog().map_or_else(never, tick);
@@ -137,7 +141,7 @@ pub fn run(signals: &Signals, mut parts: Vec<Box<dyn Part>>, read: ReadSettings<
 
 /// Reads the settings again. A mistake in them changes nothing. `false`: they could not be read
 /// because of a shortage that may pass, which is logged if `first`.
-fn reload(parts: &mut [Box<dyn Part>], read: ReadSettings<'_>, first: bool) -> bool {
+fn reload(parts: &mut [Box<dyn ServicePart>], read: ReadSettings<'_>, first: bool) -> bool {
     sd_notify::tell(sd_notify::ServiceState::Reloading);
     let settings = read();
     let readable = match &settings {
@@ -169,7 +173,7 @@ fn reload(parts: &mut [Box<dyn Part>], read: ReadSettings<'_>, first: bool) -> b
 }
 
 /// Ends the parts, the last first, all within [`GRACE`].
-pub fn stop(mut parts: Vec<Box<dyn Part>>) {
+pub fn stop(mut parts: Vec<Box<dyn ServicePart>>) {
     let end = clock::monotonic() + GRACE;
     while let Some(part) = parts.pop() {
         part.stop(end.saturating_duration_since(clock::monotonic()));
@@ -184,7 +188,7 @@ mod tests {
 
     struct Recorder(&'static str, Sender<String>);
 
-    impl Part for Recorder {
+    impl ServicePart for Recorder {
         fn alive(&self) -> bool {
             true
         }
@@ -209,7 +213,7 @@ mod tests {
         let signals = Signals::start().unwrap();
         std::thread::scope(|scope| {
             let running = scope.spawn(|| {
-                let part = |name| Box::new(Recorder(name, sender.clone())) as Box<dyn Part>;
+                let part = |name| Box::new(Recorder(name, sender.clone())) as Box<dyn ServicePart>;
                 let reads = std::cell::Cell::new(0);
                 let read = || match reads.replace(reads.get() + 1) {
                     0 => Ok(Settings {

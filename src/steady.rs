@@ -26,7 +26,7 @@ const MAX_READING_BYTES: usize = 4096;
 /// The clocks of a machine at one moment. The default: nothing is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Reading {
+pub struct ClockReading {
     /// `None`: it cannot be told.
     boot: Option<String>,
     uptime_ms: u64,
@@ -35,12 +35,12 @@ pub struct Reading {
     steady_ms: u64,
 }
 
-impl Reading {
-    /// Reads the clocks. `before`: what [`Reading::to_text`] gave at the last round of cleaning.
-    pub fn after(before: Option<&str>) -> Reading {
+impl ClockReading {
+    /// Reads the clocks. `before`: what [`ClockReading::to_text`] gave at the last round of cleaning.
+    pub fn after(before: Option<&str>) -> ClockReading {
         let before = before.map(|text| serde_json::from_str(text).unwrap_or_default());
         let (boot, uptime, wall) = (clock::boot_id(), clock::uptime(), clock::now());
-        Reading::following(before.as_ref(), boot, uptime, wall)
+        ClockReading::following(before.as_ref(), boot, uptime, wall)
     }
 
     pub fn to_text(&self) -> String {
@@ -55,11 +55,11 @@ impl Reading {
 
     /// The first reading has nothing to be compared with, and is believed.
     fn following(
-        before: Option<&Reading>,
+        before: Option<&ClockReading>,
         boot: Option<String>,
         uptime: Duration,
         wall: SystemTime,
-    ) -> Reading {
+    ) -> ClockReading {
         let steady = before.map_or(BELIEVED_AFTER, |before| {
             let ran = uptime
                 .checked_sub(Duration::from_millis(before.uptime_ms))
@@ -76,7 +76,7 @@ impl Reading {
                 Duration::ZERO
             }
         });
-        Reading {
+        ClockReading {
             boot,
             uptime_ms: uptime.as_millis() as u64,
             wall_ms: clock::millis(wall),
@@ -92,7 +92,7 @@ pub fn is_believed(file: &Path, lifetime: Duration) -> bool {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
         Err(_) => Some(String::new()),
     };
-    let reading = Reading::after(before.as_deref());
+    let reading = ClockReading::after(before.as_deref());
     match disk::write_durably(file, reading.to_text().as_bytes(), 0o600) {
         Ok(()) => reading.is_believed(lifetime),
         Err(e) => {
@@ -113,7 +113,7 @@ mod tests {
     /// ages are believed then.
     fn check(readings: &[(&str, u64, i64, bool)]) {
         let start = clock::parse_rfc3339("2026-11-01T00:00:00Z").unwrap();
-        let mut before: Option<Reading> = None;
+        let mut before: Option<ClockReading> = None;
         for (nth, (boot, uptime, wall, wants)) in readings.iter().enumerate() {
             let shift = Duration::from_secs(wall.unsigned_abs());
             let wall = if *wall < 0 {
@@ -121,14 +121,14 @@ mod tests {
             } else {
                 start + shift
             };
-            let now = Reading::following(
+            let now = ClockReading::following(
                 before.as_ref(),
                 Some(boot.to_string()),
                 Duration::from_secs(*uptime),
                 wall,
             );
             let text = now.to_text();
-            assert_eq!(serde_json::from_str::<Reading>(&text).unwrap(), now);
+            assert_eq!(serde_json::from_str::<ClockReading>(&text).unwrap(), now);
             assert_eq!(
                 now.is_believed(Duration::from_secs(30 * DAY)),
                 *wants,

@@ -11,7 +11,7 @@ use super::hub::{find_hub, local_client};
 use super::parse::Invocation;
 use super::{CommandEnd, Context, keys};
 use crate::client::HubClient;
-use crate::config::{self, Plain, Settings, limits};
+use crate::config::{self, PlainHttp, Settings, limits};
 use crate::error::{Error, Result};
 use crate::hub::{certificate, invitations};
 use crate::service::Signals;
@@ -225,7 +225,7 @@ pub fn page(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd
     let url = match invocation.value("url")? {
         Some(url) => config::check_url(url)
             .map_err(|e| invocation.usage(format!("bad value for --url: {e}")))?,
-        None if settings.hub.plain == Plain::All => url(settings)?,
+        None if settings.hub.plain == PlainHttp::All => url(settings)?,
         None => pins::secured(&url(settings)?),
     };
     let answer = local_client(settings)?.page_token().map_err(|f| f.error)?;

@@ -6,7 +6,7 @@
 use super::CommandEnd;
 use super::output::Output;
 use super::parse::Invocation;
-use super::table::{COMMANDS, Command, Count, Flag, GLOBAL, Values, first_words, rows};
+use super::table::{ArgumentCount, COMMANDS, Command, Flag, GLOBAL, ValueKind, first_words, rows};
 use crate::error::Result;
 
 /// `mesync completions SHELL`
@@ -76,13 +76,13 @@ fn bash() -> String {
     let files = |which: char| {
         format!("compopt -o filenames; mapfile -t COMPREPLY < <(compgen -{which} -- \"$cur\")")
     };
-    let reply = |values: Values| match values {
-        Values::Text => ":".to_string(),
-        Values::Words(list) => words(&list.join(" ")),
-        Values::File => files('f'),
-        Values::Directory => files('d'),
-        Values::Command => words(&command_words()),
-        Values::Names(kind) => {
+    let reply = |values: ValueKind| match values {
+        ValueKind::Text => ":".to_string(),
+        ValueKind::Words(list) => words(&list.join(" ")),
+        ValueKind::File => files('f'),
+        ValueKind::Directory => files('d'),
+        ValueKind::Command => words(&command_words()),
+        ValueKind::Names(kind) => {
             let options = match kind {
                 "files" => "compopt -o filenames -o nospace; ",
                 "trash" => "compopt -o filenames; ",
@@ -118,12 +118,17 @@ fn bash() -> String {
             dashed(row.flags.iter(), " ")
         );
         let (own, forms) = (row.name.split(' ').count(), forms(row.name));
-        if let Some(argument) = row.arguments.first().filter(|a| a.values != Values::Text) {
-            let comparison = if matches!(argument.count, Count::One | Count::Optional) {
-                "=="
-            } else {
-                ">="
-            };
+        if let Some(argument) = row
+            .arguments
+            .first()
+            .filter(|a| a.values != ValueKind::Text)
+        {
+            let comparison =
+                if matches!(argument.count, ArgumentCount::One | ArgumentCount::Optional) {
+                    "=="
+                } else {
+                    ">="
+                };
             out += &format!(
                 "\n            [[ ${{#words[@]}} {comparison} {own} ]] && {{ {}; }}",
                 reply(argument.values)
@@ -172,13 +177,13 @@ fn zsh() -> String {
             .replace(']', r"\]")
             .replace(':', r"\:")
     };
-    let action = |values: Values| match values {
-        Values::Text => " ".to_string(),
-        Values::Words(list) => format!("({})", list.join(" ")),
-        Values::File => "_files".into(),
-        Values::Directory => "_files -/".into(),
-        Values::Command => format!("({})", command_words()),
-        Values::Names(kind) => format!(" _mesync_names {kind}"),
+    let action = |values: ValueKind| match values {
+        ValueKind::Text => " ".to_string(),
+        ValueKind::Words(list) => format!("({})", list.join(" ")),
+        ValueKind::File => "_files".into(),
+        ValueKind::Directory => "_files -/".into(),
+        ValueKind::Command => format!("({})", command_words()),
+        ValueKind::Names(kind) => format!(" _mesync_names {kind}"),
     };
     let flag = |f: &Flag| match (f.value, f.short) {
         (Some(value), Some(c)) => {
@@ -210,11 +215,13 @@ fn zsh() -> String {
                 .iter()
                 .enumerate()
                 .map(|(i, a)| match a.count {
-                    Count::One => quoted(&format!("{}:{}:{}", i + 1, a.name, action(a.values))),
-                    Count::Optional => {
+                    ArgumentCount::One => {
+                        quoted(&format!("{}:{}:{}", i + 1, a.name, action(a.values)))
+                    }
+                    ArgumentCount::Optional => {
                         quoted(&format!("{}::{}:{}", i + 1, a.name, action(a.values)))
                     }
-                    Count::Some | Count::Any => {
+                    ArgumentCount::Some | ArgumentCount::Any => {
                         quoted(&format!("*:{}:{}", a.name, action(a.values)))
                     }
                 }),
@@ -248,7 +255,7 @@ fn zsh() -> String {
             continue;
         }
         let own = match rows(word)[0].arguments.first().map(|a| a.values) {
-            Some(Values::Names(kind)) if rows(word)[0].name == word => {
+            Some(ValueKind::Names(kind)) if rows(word)[0].name == word => {
                 format!("; _mesync_names {kind}")
             }
             _ => String::new(),
@@ -284,20 +291,24 @@ fn fish() -> String {
          complete -c mesync -f\ncomplete -c s3ec -w mesync\n",
         typed(valued().into_iter(), " ")
     );
-    let action = |values: Values| match values {
-        Values::Text => String::new(),
-        Values::Words(list) => format!(" -a '{}'", list.join(" ")),
-        Values::File => " -F".into(),
-        Values::Directory => " -a '(__fish_complete_directories)'".into(),
-        Values::Command => format!(" -a '{}'", command_words()),
-        Values::Names(kind) => {
+    let action = |values: ValueKind| match values {
+        ValueKind::Text => String::new(),
+        ValueKind::Words(list) => format!(" -a '{}'", list.join(" ")),
+        ValueKind::File => " -F".into(),
+        ValueKind::Directory => " -a '(__fish_complete_directories)'".into(),
+        ValueKind::Command => format!(" -a '{}'", command_words()),
+        ValueKind::Names(kind) => {
             format!(" -a '(mesync words {kind} -- (commandline -ct) 2>/dev/null)'")
         }
     };
     let flag = |condition: &str, f: &Flag| {
         let short = f.short.map_or(String::new(), |c| format!(" -s {c}"));
         // -x: a value that is no file
-        let needs = if f.values == Values::File { "-r" } else { "-x" };
+        let needs = if f.values == ValueKind::File {
+            "-r"
+        } else {
+            "-x"
+        };
         let value = f
             .value
             .map_or(String::new(), |_| format!(" {needs}{}", action(f.values)));
@@ -327,8 +338,8 @@ fn fish() -> String {
         for f in row.flags {
             out += &flag(&format!(" -n '__mesync_in {}'", row.name), f);
         }
-        for a in row.arguments.iter().filter(|a| a.values != Values::Text) {
-            let when = if matches!(a.count, Count::One | Count::Optional) {
+        for a in row.arguments.iter().filter(|a| a.values != ValueKind::Text) {
+            let when = if matches!(a.count, ArgumentCount::One | ArgumentCount::Optional) {
                 "is"
             } else {
                 "in"

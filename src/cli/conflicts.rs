@@ -14,7 +14,7 @@ use crate::logger::one_line;
 
 /// A conflict copy in the output of `--json`.
 #[derive(Serialize)]
-struct Copy {
+struct ConflictCopy {
     file: String,
     /// The name of the other version.
     of: String,
@@ -43,7 +43,7 @@ pub fn conflicts(context: &mut Context, invocation: &Invocation) -> Result<Comma
         return Ok(CommandEnd::All);
     }
     let time = |text: &str| clock::parse_rfc3339(text).map_or("-".into(), clock::local);
-    let row = |c: &Copy| {
+    let row = |c: &ConflictCopy| {
         vec![
             out.size(c.size),
             time(&c.modified),
@@ -62,7 +62,7 @@ pub fn conflicts(context: &mut Context, invocation: &Invocation) -> Result<Comma
     Ok(CommandEnd::All)
 }
 
-fn find_copies(dir: &Path, copies: &mut Vec<Copy>) -> std::io::Result<()> {
+fn find_copies(dir: &Path, copies: &mut Vec<ConflictCopy>) -> std::io::Result<()> {
     let mut todo = vec![dir.to_path_buf()];
     while let Some(dir) = todo.pop() {
         // skip an unreadable or removed directory
@@ -84,7 +84,7 @@ fn find_copies(dir: &Path, copies: &mut Vec<Copy>) -> std::io::Result<()> {
             };
             let ext = rest.find('.').map_or("", |at| &rest[at..]);
             let meta = entry.metadata()?;
-            copies.push(Copy {
+            copies.push(ConflictCopy {
                 file: entry.path().to_string_lossy().into_owned(),
                 of: dir
                     .join(format!("{stem}{ext}"))

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::output::{left, right};
 use super::parse::Invocation;
 use super::{CommandEnd, Context, fail, local_path, note};
-use crate::client::{Called, ChangeHeaders, HubClient, Query, UploadOutcome};
+use crate::client::{Called, ChangeHeaders, HubClient, ListingQuery, UploadOutcome};
 use crate::config::{Settings, limits};
 use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
@@ -83,7 +83,7 @@ pub fn info(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd
 
 /// The outcome for one file of `rm`.
 #[derive(Serialize)]
-struct Removed<'a> {
+struct RemovedFile<'a> {
     id: Option<Uuid>,
     path: &'a str,
     removed: bool,
@@ -107,7 +107,7 @@ pub fn rm(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> 
         };
         let records = records.unwrap_or_else(|error| {
             if out.json {
-                out.object(&Removed {
+                out.object(&RemovedFile {
                     id: None,
                     path: &what,
                     removed: false,
@@ -122,7 +122,7 @@ pub fn rm(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> 
             match (out.json, &error) {
                 (true, _) => {
                     let error = error.as_ref().map(Error::to_string);
-                    out.object(&Removed {
+                    out.object(&RemovedFile {
                         id: Some(record.id),
                         path: &name,
                         removed: error.is_none(),
@@ -190,7 +190,7 @@ fn below(hub: &HubClient, what: &str) -> Result<Vec<Record>> {
 pub fn hint_at_directory(hub: &HubClient, what: &str, error: Error, hint: &str) -> Error {
     let inside = |name: &Name| {
         let (own, mut found) = (name.full(), false);
-        let query = Query {
+        let query = ListingQuery {
             path: Some(&own),
             search: None,
             all_kinds: true,

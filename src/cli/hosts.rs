@@ -38,7 +38,7 @@ pub fn hosts(context: &mut Context, invocation: &Invocation) -> Result<CommandEn
         return Ok(CommandEnd::All);
     };
     let end = clock::monotonic() + wait;
-    let mut reports = Reports::since(clock::monotonic());
+    let mut reports = InSyncReports::since(clock::monotonic());
     loop {
         let hosts = ask()?;
         let now = clock::monotonic();
@@ -87,20 +87,20 @@ fn chosen(mut hosts: Vec<HostInfo>, named: &[String]) -> Vec<HostInfo> {
 }
 
 /// Which reports of the machines count: a state that was read before a moment tells nothing of changes after it.
-struct Reports {
+struct InSyncReports {
     since: Instant,
     taken: u32,
 }
 
-impl Reports {
-    fn since(since: Instant) -> Reports {
-        Reports { since, taken: 0 }
+impl InSyncReports {
+    fn since(since: Instant) -> InSyncReports {
+        InSyncReports { since, taken: 0 }
     }
 
     /// Returns whether all machines have been in sync for the required number of reports.
     fn take(&mut self, hosts: &[HostInfo], now: Instant) -> bool {
         if !hosts.iter().all(is_in_sync) {
-            *self = Reports::since(now);
+            *self = InSyncReports::since(now);
             return false;
         }
         let passed = now.saturating_duration_since(self.since);
@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn machines_are_in_sync_when_two_reports_in_a_row_say_so() {
         let start = clock::monotonic();
-        let mut reports = Reports::since(start);
+        let mut reports = InSyncReports::since(start);
         let mut check = |second: u64, states: &[(MachineCondition, u64)], wants| {
             let host = |(condition, age): &(MachineCondition, u64)| HostInfo {
                 condition: *condition,

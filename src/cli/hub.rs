@@ -27,7 +27,7 @@ use crate::hub::data_dir::{self, DataDirLock, running};
 use crate::hub::store::findings::{Findings, Lost};
 use crate::hub::store::{Store, check};
 use crate::logger::counted;
-use crate::service::{self, Part, Signals};
+use crate::service::{self, ServicePart, Signals};
 use crate::wire::files::Backup;
 use crate::{clock, daemon, disk, hub, wire};
 
@@ -56,7 +56,7 @@ pub fn serve(context: &mut Context, invocation: &Invocation) -> Result<CommandEn
             Ok(settings)
         }
     };
-    let mut parts: Vec<Box<dyn Part>> = vec![Box::new(hub)];
+    let mut parts: Vec<Box<dyn ServicePart>> = vec![Box::new(hub)];
     if invocation.has("start") {
         match complete((*context.settings).clone()).and_then(|settings| {
             daemon::Daemon::start(&Arc::new(settings), daemon::ClientHalves::Both)
@@ -112,7 +112,7 @@ const LONGEST_BACKUP: Duration = Duration::from_secs(86_400);
 
 /// A backup in the output of `--json`.
 #[derive(Serialize)]
-struct BackedUp<'a> {
+struct BackupReport<'a> {
     dir: &'a Path,
     #[serde(flatten)]
     backup: Backup,
@@ -138,7 +138,7 @@ pub fn backup(context: &mut Context, invocation: &Invocation) -> Result<CommandE
         Err(e) => return Err(e),
     };
     if context.out.json {
-        context.out.object(&BackedUp { dir: &dir, backup })
+        context.out.object(&BackupReport { dir: &dir, backup })
     } else {
         context.out.line(&format!(
             "{}: {}, {}",

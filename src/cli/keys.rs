@@ -21,7 +21,7 @@ const MAX_USES_WAIT: Duration = Duration::from_secs(5);
 
 /// A key in the output of `--json`.
 #[derive(Serialize)]
-struct Listed {
+struct ListedKey {
     name: String,
     /// Present only when the key was made: the hub stores its hash alone.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -78,7 +78,7 @@ pub fn rotate(context: &mut Context, invocation: &Invocation) -> Result<CommandE
 
 fn show_key(context: &mut Context, name: &str, key: String, rights: &Rights) {
     if context.out.json {
-        context.out.object(&Listed {
+        context.out.object(&ListedKey {
             name: name.to_string(),
             key: Some(key),
             created: Some(clock::rfc3339(clock::now())),
@@ -196,7 +196,7 @@ pub fn list(context: &mut Context, _: &Invocation) -> Result<CommandEnd> {
     if context.out.json {
         for key in &keys {
             let used = find(key);
-            context.out.object(&Listed {
+            context.out.object(&ListedKey {
                 name: key.name.clone(),
                 key: None,
                 created: key.created.map(clock::rfc3339),

@@ -9,7 +9,7 @@ use crate::files::overview::real;
 use crate::files::status::StatusFiles;
 
 /// A local directory, and the directory on the hub that it is synced with ("": the root).
-struct Synced {
+struct SyncedDirectory {
     dir: PathBuf,
     remote: String,
 }
@@ -21,7 +21,7 @@ pub fn is_explicit(what: &str) -> bool {
 
 /// The path on the hub for a local path; `None`: it is in no directory that is synced with this server.
 pub fn on_hub(settings: &Settings, server: &str, what: &str) -> Option<String> {
-    let configured = settings.watches.iter().map(|watch| Synced {
+    let configured = settings.watches.iter().map(|watch| SyncedDirectory {
         dir: real(&watch.path),
         remote: watch.remote.clone(),
     });
@@ -29,11 +29,11 @@ pub fn on_hub(settings: &Settings, server: &str, what: &str) -> Option<String> {
         .into_iter()
         .filter_map(|files| files.read())
         .filter(|status| status.server == server)
-        .map(|status| Synced {
+        .map(|status| SyncedDirectory {
             dir: PathBuf::from(status.dir),
             remote: status.remote,
         });
-    let all: Vec<Synced> = configured.chain(known).collect();
+    let all: Vec<SyncedDirectory> = configured.chain(known).collect();
     translate(&all, &std::env::current_dir().ok()?, what)
 }
 
@@ -50,7 +50,7 @@ pub fn lexical(cwd: &Path, what: &str) -> PathBuf {
     path
 }
 
-fn translate(all: &[Synced], cwd: &Path, what: &str) -> Option<String> {
+fn translate(all: &[SyncedDirectory], cwd: &Path, what: &str) -> Option<String> {
     let path = lexical(cwd, what);
     let (below, synced) = all
         .iter()
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn a_path_in_a_synced_directory_has_one_on_the_hub() {
-        let synced = |dir: &str, remote: &str| Synced {
+        let synced = |dir: &str, remote: &str| SyncedDirectory {
             dir: dir.into(),
             remote: remote.into(),
         };

@@ -4,7 +4,7 @@ use super::files::time;
 use super::output::Output;
 use super::parse::Invocation;
 use super::{CommandEnd, Context, local_path, note};
-use crate::client::{HubClient, Query};
+use crate::client::{HubClient, ListingQuery};
 use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
 use crate::logger::one_line;
@@ -43,7 +43,7 @@ pub fn ls(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> 
         Some(_) => Some(invocation.argument(0)?),
         None => None,
     };
-    let query = Query {
+    let query = ListingQuery {
         path,
         search: invocation.value("search")?,
         all_kinds: true,
@@ -92,7 +92,7 @@ pub fn ls(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> 
 /// What a listing shows, and where.
 struct HubListing<'a> {
     hub: &'a HubClient,
-    query: Query<'a>,
+    query: ListingQuery<'a>,
     offset: u64,
     most: u64,
     ids: bool,
@@ -118,7 +118,7 @@ impl HubListing<'_> {
             // the server's prefix "docs" also matches "docs2", so rows are counted here
             skip = self.offset;
             let path = Some(dir);
-            (Query { path, ..self.query }, 0, u64::MAX)
+            (ListingQuery { path, ..self.query }, 0, u64::MAX)
         };
         let inside = format!("{dir}/");
         find::each(self.hub, &query, first, read, |record| {

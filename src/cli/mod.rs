@@ -52,7 +52,7 @@ use crate::logger::{self, counted};
 use crate::messages::lock;
 use commands::CommandFunction;
 use output::Output;
-use parse::{Invocation, Parsed};
+use parse::{Invocation, ParsedLine};
 
 /// The settings and output of a command.
 pub struct Context {
@@ -93,21 +93,21 @@ fn keep_writing() {
 
 fn run(args: impl IntoIterator<Item = OsString>) -> Result<CommandEnd> {
     let (invocation, mut out) = match parse::parse(args)? {
-        Parsed::Run(invocation) => {
+        ParsedLine::Run(invocation) => {
             let out = Output::stdout(invocation.has("json"), invocation.has("bytes"));
             (invocation, out)
         }
-        Parsed::Help(rows) => {
+        ParsedLine::Help(rows) => {
             let mut out = Output::stdout(false, false);
             help::print(&rows, &mut out);
             return out.finish(Ok(CommandEnd::All));
         }
-        Parsed::Version => {
+        ParsedLine::Version => {
             let mut out = Output::stdout(false, false);
             out.line(concat!("mesync ", env!("CARGO_PKG_VERSION")));
             return out.finish(Ok(CommandEnd::All));
         }
-        Parsed::Nothing => {
+        ParsedLine::Nothing => {
             logger::note(&help::short());
             return Err(Error::new(Kind::Usage, "no command given").hint("mesync help"));
         }

@@ -4,7 +4,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-use super::table::{COMMANDS, Command, Count, Flag, GLOBAL, Values, first_words, rows};
+use super::table::{ArgumentCount, COMMANDS, Command, Flag, GLOBAL, ValueKind, first_words, rows};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::nearest::nearest;
@@ -16,7 +16,7 @@ pub struct Invocation {
     pub arguments: Vec<OsString>,
 }
 
-pub enum Parsed {
+pub enum ParsedLine {
     Run(Invocation),
     /// Help about these rows; empty: about everything.
     Help(Vec<&'static Command>),
@@ -58,7 +58,7 @@ impl Invocation {
             .collect()
     }
 
-    /// The argument at this position; the parser guarantees those with [`Count::One`].
+    /// The argument at this position; the parser guarantees those with [`ArgumentCount::One`].
     pub fn argument(&self, at: usize) -> Result<&str> {
         let value = self
             .arguments
@@ -92,7 +92,7 @@ fn usage(command: &str, what: impl Into<String>, meant: Option<String>) -> Error
 }
 
 /// Parses the arguments, which begin with the program's name. Flags are allowed anywhere before `--`.
-pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed> {
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<ParsedLine> {
     let mut flags = Vec::new();
     let mut words = Vec::new();
     let mut unknown = None;
@@ -151,17 +151,17 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed> {
     }
     let given = |long: &str| flags.iter().any(|(f, _)| f.long == long);
     if given("version") {
-        return Ok(Parsed::Version);
+        return Ok(ParsedLine::Version);
     }
     if words.is_empty() {
         return Ok(if given("help") {
-            Parsed::Help(Vec::new())
+            ParsedLine::Help(Vec::new())
         } else {
-            Parsed::Nothing
+            ParsedLine::Nothing
         });
     }
     if given("help") {
-        return find_rows(&words).map(Parsed::Help);
+        return find_rows(&words).map(ParsedLine::Help);
     }
     let (row, used) = find_command(&words)?;
     let invocation = Invocation {
@@ -171,7 +171,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed> {
     };
     check_flags(&invocation)?;
     check_arguments(&invocation)?;
-    Ok(Parsed::Run(invocation))
+    Ok(ParsedLine::Run(invocation))
 }
 
 /// The flag of the command that the words begin with, else of any command.
@@ -307,7 +307,7 @@ fn check_arguments(invocation: &Invocation) -> Result<()> {
     let (row, given) = (invocation.row, &invocation.arguments);
     for (i, argument) in row.arguments.iter().enumerate() {
         match argument.count {
-            Count::One => match given.get(i) {
+            ArgumentCount::One => match given.get(i) {
                 Some(value) => check_value(row, argument.name, argument.values, value)?,
                 None => {
                     return Err(usage(
@@ -317,19 +317,19 @@ fn check_arguments(invocation: &Invocation) -> Result<()> {
                     ));
                 }
             },
-            Count::Optional => {
+            ArgumentCount::Optional => {
                 if let Some(value) = given.get(i) {
                     check_value(row, argument.name, argument.values, value)?;
                 }
             }
-            Count::Some if given.len() <= i => {
+            ArgumentCount::Some if given.len() <= i => {
                 return Err(usage(
                     row.name,
                     format!("{} needs {}", row.name, argument.name),
                     None,
                 ));
             }
-            Count::Some | Count::Any => return Ok(()),
+            ArgumentCount::Some | ArgumentCount::Any => return Ok(()),
         }
     }
     match given.get(row.arguments.len()) {
@@ -342,8 +342,8 @@ fn check_arguments(invocation: &Invocation) -> Result<()> {
     }
 }
 
-fn check_value(row: &Command, what: &str, values: Values, value: &OsStr) -> Result<()> {
-    let Values::Words(words) = values else {
+fn check_value(row: &Command, what: &str, values: ValueKind, value: &OsStr) -> Result<()> {
+    let ValueKind::Words(words) = values else {
         return Ok(());
     };
     if words.iter().any(|w| value == *w) {
@@ -371,7 +371,7 @@ mod tests {
             .chain(args.iter().copied())
             .map(OsString::from);
         let got = match parse(args.clone()) {
-            Ok(Parsed::Run(i)) => {
+            Ok(ParsedLine::Run(i)) => {
                 let flags: Vec<_> = i
                     .flags
                     .iter()
@@ -379,11 +379,11 @@ mod tests {
                     .collect();
                 format!("{} {flags:?} {:?}", i.row.name, i.arguments)
             }
-            Ok(Parsed::Help(rows)) => {
+            Ok(ParsedLine::Help(rows)) => {
                 format!("help {:?}", rows.iter().map(|r| r.name).collect::<Vec<_>>())
             }
-            Ok(Parsed::Version) => "version".into(),
-            Ok(Parsed::Nothing) => "nothing".into(),
+            Ok(ParsedLine::Version) => "version".into(),
+            Ok(ParsedLine::Nothing) => "nothing".into(),
             Err(e) => format!("{e} [{}]", e.kind.exit_status()),
         };
         assert_eq!(got, wants, "{:?}", args.collect::<Vec<_>>());

@@ -6,11 +6,11 @@ use crate::config::Settings;
 use crate::daemon;
 use crate::error::Result;
 use crate::joining::background::BackgroundRequest;
-use crate::service::{self, Part};
+use crate::service::{self, ServicePart};
 
 /// The client, and the thread that asks the hub for a key if it has none.
-pub fn of(client: daemon::Daemon, settings: &Arc<Settings>) -> Result<Vec<Box<dyn Part>>> {
-    let mut parts: Vec<Box<dyn Part>> = vec![Box::new(client)];
+pub fn of(client: daemon::Daemon, settings: &Arc<Settings>) -> Result<Vec<Box<dyn ServicePart>>> {
+    let mut parts: Vec<Box<dyn ServicePart>> = vec![Box::new(client)];
     match BackgroundRequest::start(settings) {
         Ok(Some(asking)) => parts.push(Box::new(asking)),
         Ok(None) => {}

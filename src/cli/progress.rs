@@ -34,15 +34,15 @@ fn is_shown(quiet: bool) -> bool {
 }
 
 /// The progress of a pass over a directory, whose number of paths is only found during the pass.
-pub struct Paths {
+pub struct PathProgress {
     shown: bool,
     began: Instant,
     drawn: Cell<bool>,
 }
 
-impl Paths {
-    pub fn new(quiet: bool) -> Paths {
-        Paths {
+impl PathProgress {
+    pub fn new(quiet: bool) -> PathProgress {
+        PathProgress {
             shown: is_shown(quiet),
             began: clock::monotonic(),
             drawn: Cell::new(false),

@@ -18,7 +18,7 @@ use super::parse::Invocation;
 use super::{CommandEnd, Context};
 use crate::config::environment;
 use crate::error::{Error, Kind, Result};
-use crate::messages::spool::{self, Ids, Outgoing};
+use crate::messages::spool::{self, IdGenerator, Outgoing};
 use crate::wire::{self, MAX_MESSAGE, Message, Priority};
 use crate::{clock, disk, wait};
 
@@ -113,7 +113,7 @@ fn batch(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
     );
     let mut batch = SendProgress {
         hops: hops(environment::variable(wire::HOPS_VARIABLE))?,
-        ids: Ids::default(),
+        ids: IdGenerator::default(),
         line: 0,
         sent: 0,
     };
@@ -142,7 +142,7 @@ fn batch(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
 /// The progress of a batch.
 struct SendProgress {
     hops: Option<(String, Box<RawValue>)>,
-    ids: Ids,
+    ids: IdGenerator,
     /// The number of lines read.
     line: u64,
     /// The number of messages written to the outbox.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::output::{left, right};
 use super::parse::Invocation;
-use super::progress::Paths;
+use super::progress::PathProgress;
 use super::watches::watches;
 use super::{CommandEnd, Context, all_of, counted, note};
 use crate::client::HubClient;
@@ -76,7 +76,7 @@ pub fn sync(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd
         let each = watches.iter();
         return all_of(each.map(|watch| dry_run(context, watch, &hub, allow_deletes)));
     }
-    let line = Paths::new(invocation.has("quiet"));
+    let line = PathProgress::new(invocation.has("quiet"));
     let settings = context.settings.clone();
     let passes = DirectoryPasses {
         settings: &settings,

@@ -343,7 +343,7 @@ fn one_argument(
 
 /// The outcome of a download.
 #[derive(Serialize)]
-struct Received<'a> {
+struct DownloadedFile<'a> {
     id: Uuid,
     path: String,
     rev: u64,
@@ -391,7 +391,7 @@ pub fn download(context: &mut Context, invocation: &Invocation) -> Result<Comman
     let (file, out) = (disk::show(to.as_os_str()), &mut context.out);
     if out.json {
         let (id, rev, size) = (record.id, record.rev, record.size);
-        out.object(&Received {
+        out.object(&DownloadedFile {
             id,
             path: record.full_name(),
             rev,

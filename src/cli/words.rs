@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::parse::Invocation;
 use super::{CommandEnd, Context, hooks, trash};
-use crate::client::Query;
+use crate::client::ListingQuery;
 use crate::config::Settings;
 use crate::daemon::servers;
 use crate::error::Result;
@@ -82,7 +82,7 @@ fn in_directory(context: &Context, typed: &str) -> Result<BTreeSet<String>> {
     } else {
         format!("{dir}/")
     };
-    let query = Query {
+    let query = ListingQuery {
         path: Some(dir).filter(|dir| !dir.is_empty()),
         search: None,
         all_kinds: true,

@@ -40,22 +40,22 @@ impl ByteSource<'_> {
 /// Why the local side could not supply the announced bytes. ureq returns it as the error of the
 /// request.
 #[derive(Debug)]
-pub enum Broken {
+pub enum ByteSourceError {
     /// Fewer bytes than were hashed before, or other ones.
     Changed,
     Read(io::Error),
 }
 
-impl std::fmt::Display for Broken {
+impl std::fmt::Display for ByteSourceError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Broken::Changed => f.write_str("the file changed while it was read"),
-            Broken::Read(e) => write!(f, "{e}"),
+            ByteSourceError::Changed => f.write_str("the file changed while it was read"),
+            ByteSourceError::Read(e) => write!(f, "{e}"),
         }
     }
 }
 
-impl std::error::Error for Broken {}
+impl std::error::Error for ByteSourceError {}
 
 /// One part of a body.
 pub enum Piece<'a> {
@@ -108,7 +108,7 @@ impl<'a> PieceReader<'a> {
         }
     }
 
-    fn next_bytes(&mut self, piece: &Piece<'_>, out: &mut [u8]) -> Result<usize, Broken> {
+    fn next_bytes(&mut self, piece: &Piece<'_>, out: &mut [u8]) -> Result<usize, ByteSourceError> {
         let (bytes, counts): (&[u8], bool) = match piece {
             Piece::Text(text) => (text, false),
             Piece::Content(ByteSource::Bytes(bytes)) => (bytes, true),
@@ -120,19 +120,19 @@ impl<'a> PieceReader<'a> {
             }) => {
                 let most = (length - self.done).min(out.len() as u64) as usize;
                 let n = match file.read_at(&mut out[..most], at + self.done) {
-                    Ok(0) => return Err(Broken::Changed),
+                    Ok(0) => return Err(ByteSourceError::Changed),
                     Ok(n) => n,
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => {
                         return self.next_bytes(piece, out);
                     }
-                    Err(e) => return Err(Broken::Read(e)),
+                    Err(e) => return Err(ByteSourceError::Read(e)),
                 };
                 self.hash.update(&out[..n]);
                 // the last bytes are held back if they would complete unverified content
                 if self.done + n as u64 == *length
                     && Hash(self.hash.finalize_reset().into()) != *sha256
                 {
-                    return Err(Broken::Changed);
+                    return Err(ByteSourceError::Changed);
                 }
                 (self.passed)(n as u64);
                 return Ok(n);

@@ -12,7 +12,7 @@ use ureq::unversioned::transport::DefaultConnector;
 
 use super::proxy::{self, Proxy};
 use super::url::is_address;
-use super::zone::Zoned;
+use super::zone::ZoneResolver;
 use crate::config::{Settings, environment, server_url, zone};
 use crate::error::Result;
 use crate::pins::{self, Pins};
@@ -103,7 +103,7 @@ impl Endpoint {
             .timeout_per_read(Some(Duration::from_secs(3 * wire::KEEP_ALIVE)))
             .build();
         let make = |config| {
-            let zoned = Zoned(zone::of(url).map(str::to_string));
+            let zoned = ZoneResolver(zone::of(url).map(str::to_string));
             match pins {
                 Some(pins) => pins::agent(config, pins, zoned),
                 None => ureq::Agent::with_parts(config, DefaultConnector::default(), zoned),

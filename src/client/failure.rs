@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ureq::http;
 
-use super::body::Broken;
+use super::body::ByteSourceError;
 use super::endpoints::Endpoint;
 use super::header::media_type;
 use super::url::bare;
@@ -353,14 +353,14 @@ pub(super) fn all(mut failures: Vec<Failure>) -> Failure {
     }
 }
 
-fn broken(e: &std::io::Error) -> Option<&Broken> {
+fn broken(e: &std::io::Error) -> Option<&ByteSourceError> {
     e.get_ref()?.downcast_ref()
 }
 
 /// The local data to send could not be read.
 fn own_fault(e: &std::io::Error) -> Error {
     match broken(e) {
-        Some(Broken::Read(e)) => Error::new(
+        Some(ByteSourceError::Read(e)) => Error::new(
             Kind::Io,
             format!("cannot read what was to be sent: {}", plain(e)),
         ),

@@ -66,7 +66,7 @@ pub enum UploadOutcome {
 
 /// The response to an upload, a commit or a restore.
 #[derive(Debug, Clone)]
-pub struct Stored {
+pub struct UploadResponse {
     pub outcome: UploadOutcome,
     /// The current revision, if the server has revisions.
     pub rev: Option<u64>,
@@ -78,7 +78,7 @@ pub struct Stored {
 
 /// Which records to list.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Query<'a> {
+pub struct ListingQuery<'a> {
     /// A prefix of the path, as a directory.
     pub path: Option<&'a str>,
     /// A substring of the name.
@@ -98,7 +98,7 @@ pub struct ListingPage {
 impl HubClient {
     /// `GET /api/files`: one page. `s3em` returns at most 200 rows, whatever the limit: an empty page is the
     /// end.
-    pub fn list(&self, query: &Query<'_>, limit: usize, offset: u64) -> Called<ListingPage> {
+    pub fn list(&self, query: &ListingQuery<'_>, limit: usize, offset: u64) -> Called<ListingPage> {
         let mut path = format!("/api/files?limit={limit}&offset={offset}");
         let mut add = |name: &str, value: Option<&str>| {
             if let Some(value) = value {
@@ -213,7 +213,7 @@ impl HubClient {
 
     /// `PUT /api/files/commit`: a file whose chunks the hub has. If some are missing, a failure with status 409 names
     /// them.
-    pub fn commit(&self, commit: &Commit, change: ChangeHeaders) -> Called<Stored> {
+    pub fn commit(&self, commit: &Commit, change: ChangeHeaders) -> Called<UploadResponse> {
         let call = Call {
             method: Method::PUT,
             headers: change.headers(),
@@ -252,7 +252,12 @@ impl HubClient {
     }
 
     /// `POST /api/files/{id}/restore`
-    pub fn restore(&self, id: Uuid, restore: Restore, change: ChangeHeaders) -> Called<Stored> {
+    pub fn restore(
+        &self,
+        id: Uuid,
+        restore: Restore,
+        change: ChangeHeaders,
+    ) -> Called<UploadResponse> {
         let path = format!("/api/files/{id}/restore");
         self.stored(&Call {
             method: Method::POST,
@@ -305,7 +310,7 @@ impl HubClient {
     }
 
     /// A change whose response is a record, or only a revision if nothing was changed.
-    pub(super) fn stored(&self, call: &Call) -> Called<Stored> {
+    pub(super) fn stored(&self, call: &Call) -> Called<UploadResponse> {
         let answer = self.authorized(Purpose::Request, call)?;
         let outcome = match answer.status().as_u16() {
             201 => UploadOutcome::Created,
@@ -314,7 +319,7 @@ impl HubClient {
                 if rev.is_none() && self.may_be_ours() {
                     return Err(self.foreign(204, &media_type(&answer), &call.path));
                 }
-                return Ok(Stored {
+                return Ok(UploadResponse {
                     outcome: UploadOutcome::Unchanged,
                     rev,
                     record: None,
@@ -327,7 +332,7 @@ impl HubClient {
             record,
             renamed_from,
         } = self.body(answer, call.most, &call.path)?;
-        Ok(Stored {
+        Ok(UploadResponse {
             outcome,
             rev: Some(record.rev),
             record: Some(record),

@@ -37,7 +37,7 @@ use body::{Body, PieceReader};
 use endpoints::{Endpoint, Endpoints, Purpose};
 use failure::is_stale;
 pub use failure::{Called, ErrorDetail, Failure};
-pub use files::{ChangeHeaders, Query, Stored, UploadOutcome};
+pub use files::{ChangeHeaders, ListingQuery, UploadOutcome, UploadResponse};
 use header::media_type;
 pub use messages::PullResult;
 use token::BearerToken;
@@ -49,10 +49,10 @@ pub use url::is_loopback;
 pub type AccessSource = Box<dyn Fn() -> crate::error::Result<Access> + Send + Sync>;
 
 /// Called with each new token.
-pub type Renewed = Box<dyn Fn(&LoginAnswer) + Send + Sync>;
+pub type OnTokenRenewed = Box<dyn Fn(&LoginAnswer) + Send + Sync>;
 
 /// Called with the next certificate of the hub.
-pub type NextCertificate = Box<dyn Fn(Hash) + Send + Sync>;
+pub type OnNextCertificate = Box<dyn Fn(Hash) + Send + Sync>;
 
 /// One hub, over pooled connections; shared by threads.
 pub struct HubClient {
@@ -67,10 +67,10 @@ pub struct HubClient {
     ours: OnceLock<bool>,
     /// See [`HubClient::batches_changes`].
     batches: Mutex<Option<bool>>,
-    renewed: OnceLock<Renewed>,
+    renewed: OnceLock<OnTokenRenewed>,
     /// `None`: certificate authorities are trusted for `https://`, and `http://` is plain.
     pins: Option<Arc<Pins>>,
-    next_certificate: OnceLock<NextCertificate>,
+    next_certificate: OnceLock<OnNextCertificate>,
     state: OnceLock<StateSource>,
 }
 
@@ -179,7 +179,7 @@ impl HubClient {
             return Err(error.into());
         }
         if !ours {
-            self.list(&Query::default(), 1, 0)?;
+            self.list(&ListingQuery::default(), 1, 0)?;
         }
         Ok(*self.ours.get_or_init(|| ours))
     }
@@ -205,12 +205,12 @@ impl HubClient {
     }
 
     /// Registers a callback for each new token, so that it can be saved.
-    pub fn on_renewal(&self, renewed: Renewed) {
+    pub fn on_renewal(&self, renewed: OnTokenRenewed) {
         let _ = self.renewed.set(renewed);
     }
 
     /// Registers a callback for the next certificate of the hub.
-    pub fn on_next_certificate(&self, known: NextCertificate) {
+    pub fn on_next_certificate(&self, known: OnNextCertificate) {
         let _ = self.next_certificate.set(known);
     }
 

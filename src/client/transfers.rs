@@ -8,7 +8,7 @@ use ureq::http::{self, Method};
 use uuid::Uuid;
 
 use super::body::{Body, ByteSource, BytesPassed, Piece};
-use super::files::{ChangeHeaders, SYNC_PATIENCE, Stored, etag, knows, tag};
+use super::files::{ChangeHeaders, SYNC_PATIENCE, UploadResponse, etag, knows, tag};
 use super::header::media_type;
 use super::{Call, Called, HubClient, Purpose};
 use crate::error::Error;
@@ -52,7 +52,7 @@ impl HubClient {
         content: ByteSource<'_>,
         change: ChangeHeaders,
         passed: BytesPassed<'_>,
-    ) -> Called<Stored> {
+    ) -> Called<UploadResponse> {
         let boundary = format!("mesync-{}", Uuid::new_v4().simple());
         let shown = utf8_percent_encode(name, FILE_NAME);
         let metadata = serde_json::to_string(metadata).expect("plain data is JSON");

@@ -11,9 +11,9 @@ use crate::config::zone;
 
 /// `None`: the URL has no zone.
 #[derive(Debug)]
-pub struct Zoned(pub Option<String>);
+pub struct ZoneResolver(pub Option<String>);
 
-impl Resolver for Zoned {
+impl Resolver for ZoneResolver {
     fn resolve(
         &self,
         uri: &Uri,

@@ -1,16 +1,16 @@
 //! Values of settings for encryption: which clients may use plain HTTP, and which certificates a
 //! hub has.
 
-use super::Plain;
+use super::PlainHttp;
 use super::values::Parsed;
 use crate::wire;
 use crate::wire::files::Hash;
 
-pub fn plain(text: &str) -> Parsed<Plain> {
+pub fn plain(text: &str) -> Parsed<PlainHttp> {
     match text.trim() {
-        "all" => Ok(Plain::All),
-        "local" => Ok(Plain::Local),
-        "none" => Ok(Plain::None),
+        "all" => Ok(PlainHttp::All),
+        "local" => Ok(PlainHttp::Local),
+        "none" => Ok(PlainHttp::None),
         _ => Err(format!(
             "must be all, local or none, not \"{}\"",
             wire::brief(text)

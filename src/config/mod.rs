@@ -92,7 +92,7 @@ pub struct HubSettings {
     pub cache: u64,
     pub master_key: Option<Secret>,
     pub master_key_file: Option<PathBuf>,
-    pub plain: Plain,
+    pub plain: PlainHttp,
     pub tls_cert: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
     /// The bucket that this hub shares with others; `None`: it has a disk of its own.
@@ -120,7 +120,7 @@ impl std::fmt::Debug for Secret {
 
 /// Which clients the hub serves over plain HTTP.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Plain {
+pub enum PlainHttp {
     #[default]
     All,
     /// Clients on its own machine.

@@ -168,10 +168,10 @@ impl WatchSettings {
 }
 
 /// The byte offset in the file, and the error.
-type Wrong = (usize, String);
+type LocatedError = (usize, String);
 
 /// Reads `[[watch]]`, which begins at byte `at` of the file.
-pub(super) fn read(value: &DeValue<'_>, at: usize) -> Result<Vec<WatchSettings>, Wrong> {
+pub(super) fn read(value: &DeValue<'_>, at: usize) -> Result<Vec<WatchSettings>, LocatedError> {
     let wrong = || (at, "watch must be tables: [[watch]]".to_string());
     let DeValue::Array(tables) = value else {
         return Err(wrong());
@@ -200,7 +200,7 @@ pub(super) fn read(value: &DeValue<'_>, at: usize) -> Result<Vec<WatchSettings>,
     Ok(all)
 }
 
-fn read_one(keys: &DeTable<'_>, at: usize) -> Result<WatchSettings, Wrong> {
+fn read_one(keys: &DeTable<'_>, at: usize) -> Result<WatchSettings, LocatedError> {
     let mut settings = WatchSettings::new(PathBuf::new());
     for (name, value) in keys {
         let (key, at) = (name.get_ref().as_ref(), name.span().start);

@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender, select};
 use crate::clock;
 use crate::error::{Result, plain};
 use crate::messages::hooks::HookRecord;
-use crate::messages::hooks::run::{RunResult, Setup};
+use crate::messages::hooks::run::{HookRunner, RunResult};
 use crate::messages::hooks::schedule::Schedule;
 
 /// The interval between two scans of the records, and the pause after an error of the disk, which
@@ -16,7 +16,7 @@ const SCAN_PERIOD: Duration = Duration::from_secs(60);
 
 /// Thread `hook-N`: runs one hook after another, each with the settings of that time.
 pub fn run_hooks(
-    setup: &dyn Fn() -> Setup,
+    setup: &dyn Fn() -> HookRunner,
     work: &Receiver<HookRecord>,
     ended: &Sender<(String, RunResult)>,
     stopping: &dyn Fn() -> bool,

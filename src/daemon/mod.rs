@@ -2,7 +2,7 @@
 //!
 //! It decides nothing about messages or files. Threads: `tick` owns the spool, `inotify` and `sse` wake it, `hooks` schedules
 //! the `hook-N`; `sync-N` supervises the threads of one synced directory ([`directories`]), `requests` passes on requests of
-//! users, `state` tells the hub how the machine is ([`machine_state`]). If a thread dies, [`Part::fatal`] returns an error, and
+//! users, `state` tells the hub how the machine is ([`machine_state`]). If a thread dies, [`ServicePart::fatal`] returns an error, and
 //! the process ends.
 
 pub mod directories;
@@ -35,11 +35,11 @@ use crate::files::engine::Neighbours;
 use crate::files::stats::News;
 use crate::messages::exchange::{Exchange, TickEvent};
 use crate::messages::hooks::HookRecord;
-use crate::messages::hooks::run::Setup;
+use crate::messages::hooks::run::HookRunner;
 use crate::messages::hooks::schedule::Schedule;
 use crate::messages::lock::Client;
 use crate::messages::{local_events, lock, spool};
-use crate::service::Part;
+use crate::service::ServicePart;
 use control::Control;
 use directories::Supervisor;
 use hooks::{run_hooks, schedule_hooks};
@@ -289,7 +289,7 @@ impl Hooks {
             let (work, ended, shared) =
                 (work.clone(), ended.clone(), started.threads.shared.clone());
             let (base, timeout) = (settings.base_dir.clone(), started.timeout.clone());
-            let setup = move || Setup {
+            let setup = move || HookRunner {
                 base: base.clone(),
                 timeout: Duration::from_secs(timeout.load(Relaxed)),
             };
@@ -341,7 +341,7 @@ fn tell_hook(base: &std::path::Path, host: &str, news: &News, watch: &WatchSetti
     })
 }
 
-impl Part for Daemon {
+impl ServicePart for Daemon {
     fn alive(&self) -> bool {
         // the tick must end its current iteration; waiting counts as being alive
         let since = self.exchange.tick.since.load(Relaxed);
@@ -435,7 +435,7 @@ fn exchange_once(settings: &Arc<Settings>) -> Result<Option<Kind>> {
     let passed = Exchange::open(settings, hub, wakeup.clone())?.once();
     let (ended, runs) = bounded(settings.hook_jobs);
     let (jobs, work) = bounded::<HookRecord>(settings.hook_jobs);
-    let setup = || Setup {
+    let setup = || HookRunner {
         base: settings.base_dir.clone(),
         timeout: settings.hook_timeout,
     };

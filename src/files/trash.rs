@@ -19,7 +19,7 @@ use super::tree::partial;
 use super::tree::root::{self, InodeType, fault, show};
 use crate::clock;
 use crate::error::{Error, Kind};
-use crate::steady::Reading;
+use crate::steady::ClockReading;
 
 /// The note with the clocks at the last run.
 const CLOCK: &str = "clock";
@@ -118,7 +118,7 @@ pub fn empty(tree: &DiskTree) -> Called<EmptiedTrash> {
 /// See the module documentation. `Fatal` if the directory was replaced.
 pub fn expire(tree: &DiskTree, state: &DiskState) -> Called<()> {
     tree.check()?;
-    let reading = Reading::after(state.note(CLOCK)?.as_deref());
+    let reading = ClockReading::after(state.note(CLOCK)?.as_deref());
     state.set_note(CLOCK, &reading.to_text())?;
     let believed = |kept| reading.is_believed(kept).then_some(kept);
     let space = rustix::fs::fstatvfs(tree.root().fd())

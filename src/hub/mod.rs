@@ -61,7 +61,7 @@ use crate::config::environment;
 use crate::config::{HubSettings, Settings, zone};
 use crate::disk;
 use crate::error::{Error, Kind, Result, plain};
-use crate::service::Part;
+use crate::service::ServicePart;
 use approvals::Approvals;
 use auth::{Auth, Mode};
 use bucket::clock::StoreClock;
@@ -404,7 +404,7 @@ impl Drop for Hub {
     }
 }
 
-impl Part for Hub {
+impl ServicePart for Hub {
     fn alive(&self) -> bool {
         Hub::alive(self)
     }

@@ -26,7 +26,7 @@ use super::server::{Admission, Gate, Head, Responder, Server, Wire};
 use super::shared_view::SharedView;
 use super::store::Store;
 use super::subscribers::Subscribers;
-use crate::config::Plain;
+use crate::config::PlainHttp;
 use crate::disk;
 use crate::wire::files::HOST_HEADER;
 use crate::wire::fleet::STATE_HEADER;
@@ -49,7 +49,7 @@ pub struct Router {
     pub data_dir: PathBuf,
     /// `None`: this build has no TLS.
     pub certificates: Option<Arc<Certificates>>,
-    pub plain: Mutex<Plain>,
+    pub plain: Mutex<PlainHttp>,
     pub joining: Option<Joining>,
     /// Present while the server runs; only its counters are read.
     pub server: Mutex<Option<Server>>,
@@ -94,7 +94,7 @@ impl Gate for Router {
 }
 
 impl Router {
-    pub fn set_plain(&self, plain: Plain) {
+    pub fn set_plain(&self, plain: PlainHttp) {
         *self.plain.lock().unwrap_or_else(PoisonError::into_inner) = plain;
     }
 
@@ -103,10 +103,10 @@ impl Router {
         let plain = *self.plain.lock().unwrap_or_else(PoisonError::into_inner);
         let known = matches!(caller, Caller::Admin | Caller::Nobody);
         match plain {
-            Plain::All => Ok(()),
-            Plain::Local if protected::is_local(peer) => Ok(()),
-            Plain::None if protected::is_local(peer) && known => Ok(()),
-            Plain::Local | Plain::None => Err(Reply::error(
+            PlainHttp::All => Ok(()),
+            PlainHttp::Local if protected::is_local(peer) => Ok(()),
+            PlainHttp::None if protected::is_local(peer) && known => Ok(()),
+            PlainHttp::Local | PlainHttp::None => Err(Reply::error(
                 403,
                 "this hub does not answer over plain HTTP ([hub] plain): let this machine join it with \"mesync join\", or call it by https://",
             )),

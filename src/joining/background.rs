@@ -11,7 +11,7 @@ use rustix::process::{Signal, getpid, kill_process};
 use super::{JoinRequest, JoinStep, is_refused, may_ask, words};
 use crate::config::Settings;
 use crate::error::{Error, Kind, Result};
-use crate::service::Part;
+use crate::service::ServicePart;
 use crate::wire::join::ASK_INTERVAL;
 
 /// Between two looks whether a hub that lets this machine in still does.
@@ -41,7 +41,7 @@ impl BackgroundRequest {
     }
 }
 
-impl Part for BackgroundRequest {
+impl ServicePart for BackgroundRequest {
     fn alive(&self) -> bool {
         true
     }

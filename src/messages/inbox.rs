@@ -32,7 +32,7 @@ pub struct Inbox {
     /// The order of the next hook record.
     order: u64,
     /// Messages that are logged and still hidden, in the order of the log.
-    logged: VecDeque<Logged>,
+    logged: VecDeque<LoggedMessage>,
     /// A call has failed: hidden files and records of messages that were not accepted may remain.
     unsettled: bool,
 }
@@ -47,13 +47,13 @@ pub struct ReceivedPage {
 }
 
 struct NewMessage {
-    logged: Logged,
+    logged: LoggedMessage,
     line: Cursor,
     hook: Option<hooks::HookRecord>,
 }
 
 /// A message that has a line in the log and is to get its name in `inbox/`.
-struct Logged {
+struct LoggedMessage {
     name: String,
     /// Its content, in case the hidden file is removed; `None`: it was logged by an earlier
     /// process.
@@ -98,7 +98,7 @@ impl Inbox {
         }
         let logged = lines.iter().filter_map(|l| hidden.remove(&l.id));
         self.logged
-            .extend(logged.map(|name| Logged { name, text: None }));
+            .extend(logged.map(|name| LoggedMessage { name, text: None }));
         found_again.sort_by(|a, b| a.1.cmp(&b.1));
         if !found_again.is_empty() {
             let last = self.seen.last().unwrap_or(Cursor {
@@ -114,7 +114,7 @@ impl Inbox {
             self.logged.extend(
                 found_again
                     .into_iter()
-                    .map(|(_, name)| Logged { name, text: None }),
+                    .map(|(_, name)| LoggedMessage { name, text: None }),
             );
         }
         Ok(())
@@ -284,7 +284,7 @@ impl Inbox {
         .map_err(failed)?;
         self.order = self.order.saturating_add(u64::from(hook.is_some()));
         Ok(NewMessage {
-            logged: Logged {
+            logged: LoggedMessage {
                 name,
                 text: Some(text.to_string()),
             },

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use super::small::Small;
+use super::small::SmallEntry;
 use super::upload::{GROUP_FILES, OnUploaded, Upload, Uploaded};
 use super::{Transfer, TransferStep};
 use crate::chunking::Content;
@@ -21,7 +21,7 @@ const MAX_TINY_FILE_BYTES: u64 = 4096;
 impl Upload<'_, '_> {
     /// Sends a group: skips unchanged files, commits those whose bytes the hub has, sends the rest
     /// in one request.
-    pub(super) fn send_group(&self, group: Vec<Small>, done: OnUploaded<'_>) {
+    pub(super) fn send_group(&self, group: Vec<SmallEntry>, done: OnUploaded<'_>) {
         debug_assert!(group.len() <= GROUP_FILES);
         let mut to_send = Vec::new();
         for small in group {
@@ -51,7 +51,7 @@ impl Upload<'_, '_> {
         self.send_batch(&batch, done);
     }
 
-    fn missing(&self, files: &[(Small, Content)]) -> Called<HashSet<Hash>> {
+    fn missing(&self, files: &[(SmallEntry, Content)]) -> Called<HashSet<Hash>> {
         let asked: HashSet<Hash> = files
             .iter()
             .filter(|(small, content)| is_worth_asking(small, content))
@@ -67,7 +67,7 @@ impl Upload<'_, '_> {
         }
     }
 
-    fn send_batch(&self, batch: &[(Small, Content)], done: OnUploaded<'_>) {
+    fn send_batch(&self, batch: &[(SmallEntry, Content)], done: OnUploaded<'_>) {
         if batch.is_empty() {
             return;
         }
@@ -103,7 +103,7 @@ impl Upload<'_, '_> {
 }
 
 /// Whether a commit without bytes would save anything.
-fn is_worth_asking(small: &Small, content: &Content) -> bool {
+fn is_worth_asking(small: &SmallEntry, content: &Content) -> bool {
     small.kind == files::EntryKind::File && content.size > MAX_TINY_FILE_BYTES
 }
 
@@ -140,7 +140,7 @@ fn settle(transfer: &Transfer<'_>, result: BatchResult, size: u64) -> Called<Upl
     })
 }
 
-fn fail_all(files: &[(Small, Content)], failure: Failure, done: OnUploaded<'_>) {
+fn fail_all(files: &[(SmallEntry, Content)], failure: Failure, done: OnUploaded<'_>) {
     for (small, _) in files {
         let again = Failure {
             error: failure.error.clone(),

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use super::partial::{OldFile, Partial, damaged};
 use super::parts::FetchedParts;
 use super::source_file::SourceFile;
-use super::{COPY_BUFFER_BYTES, Patience, Transfer, TransferStep};
+use super::{COPY_BUFFER_BYTES, RetryBudget, Transfer, TransferStep};
 use crate::chunking::{self, zero_chunk};
 use crate::client::{Called, Download};
 use crate::error::{Error, Kind};
@@ -51,9 +51,9 @@ impl Transfer<'_> {
         let mut record = record;
         for race in 0.. {
             match self.download_revision(&record, to)? {
-                Refill::Done => return Ok(record),
-                Refill::Other if race < MAX_RACES => record = self.hub.info(record.id)?,
-                Refill::Other => break,
+                RefillResult::Done => return Ok(record),
+                RefillResult::Other if race < MAX_RACES => record = self.hub.info(record.id)?,
+                RefillResult::Other => break,
             }
         }
         let what = format!(
@@ -65,10 +65,10 @@ impl Transfer<'_> {
             .into())
     }
 
-    fn download_revision(&self, record: &Record, to: &Path) -> Called<Refill> {
+    fn download_revision(&self, record: &Record, to: &Path) -> Called<RefillResult> {
         match record.kind {
             files::EntryKind::File => self.download_file(record, to),
-            files::EntryKind::Dir => Ok(make_dir(record, to).map(|()| Refill::Done)?),
+            files::EntryKind::Dir => Ok(make_dir(record, to).map(|()| RefillResult::Done)?),
             files::EntryKind::Symlink => self.download_link(record, to),
         }
     }
@@ -89,15 +89,15 @@ impl Transfer<'_> {
             return Ok(written);
         }
         match fetched? {
-            Refill::Done
+            RefillResult::Done
                 if record
                     .checksum_sha256
                     .is_none_or(|sum| sum == Hash(whole.finalize().into())) =>
             {
                 Ok(to.flush())
             }
-            Refill::Done => Err(damaged(record).into()),
-            Refill::Other => Err(Error::new(
+            RefillResult::Done => Err(damaged(record).into()),
+            RefillResult::Other => Err(Error::new(
                 Kind::Busy,
                 "the file changed on the hub during the download",
             )
@@ -114,8 +114,9 @@ impl Transfer<'_> {
         at: &mut u64,
         to: u64,
         take: &mut dyn FnMut(&[u8]) -> Called<()>,
-    ) -> Called<Refill> {
-        let (mut patience, mut buffer) = (Patience::new(self.attempts), vec![0; COPY_BUFFER_BYTES]);
+    ) -> Called<RefillResult> {
+        let (mut patience, mut buffer) =
+            (RetryBudget::new(self.attempts), vec![0; COPY_BUFFER_BYTES]);
         while *at < to {
             let before = *at;
             let once = self.hub.download(
@@ -126,7 +127,7 @@ impl Transfer<'_> {
             );
             let broken = match once.and_then(|mut answer| {
                 if self.ours && answer.rev.is_some_and(|rev| !rev.is(record.revision())) {
-                    Ok(Some(Refill::Other))
+                    Ok(Some(RefillResult::Other))
                 } else {
                     self.take_answer(&mut answer, at, to, &mut buffer, take)
                         .map(|()| None)
@@ -136,7 +137,7 @@ impl Transfer<'_> {
                 Ok(None) => continue,
                 // it has become shorter, or that revision is no longer kept
                 Err(failure) if failure.status == 416 || failure.status == 404 && self.ours => {
-                    return Ok(Refill::Other);
+                    return Ok(RefillResult::Other);
                 }
                 Err(failure) => failure,
             };
@@ -145,7 +146,7 @@ impl Transfer<'_> {
             }
             patience.wait(broken, self.watch)?;
         }
-        Ok(Refill::Done)
+        Ok(RefillResult::Done)
     }
 
     fn take_answer(
@@ -193,15 +194,15 @@ impl Transfer<'_> {
         let old = std::cell::Cell::new(old);
         partial.resume(self)?;
         match self.fill(record, &mut partial, &|| OldFile::of(old.take()?))? {
-            Refill::Other => Ok(false),
-            Refill::Done
+            RefillResult::Other => Ok(false),
+            RefillResult::Done
                 if record
                     .checksum_sha256
                     .is_some_and(|sum| sum != Hash(partial.whole.finalize().into())) =>
             {
                 Err(damaged(record).into())
             }
-            Refill::Done => Ok(true),
+            RefillResult::Done => Ok(true),
         }
     }
 
@@ -234,7 +235,7 @@ impl Transfer<'_> {
         }
     }
 
-    fn download_link(&self, record: &Record, to: &Path) -> Called<Refill> {
+    fn download_link(&self, record: &Record, to: &Path) -> Called<RefillResult> {
         let mut target = Vec::new();
         if record.size > MAX_LINK_BYTES {
             return Err(damaged(record).into());
@@ -250,10 +251,10 @@ impl Transfer<'_> {
                 let _ = std::fs::remove_file(&temporary);
                 Error::io(format!("make the link {}", disk::show(to.as_os_str())), &e)
             })?;
-        Ok(Refill::Done)
+        Ok(RefillResult::Done)
     }
 
-    fn download_file(&self, record: &Record, to: &Path) -> Called<Refill> {
+    fn download_file(&self, record: &Record, to: &Path) -> Called<RefillResult> {
         let chunks = self.chunks_of(record)?;
         (self.watch)(TransferStep::Expect(record.size));
         let mut partial = Partial::open(record, to, chunks)?;
@@ -263,12 +264,12 @@ impl Transfer<'_> {
             .and_then(|()| partial.resume(self))
             .and_then(|()| self.fill(record, &mut partial, &old));
         match fetched {
-            Ok(Refill::Done) => partial.conclude(record, to).map(|()| Refill::Done),
+            Ok(RefillResult::Done) => partial.conclude(record, to).map(|()| RefillResult::Done),
             // nothing of another revision can be reused, and a full disk needs the space
-            Ok(Refill::Other) => {
+            Ok(RefillResult::Other) => {
                 (self.watch)(TransferStep::Lost(0));
                 partial.remove();
-                Ok(Refill::Other)
+                Ok(RefillResult::Other)
             }
             Err(failure) => {
                 if partial.at == 0
@@ -289,7 +290,7 @@ impl Transfer<'_> {
         record: &Record,
         partial: &mut Partial,
         old: &dyn Fn() -> Option<OldFile>,
-    ) -> Called<Refill> {
+    ) -> Called<RefillResult> {
         let old = if partial.chunks.len() > 1 && partial.at < record.size {
             old()
         } else {
@@ -322,10 +323,10 @@ impl Transfer<'_> {
                 }
             }
             let mut at = partial.at;
-            if let Refill::Other =
+            if let RefillResult::Other =
                 self.fetch(record, &mut at, end, &mut |bytes| partial.write(bytes))?
             {
-                return Ok(Refill::Other);
+                return Ok(RefillResult::Other);
             }
         }
         // a hole at the end has no length of its own
@@ -333,11 +334,11 @@ impl Transfer<'_> {
             .file
             .set_len(record.size)
             .map_err(|e| partial.failed(&e))?;
-        Ok(Refill::Done)
+        Ok(RefillResult::Done)
     }
 }
 
-enum Refill {
+enum RefillResult {
     Done,
     /// Another revision is current now.
     Other,

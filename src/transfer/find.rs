@@ -4,7 +4,7 @@
 
 use uuid::Uuid;
 
-use crate::client::{Called, HubClient, Query};
+use crate::client::{Called, HubClient, ListingQuery};
 use crate::error::{Error, Kind};
 use crate::wire::brief;
 use crate::wire::files::{Name, PAGE, Record};
@@ -16,7 +16,7 @@ use crate::wire::files::{Name, PAGE, Record};
 /// them.
 pub fn each(
     hub: &HubClient,
-    query: &Query<'_>,
+    query: &ListingQuery<'_>,
     mut offset: u64,
     most: u64,
     mut take: impl FnMut(Record) -> bool,
@@ -42,7 +42,7 @@ pub fn each(
 
 /// The live record under this name.
 pub fn named(hub: &HubClient, name: &Name) -> Called<Option<Record>> {
-    let query = Query {
+    let query = ListingQuery {
         path: Some(&name.path),
         search: Some(&name.name),
         all_kinds: true,
@@ -64,7 +64,7 @@ pub fn named(hub: &HubClient, name: &Name) -> Called<Option<Record>> {
 pub fn below(hub: &HubClient, name: &Name) -> Called<Vec<Record>> {
     let (own, inside) = (name.full(), format!("{}/", name.full()));
     let mut records = Vec::new();
-    let query = Query {
+    let query = ListingQuery {
         path: Some(&own),
         search: None,
         all_kinds: true,

@@ -90,7 +90,7 @@ impl<'a> Transfer<'a> {
     /// Repeats a call until it succeeds, is refused, or has failed too often. `once` reports the
     /// bytes that it sends.
     fn persist<T>(&self, mut once: impl FnMut(&dyn Fn(u64)) -> Called<T>) -> Called<T> {
-        let mut patience = Patience::new(self.attempts);
+        let mut patience = RetryBudget::new(self.attempts);
         loop {
             let sent = Cell::new(0);
             let passed = |bytes| {
@@ -109,15 +109,15 @@ impl<'a> Transfer<'a> {
 }
 
 /// How many failures are still tolerated.
-struct Patience {
+struct RetryBudget {
     backoff: Backoff,
     failures: u32,
     attempts: u32,
 }
 
-impl Patience {
-    fn new(attempts: u32) -> Patience {
-        Patience {
+impl RetryBudget {
+    fn new(attempts: u32) -> RetryBudget {
+        RetryBudget {
             backoff: Backoff::new(MAX_RETRY_PAUSE),
             failures: 0,
             attempts,
@@ -142,6 +142,6 @@ impl Patience {
 
     /// Records progress.
     fn reset(&mut self) {
-        *self = Patience::new(self.attempts);
+        *self = RetryBudget::new(self.attempts);
     }
 }

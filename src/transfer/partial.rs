@@ -32,7 +32,7 @@ pub(super) struct OldFile {
 }
 
 /// A state of a [`Partial`] between two chunks.
-pub(super) struct Mark {
+pub(super) struct PartialPosition {
     next: usize,
     at: u64,
     whole: Sha256,
@@ -361,8 +361,8 @@ impl Partial {
     }
 
     /// The state between two chunks.
-    pub(super) fn mark(&self) -> Mark {
-        Mark {
+    pub(super) fn mark(&self) -> PartialPosition {
+        PartialPosition {
             next: self.next,
             at: self.at,
             whole: self.whole.clone(),
@@ -370,7 +370,7 @@ impl Partial {
     }
 
     /// Returns to an earlier state; the caller cuts off what was written since.
-    pub(super) fn reset(&mut self, mark: Mark) {
+    pub(super) fn reset(&mut self, mark: PartialPosition) {
         (self.next, self.at, self.whole) = (mark.next, mark.at, mark.whole);
         (self.begun, self.chunk) = (0, Sha256::new());
     }

@@ -15,14 +15,14 @@ use crate::wire::files::{self, BatchItem, Name};
 use crate::wire::revision::{Condition, Tag};
 
 /// What is sent about a file besides its content.
-pub(super) struct About<'a> {
+pub(super) struct FileAttributes<'a> {
     pub name: &'a Name,
     pub mode: u32,
     pub mtime: &'a str,
 }
 
 /// A small entry that was read.
-pub struct Small {
+pub struct SmallEntry {
     pub entry: WalkEntry,
     pub bytes: Vec<u8>,
     pub mode: u32,
@@ -30,8 +30,8 @@ pub struct Small {
     pub kind: files::EntryKind,
 }
 
-impl Small {
-    pub fn of_file(entry: &WalkEntry, local: &SourceFile) -> Called<Small> {
+impl SmallEntry {
+    pub fn of_file(entry: &WalkEntry, local: &SourceFile) -> Called<SmallEntry> {
         let mut bytes = Vec::with_capacity(local.size as usize);
         let read = std::io::Read::read_to_end(
             &mut std::io::Read::take(&local.file, local.size + 1),
@@ -43,16 +43,16 @@ impl Small {
             ..Error::io(format!("read {shown}"), &e)
         })?;
         local.check(n as u64)?;
-        Ok(Small {
+        Ok(SmallEntry {
             bytes,
             mode: local.mode,
             mtime: local.mtime.clone(),
-            ..Small::empty(entry, files::EntryKind::File)
+            ..SmallEntry::empty(entry, files::EntryKind::File)
         })
     }
 
     /// A link, whose content is its target, or a directory, which has none.
-    pub fn of_special(entry: &WalkEntry, kind: files::EntryKind) -> Result<Small> {
+    pub fn of_special(entry: &WalkEntry, kind: files::EntryKind) -> Result<SmallEntry> {
         let (mode, mtime) = special(entry)?;
         let bytes = match kind {
             files::EntryKind::Symlink => {
@@ -65,16 +65,16 @@ impl Small {
             }
             _ => Vec::new(),
         };
-        Ok(Small {
+        Ok(SmallEntry {
             bytes,
             mode,
             mtime,
-            ..Small::empty(entry, kind)
+            ..SmallEntry::empty(entry, kind)
         })
     }
 
-    fn empty(entry: &WalkEntry, kind: files::EntryKind) -> Small {
-        Small {
+    fn empty(entry: &WalkEntry, kind: files::EntryKind) -> SmallEntry {
+        SmallEntry {
             entry: entry.clone(),
             bytes: Vec::new(),
             mode: 0,
@@ -83,8 +83,8 @@ impl Small {
         }
     }
 
-    pub(super) fn about(&self) -> About<'_> {
-        About {
+    pub(super) fn about(&self) -> FileAttributes<'_> {
+        FileAttributes {
             name: &self.entry.name,
             mode: self.mode,
             mtime: &self.mtime,

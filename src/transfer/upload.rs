@@ -12,12 +12,14 @@ use uuid::Uuid;
 
 use super::chunk_sender::ChunkSender;
 use super::parts::ReplacedRevision;
-use super::small::{About, Small};
+use super::small::{FileAttributes, SmallEntry};
 use super::source_file::SourceFile;
 use super::walk::WalkEntry;
 use super::{COPY_BUFFER_BYTES, Transfer, TransferStep, find};
 use crate::chunking::{Content, Splitter};
-use crate::client::{ByteSource, Called, ChangeHeaders, ErrorDetail, Query, Stored, UploadOutcome};
+use crate::client::{
+    ByteSource, Called, ChangeHeaders, ErrorDetail, ListingQuery, UploadOutcome, UploadResponse,
+};
 use crate::clock;
 use crate::error::{Error, Kind};
 use crate::wire::files::{self, BATCH_FILE, Commit, Extra, Hash, Metadata, Name, Record, SINGLE};
@@ -84,7 +86,7 @@ pub struct Uploaded {
 pub struct Upload<'t, 'a> {
     transfer: &'t Transfer<'a>,
     known: KnownFiles,
-    pub(super) small: Vec<Small>,
+    pub(super) small: Vec<SmallEntry>,
 }
 
 /// Called with each file once its result is known.
@@ -104,7 +106,7 @@ impl<'t, 'a> Upload<'t, 'a> {
         let known = &mut self.known;
         find::each(
             self.transfer.hub,
-            &Query {
+            &ListingQuery {
                 path: Some(dir),
                 search: None,
                 all_kinds: true,
@@ -129,7 +131,7 @@ impl<'t, 'a> Upload<'t, 'a> {
     /// Sends a file, or collects it to be sent with others.
     pub fn add(&mut self, entry: WalkEntry, done: OnUploaded<'_>) {
         match self.prepare(&entry) {
-            Ok(Prepared::Small(small)) => {
+            Ok(Prepared::SmallEntry(small)) => {
                 self.small.push(small);
                 let bytes: usize = self.small.iter().map(|s| s.bytes.len()).sum();
                 if bytes >= GROUP_BYTES || self.small.len() >= GROUP_FILES {
@@ -158,11 +160,11 @@ impl<'t, 'a> Upload<'t, 'a> {
         }
         match entry.kind {
             files::EntryKind::File => {}
-            kind => return Ok(Prepared::Small(Small::of_special(entry, kind)?)),
+            kind => return Ok(Prepared::SmallEntry(SmallEntry::of_special(entry, kind)?)),
         }
         let local = SourceFile::open(&entry.local, entry.follow)?;
         if ours && local.size <= BATCH_FILE {
-            return Ok(Prepared::Small(Small::of_file(entry, &local)?));
+            return Ok(Prepared::SmallEntry(SmallEntry::of_file(entry, &local)?));
         }
         (self.transfer.watch)(TransferStep::Expect(local.size));
         self.file(&local, &entry.name).map(Prepared::Done)
@@ -180,7 +182,7 @@ impl<'t, 'a> Upload<'t, 'a> {
                 Ok(())
             }
         })?;
-        let about = About {
+        let about = FileAttributes {
             name,
             mode: local.mode,
             mtime: &local.mtime,
@@ -227,7 +229,7 @@ impl<'t, 'a> Upload<'t, 'a> {
         &self,
         content: &Content,
         source: ByteSource<'_>,
-        about: &About<'_>,
+        about: &FileAttributes<'_>,
     ) -> Called<Uploaded> {
         let metadata = about.metadata();
         self.change(about, content.size, |change| {
@@ -256,9 +258,9 @@ impl<'t, 'a> Upload<'t, 'a> {
     /// one.
     fn change(
         &self,
-        about: &About<'_>,
+        about: &FileAttributes<'_>,
         size: u64,
-        mut once: impl FnMut(ChangeHeaders) -> Called<Stored>,
+        mut once: impl FnMut(ChangeHeaders) -> Called<UploadResponse>,
     ) -> Called<Uploaded> {
         let mut condition = self.condition(about.name);
         for race in 0.. {
@@ -304,7 +306,7 @@ impl<'t, 'a> Upload<'t, 'a> {
     }
 
     /// Whether the hub has exactly this already.
-    pub(super) fn same(&self, content: &Content, about: &About<'_>) -> Option<Uploaded> {
+    pub(super) fn same(&self, content: &Content, about: &FileAttributes<'_>) -> Option<Uploaded> {
         let stands = self.known.get(&about.name.full())?;
         let time = |text: &str| clock::parse_rfc3339(text);
         let same_time = stands
@@ -368,7 +370,7 @@ impl<'t, 'a> Upload<'t, 'a> {
         }
         let content = splitter.finish();
         let mtime = clock::rfc3339_nanos(clock::now());
-        let about = About {
+        let about = FileAttributes {
             name,
             mode: STREAM_MODE,
             mtime: &mtime,
@@ -387,11 +389,11 @@ impl<'t, 'a> Upload<'t, 'a> {
 }
 
 enum Prepared {
-    Small(Small),
+    SmallEntry(SmallEntry),
     Done(Uploaded),
 }
 
-impl About<'_> {
+impl FileAttributes<'_> {
     fn metadata(&self) -> Metadata {
         Metadata {
             path: self.name.path.clone(),

@@ -8,7 +8,6 @@ use crate::source::{Breach, Source, line_of};
 const SHARED_NAMES: &[&str] = &[
     // a module's form of `Result`
     "Called",
-    "Parsed",
     "Tried",
     // the same thing, built with and without TLS
     "Acceptor",

@@ -1,7 +1,8 @@
 //! The commands about files on the hub.
 
 use super::{
-    BYTES, Command, CommandGroup, Values, one, optional, short, short_valued, some, switch, valued,
+    BYTES, Command, CommandGroup, ValueKind, one, optional, short, short_valued, some, switch,
+    valued,
 };
 
 const WHAT: &str = "ID|PATH";
@@ -16,19 +17,19 @@ pub const LOGIN: Command = Command {
         valued(
             "server",
             "URL",
-            Values::Text,
+            ValueKind::Text,
             "the server (default: that of the last login)",
         ),
         valued(
             "api-key",
             "KEY",
-            Values::Text,
+            ValueKind::Text,
             "the key; others on this machine can see it in the list of processes",
         ),
         valued(
             "api-key-file",
             "FILE",
-            Values::File,
+            ValueKind::File,
             "read the key from a file, or from standard input if it is \"-\"",
         ),
     ],
@@ -52,18 +53,18 @@ pub const LOGIN: Command = Command {
 pub const UPLOAD: Command = Command {
     name: "upload",
     group: CommandGroup::Files,
-    arguments: &[some("FILE", Values::File)],
+    arguments: &[some("FILE", ValueKind::File)],
     flags: &[
         valued(
             "path",
             "DIR",
-            Values::Text,
+            ValueKind::Text,
             "the directory on the hub (default: its root)",
         ),
         valued(
             "name",
             "NAME",
-            Values::Text,
+            ValueKind::Text,
             "another name on the hub, for one file",
         ),
         short(
@@ -92,15 +93,15 @@ pub const DOWNLOAD: Command = Command {
     name: "download",
     group: CommandGroup::Files,
     arguments: &[
-        one(WHAT, Values::Names("files")),
-        optional("FILE", Values::File),
+        one(WHAT, ValueKind::Names("files")),
+        optional("FILE", ValueKind::File),
     ],
     flags: &[
         short_valued(
             'o',
             "output",
             "FILE",
-            Values::File,
+            ValueKind::File,
             "where to (default: its own name, here); \"-\": standard output",
         ),
         short('r', RECURSIVE, "a directory with all that is below it"),
@@ -132,30 +133,30 @@ pub const DOWNLOAD: Command = Command {
 pub const LS: Command = Command {
     name: "ls",
     group: CommandGroup::Files,
-    arguments: &[optional("DIR", Values::Names("files"))],
+    arguments: &[optional("DIR", ValueKind::Names("files"))],
     flags: &[
         valued(
             "path",
             "PREFIX",
-            Values::Text,
+            ValueKind::Text,
             "only files in directories whose path begins so",
         ),
         valued(
             "search",
             "TEXT",
-            Values::Text,
+            ValueKind::Text,
             "only files whose name contains this",
         ),
         valued(
             "limit",
             "N",
-            Values::Text,
+            ValueKind::Text,
             "show at most this many (default: 50)",
         ),
         valued(
             "offset",
             "N",
-            Values::Text,
+            ValueKind::Text,
             "skip this many at the beginning",
         ),
         switch("all", "all of them"),
@@ -176,7 +177,7 @@ pub const LS: Command = Command {
 pub const INFO: Command = Command {
     name: "info",
     group: CommandGroup::Files,
-    arguments: &[one(WHAT, Values::Names("files"))],
+    arguments: &[one(WHAT, ValueKind::Names("files"))],
     flags: &[BYTES],
     doc: "show all about a file on the hub",
     long: &[PATHS],
@@ -189,7 +190,7 @@ pub const INFO: Command = Command {
 pub const RM: Command = Command {
     name: "rm",
     group: CommandGroup::Files,
-    arguments: &[some(WHAT, Values::Names("files"))],
+    arguments: &[some(WHAT, ValueKind::Names("files"))],
     flags: &[short(
         'r',
         RECURSIVE,
@@ -209,7 +210,7 @@ pub const RM: Command = Command {
 pub const VERSIONS: Command = Command {
     name: "versions",
     group: CommandGroup::Files,
-    arguments: &[one(WHAT, Values::Names("files"))],
+    arguments: &[one(WHAT, ValueKind::Names("files"))],
     flags: &[BYTES],
     doc: "list the versions that can be restored",
     long: &[
@@ -225,12 +226,12 @@ pub const VERSIONS: Command = Command {
 pub const RESTORE: Command = Command {
     name: "restore",
     group: CommandGroup::Files,
-    arguments: &[one(WHAT, Values::Names("files"))],
+    arguments: &[one(WHAT, ValueKind::Names("files"))],
     flags: &[
         valued(
             "rev",
             "N",
-            Values::Text,
+            ValueKind::Text,
             "the revision (default: what was replaced or deleted last)",
         ),
         BYTES,
@@ -257,7 +258,7 @@ pub const EVENTS: Command = Command {
         valued(
             "since",
             "TIME",
-            Values::Text,
+            ValueKind::Text,
             "a time, 2026-11-21T10:30:00Z, or an age, 2h (default: 24h)",
         ),
         short('f', "follow", "keep showing new events"),

@@ -1,6 +1,6 @@
 //! The commands that run and check the hub, and list its hosts.
 
-use super::{Command, CommandGroup, DATA, Values, any, one, setting, switch, sync, valued};
+use super::{Command, CommandGroup, DATA, ValueKind, any, one, setting, switch, sync, valued};
 
 pub const SERVE: Command = Command {
     name: "serve",
@@ -10,7 +10,7 @@ pub const SERVE: Command = Command {
         setting(
             "listen",
             "ADDR:PORT",
-            Values::Text,
+            ValueKind::Text,
             "listen",
             "address and port (default: 0.0.0.0:8080)",
         ),
@@ -18,7 +18,7 @@ pub const SERVE: Command = Command {
         setting(
             "workers",
             "N",
-            Values::Text,
+            ValueKind::Text,
             "workers",
             "threads that answer requests (default: 8)",
         ),
@@ -44,7 +44,7 @@ pub const SERVE: Command = Command {
 pub const BACKUP: Command = Command {
     name: "hub backup",
     group: CommandGroup::Hub,
-    arguments: &[one("DIR", Values::Directory)],
+    arguments: &[one("DIR", ValueKind::Directory)],
     flags: &[DATA],
     doc: "copy the hub's data into a new directory",
     long: &[
@@ -125,11 +125,11 @@ pub const CHECK: Command = Command {
 pub const HOSTS: Command = Command {
     name: "hosts",
     group: CommandGroup::Hub,
-    arguments: &[any("HOST", Values::Names("hosts"))],
+    arguments: &[any("HOST", ValueKind::Names("hosts"))],
     flags: &[valued(
         "wait",
         "TIME",
-        Values::Text,
+        ValueKind::Text,
         "wait until they are in sync, at most so long",
     )],
     doc: "list the machines that the hub knows, trouble first",
@@ -147,7 +147,7 @@ pub const HOSTS: Command = Command {
 pub const REBIND: Command = Command {
     name: "hosts rebind",
     group: CommandGroup::Hub,
-    arguments: &[one("HOST", Values::Names("hosts"))],
+    arguments: &[one("HOST", ValueKind::Names("hosts"))],
     flags: &[],
     doc: "let a replaced machine take over its old name",
     long: &[
@@ -159,7 +159,7 @@ pub const REBIND: Command = Command {
 pub const HOSTS_REMOVE: Command = Command {
     name: "hosts remove",
     group: CommandGroup::Hub,
-    arguments: &[one("HOST", Values::Names("hosts"))],
+    arguments: &[one("HOST", ValueKind::Names("hosts"))],
     flags: &[],
     doc: "forget a machine that no longer exists",
     long: &[

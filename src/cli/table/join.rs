@@ -1,20 +1,25 @@
 //! The commands that admit machines.
 
 use super::keys::{ADMIN, FILES, NO_FILES, NO_MESSAGES, READ_ONLY, SEND};
-use super::{Command, CommandGroup, DATA, Flag, Values, any, one, switch, sync, valued};
+use super::{Command, CommandGroup, DATA, Flag, ValueKind, any, one, switch, sync, valued};
 
-const FOR: Flag = valued("for", "TIME", Values::Text, "for how long: 90s, 10m, 24h");
+const FOR: Flag = valued(
+    "for",
+    "TIME",
+    ValueKind::Text,
+    "for how long: 90s, 10m, 24h",
+);
 const REPLACE: Flag = switch("replace", "take the place of the key that the name has");
 
 pub const JOIN: Command = Command {
     name: "join",
     group: CommandGroup::Machine,
-    arguments: &[one("URL", Values::Text)],
+    arguments: &[one("URL", ValueKind::Text)],
     flags: &[
         valued(
             "name",
             "NAME",
-            Values::Text,
+            ValueKind::Text,
             "a name, if it is not the present one",
         ),
         sync::WATCH,
@@ -41,14 +46,14 @@ pub const JOIN: Command = Command {
 pub const ACCEPT: Command = Command {
     name: "accept",
     group: CommandGroup::Hub,
-    arguments: &[any("NAME", Values::Text)],
+    arguments: &[any("NAME", ValueKind::Text)],
     flags: &[
         switch("all", "every machine that asks"),
         FOR,
         valued(
             "code",
             "CODE",
-            Values::Text,
+            ValueKind::Text,
             "only the machine that shows this code",
         ),
         REPLACE,
@@ -80,10 +85,10 @@ pub const ACCEPT: Command = Command {
 pub const INVITE: Command = Command {
     name: "invite",
     group: CommandGroup::Hub,
-    arguments: &[one("NAME", Values::Text)],
+    arguments: &[one("NAME", ValueKind::Text)],
     flags: &[
         FOR,
-        valued("url", "URL", Values::Text, "how machines call the hub"),
+        valued("url", "URL", ValueKind::Text, "how machines call the hub"),
         REPLACE,
         DATA,
         FILES,
@@ -109,7 +114,7 @@ pub const PAGE: Command = Command {
     group: CommandGroup::Hub,
     arguments: &[],
     flags: &[
-        valued("url", "URL", Values::Text, "how a browser calls the hub"),
+        valued("url", "URL", ValueKind::Text, "how a browser calls the hub"),
         DATA,
     ],
     doc: "print an address of the hub's page, good for a day",

@@ -1,11 +1,11 @@
 //! The commands about the keys of a hub, and the flags for rights.
 
-use super::{Command, CommandGroup, DATA, Flag, Values, one, switch, valued};
+use super::{Command, CommandGroup, DATA, Flag, ValueKind, one, switch, valued};
 
 pub const FILES: Flag = valued(
     "files",
     "DIR",
-    Values::Text,
+    ValueKind::Text,
     "it may reach files below DIR of the hub only; repeatable",
 )
 .repeatable();
@@ -14,7 +14,7 @@ pub const NO_FILES: Flag = switch("no-files", "it may not reach any file");
 pub const SEND: Flag = valued(
     "send",
     "HOSTS",
-    Values::Text,
+    ValueKind::Text,
     "it may send to these only: none, HOST,... or all",
 );
 pub const NO_MESSAGES: Flag = switch("no-messages", "it receives no messages");
@@ -26,7 +26,7 @@ pub const ADMIN: Flag = switch(
 pub const ADD: Command = Command {
     name: "key add",
     group: CommandGroup::Hub,
-    arguments: &[one("NAME", Values::Text)],
+    arguments: &[one("NAME", ValueKind::Text)],
     flags: &[DATA, FILES, READ_ONLY, NO_FILES, SEND, NO_MESSAGES, ADMIN],
     doc: "make a key for the machine NAME and print it",
     long: &[
@@ -57,7 +57,7 @@ pub const LIST: Command = Command {
 pub const SET: Command = Command {
     name: "key set",
     group: CommandGroup::Hub,
-    arguments: &[one("NAME", Values::Names("keys"))],
+    arguments: &[one("NAME", ValueKind::Names("keys"))],
     flags: &[
         DATA,
         FILES,
@@ -89,7 +89,7 @@ pub const SET: Command = Command {
 pub const ROTATE: Command = Command {
     name: "key rotate",
     group: CommandGroup::Hub,
-    arguments: &[one("NAME", Values::Names("keys"))],
+    arguments: &[one("NAME", ValueKind::Names("keys"))],
     flags: &[DATA],
     doc: "make a new key for NAME and print it",
     long: &[
@@ -104,7 +104,7 @@ pub const ROTATE: Command = Command {
 pub const REMOVE: Command = Command {
     name: "key remove",
     group: CommandGroup::Hub,
-    arguments: &[one("NAME", Values::Names("keys"))],
+    arguments: &[one("NAME", ValueKind::Names("keys"))],
     flags: &[DATA],
     doc: "remove the key of the machine NAME",
     long: &["The key and its tokens are refused at once."],

@@ -1,19 +1,21 @@
 //! The commands about messages and their queues.
 
-use super::{Argument, BYTES, Command, CommandGroup, Count, Values, any, one, switch, valued};
+use super::{
+    Argument, ArgumentCount, BYTES, Command, CommandGroup, ValueKind, any, one, switch, valued,
+};
 use crate::wire::Priority;
 
-const QUEUES: Values = Values::Words(&["outbox", "inbox", "sent", "failed", "hooks"]);
+const QUEUES: ValueKind = ValueKind::Words(&["outbox", "inbox", "sent", "failed", "hooks"]);
 // includes the outbox, so that the command itself can explain its refusal
-const FLUSHABLE: Values = Values::Words(&["sent", "failed", "inbox", "hooks", "outbox"]);
+const FLUSHABLE: ValueKind = ValueKind::Words(&["sent", "failed", "inbox", "hooks", "outbox"]);
 
 pub const SEND: Command = Command {
     name: "send",
     group: CommandGroup::Messages,
     arguments: &[Argument {
         name: "TYPE",
-        count: Count::Optional,
-        values: Values::Text,
+        count: ArgumentCount::Optional,
+        values: ValueKind::Text,
     }],
     flags: &[
         switch(
@@ -23,31 +25,31 @@ pub const SEND: Command = Command {
         valued(
             "payload",
             "JSON",
-            Values::Text,
+            ValueKind::Text,
             "the payload (default: null)",
         ),
         valued(
             "payload-file",
             "FILE",
-            Values::File,
+            ValueKind::File,
             "read the payload from a file, or from standard input if it is \"-\"",
         ),
         valued(
             "target",
             "HOST",
-            Values::Names("hosts"),
+            ValueKind::Names("hosts"),
             "for this machine only (default: all others)",
         ),
         valued(
             "priority",
             "PRIORITY",
-            Values::Words(&Priority::NAMES),
+            ValueKind::Words(&Priority::NAMES),
             "high, normal or low (default: normal)",
         ),
         valued(
             "ttl",
             "SECONDS",
-            Values::Text,
+            ValueKind::Text,
             "the hub drops it if it is not delivered by then (1 to 604800)",
         ),
     ],
@@ -97,7 +99,7 @@ pub const LIST: Command = Command {
 pub const SHOW: Command = Command {
     name: "show",
     group: CommandGroup::Messages,
-    arguments: &[one("ID", Values::Names("messages"))],
+    arguments: &[one("ID", ValueKind::Names("messages"))],
     flags: &[BYTES],
     doc: "show a whole message and where it is",
     long: &[
@@ -109,7 +111,7 @@ pub const SHOW: Command = Command {
 pub const RETRY: Command = Command {
     name: "retry",
     group: CommandGroup::Messages,
-    arguments: &[any("ID", Values::Names("failed"))],
+    arguments: &[any("ID", ValueKind::Names("failed"))],
     flags: &[switch("hooks", "run failed hooks again, not messages")],
     doc: "send failed messages again, or run failed hooks again",
     long: &[
@@ -125,7 +127,7 @@ pub const RETRY: Command = Command {
 pub const FLUSH: Command = Command {
     name: "flush",
     group: CommandGroup::Messages,
-    arguments: &[one("QUEUE", FLUSHABLE), any("ID", Values::Text)],
+    arguments: &[one("QUEUE", FLUSHABLE), any("ID", ValueKind::Text)],
     flags: &[],
     doc: "remove all from sent, failed or inbox, or the failed hooks",
     long: &[

@@ -47,12 +47,12 @@ impl CommandGroup {
 
 pub struct Argument {
     pub name: &'static str,
-    pub count: Count,
-    pub values: Values,
+    pub count: ArgumentCount,
+    pub values: ValueKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Count {
+pub enum ArgumentCount {
     One,
     /// One or none.
     Optional,
@@ -63,7 +63,7 @@ pub enum Count {
 
 /// The possible values of an argument or flag: lists are checked, and completed by the shells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Values {
+pub enum ValueKind {
     Text,
     Words(&'static [&'static str]),
     File,
@@ -82,7 +82,7 @@ pub struct Flag {
     pub short: Option<char>,
     /// The name of its value, if it has one.
     pub value: Option<&'static str>,
-    pub values: Values,
+    pub values: ValueKind,
     /// The key of the setting that it sets.
     pub setting: Option<&'static str>,
     /// It may be given several times.
@@ -104,7 +104,7 @@ const fn switch(long: &'static str, doc: &'static str) -> Flag {
         long,
         short: None,
         value: None,
-        values: Values::Text,
+        values: ValueKind::Text,
         setting: None,
         repeatable: false,
         doc,
@@ -116,7 +116,7 @@ const fn short(short: char, long: &'static str, doc: &'static str) -> Flag {
         long,
         short: Some(short),
         value: None,
-        values: Values::Text,
+        values: ValueKind::Text,
         setting: None,
         repeatable: false,
         doc,
@@ -126,7 +126,7 @@ const fn short(short: char, long: &'static str, doc: &'static str) -> Flag {
 const fn valued(
     long: &'static str,
     value: &'static str,
-    values: Values,
+    values: ValueKind,
     doc: &'static str,
 ) -> Flag {
     Flag {
@@ -144,7 +144,7 @@ const fn short_valued(
     short: char,
     long: &'static str,
     value: &'static str,
-    values: Values,
+    values: ValueKind,
     doc: &'static str,
 ) -> Flag {
     Flag {
@@ -161,7 +161,7 @@ const fn short_valued(
 const fn setting(
     long: &'static str,
     value: &'static str,
-    values: Values,
+    values: ValueKind,
     key: &'static str,
     doc: &'static str,
 ) -> Flag {
@@ -176,34 +176,34 @@ const fn setting(
     }
 }
 
-const fn one(name: &'static str, values: Values) -> Argument {
+const fn one(name: &'static str, values: ValueKind) -> Argument {
     Argument {
         name,
-        count: Count::One,
+        count: ArgumentCount::One,
         values,
     }
 }
 
-const fn optional(name: &'static str, values: Values) -> Argument {
+const fn optional(name: &'static str, values: ValueKind) -> Argument {
     Argument {
         name,
-        count: Count::Optional,
+        count: ArgumentCount::Optional,
         values,
     }
 }
 
-const fn some(name: &'static str, values: Values) -> Argument {
+const fn some(name: &'static str, values: ValueKind) -> Argument {
     Argument {
         name,
-        count: Count::Some,
+        count: ArgumentCount::Some,
         values,
     }
 }
 
-const fn any(name: &'static str, values: Values) -> Argument {
+const fn any(name: &'static str, values: ValueKind) -> Argument {
     Argument {
         name,
-        count: Count::Any,
+        count: ArgumentCount::Any,
         values,
     }
 }
@@ -212,7 +212,7 @@ const BYTES: Flag = switch("bytes", "print exact numbers of bytes");
 const DATA: Flag = setting(
     "data",
     "DIR",
-    Values::Directory,
+    ValueKind::Directory,
     "data_dir",
     "the hub's data (default: hub in the base directory)",
 );
@@ -255,7 +255,7 @@ pub static COMMANDS: &[Command] = &[
     Command {
         name: "start",
         group: CommandGroup::Machine,
-        arguments: &[optional("DIR", Values::Directory)],
+        arguments: &[optional("DIR", ValueKind::Directory)],
         flags: &[
             sync::WATCH,
             sync::YES,
@@ -316,7 +316,7 @@ pub static COMMANDS: &[Command] = &[
     Command {
         name: "completions",
         group: CommandGroup::Other,
-        arguments: &[one("SHELL", Values::Words(SHELLS))],
+        arguments: &[one("SHELL", ValueKind::Words(SHELLS))],
         flags: &[],
         doc: "print the completions for bash, zsh or fish",
         long: &[],
@@ -326,8 +326,8 @@ pub static COMMANDS: &[Command] = &[
         name: "words",
         group: CommandGroup::Other,
         arguments: &[
-            one("KIND", Values::Words(NAME_KINDS)),
-            optional("BEGINNING", Values::Text),
+            one("KIND", ValueKind::Words(NAME_KINDS)),
+            optional("BEGINNING", ValueKind::Text),
         ],
         flags: &[],
         doc: "print the names that a shell completes, one a line",
@@ -342,7 +342,7 @@ pub static COMMANDS: &[Command] = &[
     Command {
         name: "help",
         group: CommandGroup::Other,
-        arguments: &[any("COMMAND", Values::Command)],
+        arguments: &[any("COMMAND", ValueKind::Command)],
         flags: &[],
         doc: "list the commands, or show the help of one",
         long: &["\"mesync help settings\" lists all settings with their variables and defaults."],
@@ -374,10 +374,10 @@ impl Command {
     /// `send TYPE [--payload JSON] …`, without the global flags.
     pub fn usage(&self) -> Vec<String> {
         let arguments = self.arguments.iter().map(|a| match a.count {
-            Count::One => a.name.to_string(),
-            Count::Optional => format!("[{}]", a.name),
-            Count::Some => format!("{}…", a.name),
-            Count::Any => format!("[{}…]", a.name),
+            ArgumentCount::One => a.name.to_string(),
+            ArgumentCount::Optional => format!("[{}]", a.name),
+            ArgumentCount::Some => format!("{}…", a.name),
+            ArgumentCount::Any => format!("[{}…]", a.name),
         });
         let flags = self.flags.iter().map(|f| format!("[{}]", f.usage()));
         std::iter::once(format!("mesync {}", self.name))

@@ -1,15 +1,15 @@
 //! The commands about synced directories.
 
 use super::{
-    Argument, BYTES, Command, CommandGroup, Flag, Values, any, one, optional, short_valued, switch,
-    valued,
+    Argument, BYTES, Command, CommandGroup, Flag, ValueKind, any, one, optional, short_valued,
+    switch, valued,
 };
 
 pub const WATCH: Flag = short_valued(
     'w',
     "watch",
     "DIR",
-    Values::Directory,
+    ValueKind::Directory,
     "the directory to keep in sync",
 );
 pub const YES: Flag = switch(
@@ -19,13 +19,13 @@ pub const YES: Flag = switch(
 const REMOTE: Flag = valued(
     "remote",
     "PATH",
-    Values::Text,
+    ValueKind::Text,
     "the directory on the hub (default: all of the hub)",
 );
 const SEND_ONLY: Flag = switch("send-only", "changes go to the hub only");
 const RECEIVE_ONLY: Flag = switch("receive-only", "changes come from the hub only");
 
-const DIRECTORY: &[Argument] = &[optional("DIR", Values::Directory)];
+const DIRECTORY: &[Argument] = &[optional("DIR", ValueKind::Directory)];
 const GUARD: &str = "If more than ten files or a quarter of all are deleted within an hour, or all of them, the deletes are held until they are approved, here and on each machine that receives them: see approve. Files that other machines deleted are in DIR/.mesync/trash for 30 days.";
 const OVERLAP: &str = "A directory that is inside a synced one, or contains one, is refused (78), whichever client syncs the other: DIR/.mesync marks it. A subdirectory that gets such a marker later is skipped, and status reports it.";
 const SETTINGS: &str = "DIR and -w DIR are the same. Without either: the directories under [[watch]] in config.toml. With it, the settings of that directory there apply too.";
@@ -74,7 +74,7 @@ pub const DAEMON: Command = Command {
         valued(
             "debounce",
             "MS",
-            Values::Text,
+            ValueKind::Text,
             "milliseconds for which a file must be quiet after repeated changes (default: 500)",
         ),
     ],
@@ -97,13 +97,13 @@ pub const DAEMON: Command = Command {
 pub const APPROVE: Command = Command {
     name: "approve",
     group: CommandGroup::Directories,
-    arguments: &[one("DIR", Values::Directory)],
+    arguments: &[one("DIR", ValueKind::Directory)],
     flags: &[
         switch("dry-run", "only list the held deletes"),
         valued(
             "listed",
             "FILE",
-            Values::File,
+            ValueKind::File,
             "allow those of this list only (- is standard input)",
         ),
         switch(
@@ -141,7 +141,7 @@ pub const APPROVE: Command = Command {
 pub const ADOPT: Command = Command {
     name: "adopt",
     group: CommandGroup::Directories,
-    arguments: &[one("DIR", Values::Directory)],
+    arguments: &[one("DIR", ValueKind::Directory)],
     flags: &[],
     doc: "accept a directory whose marker is missing",
     long: &[
@@ -153,7 +153,7 @@ pub const ADOPT: Command = Command {
 pub const CONFLICTS: Command = Command {
     name: "conflicts",
     group: CommandGroup::Directories,
-    arguments: &[any("DIR", Values::Directory)],
+    arguments: &[any("DIR", ValueKind::Directory)],
     flags: &[BYTES],
     doc: "list the conflict copies in synced directories",
     long: &[
@@ -190,13 +190,13 @@ pub const TRASH_RESTORE: Command = Command {
     name: "trash restore",
     group: CommandGroup::Directories,
     arguments: &[
-        one("NAME", Values::Names("trash")),
-        optional("DIR", Values::Directory),
+        one("NAME", ValueKind::Names("trash")),
+        optional("DIR", ValueKind::Directory),
     ],
     flags: &[valued(
         "to",
         "PATH",
-        Values::Text,
+        ValueKind::Text,
         "where to, relative to the synced directory (default: its old path)",
     )],
     doc: "move a file from the trash back into its directory",
@@ -233,7 +233,7 @@ pub const TRASH_EMPTY: Command = Command {
 pub const FORGET: Command = Command {
     name: "forget",
     group: CommandGroup::Directories,
-    arguments: &[one("DIR", Values::Directory)],
+    arguments: &[one("DIR", ValueKind::Directory)],
     flags: &[],
     doc: "forget a directory that is no longer synced",
     long: &[

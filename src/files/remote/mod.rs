@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use uuid::Uuid;
 
-use crate::client::{self, ChangeHeaders, ErrorDetail, Failure, HubClient, Stored};
+use crate::client::{self, ChangeHeaders, ErrorDetail, Failure, HubClient, UploadResponse};
 use crate::error::{Error, Kind};
 use crate::transfer::{ReplacedRevision, Transfer, TransferStep};
 use crate::wire::files::{self, Chunk, Commit, Extra, Hash, Name, PAGE, Record, SINGLE};
@@ -92,7 +92,11 @@ impl Remote {
     }
 
     /// Returns the result of a change: the new row, or why it was not made.
-    fn answer(&self, change: &HubChange, called: client::Called<Stored>) -> Called<ChangeOutcome> {
+    fn answer(
+        &self,
+        change: &HubChange,
+        called: client::Called<UploadResponse>,
+    ) -> Called<ChangeOutcome> {
         let stored = match called {
             Err(failure) => return self.unmet(failure),
             Ok(stored) => stored,
@@ -168,7 +172,7 @@ impl Remote {
         change: &HubChange,
         entry: &Entry,
         chunks: Vec<Chunk>,
-    ) -> Called<client::Called<Stored>> {
+    ) -> Called<client::Called<UploadResponse>> {
         let name = self.name(&change.path)?;
         let commit = Commit {
             path: name.path,

@@ -57,12 +57,12 @@ pub enum RunResult {
 }
 
 /// The parameters common to all runs.
-pub struct Setup {
+pub struct HookRunner {
     pub base: PathBuf,
     pub timeout: Duration,
 }
 
-impl Setup {
+impl HookRunner {
     /// Runs the hook of a record to its end. `stopping`: the daemon is stopping; the hook gets a
     /// little time, then TERM.
     pub fn run(&self, record: &HookRecord, stopping: &dyn Fn() -> bool) -> io::Result<RunResult> {

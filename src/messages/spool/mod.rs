@@ -20,7 +20,7 @@ use crate::error::{Error, Kind, Result, plain};
 use crate::wire::{MAX_MESSAGE, Message};
 use crate::{clock, disk};
 
-pub use outgoing::{Ids, Outgoing, send, send_all};
+pub use outgoing::{IdGenerator, Outgoing, send, send_all};
 
 /// The file beside `failed/NAME`: `failed/NAME.reason`.
 const REASON_SUFFIX: &[u8] = b".reason";
@@ -324,7 +324,7 @@ pub fn retry(base: &Path, entry: &QueueEntry, now: SystemTime) -> Result<PathBuf
 /// Gives a message without an id one in its name, durably: a second attempt after a crash must send it under the same
 /// id.
 fn name_after_id(entry: &QueueEntry, now: SystemTime) -> io::Result<(Uuid, PathBuf)> {
-    let id = Ids::default().next(now);
+    let id = IdGenerator::default().next(now);
     let path = entry.path.with_file_name(file_name(now, id));
     disk::rename_noreplace(&entry.path, &path)?;
     if let (Some(old), Some(new)) = (reason_path(&entry.path), reason_path(&path)) {

@@ -14,15 +14,15 @@ use crate::wire::Message;
 use crate::{clock, disk};
 
 /// Generates ids within one process, in order.
-pub struct Ids(uuid::ContextV7);
+pub struct IdGenerator(uuid::ContextV7);
 
-impl Default for Ids {
-    fn default() -> Ids {
-        Ids(uuid::ContextV7::new().with_additional_precision())
+impl Default for IdGenerator {
+    fn default() -> IdGenerator {
+        IdGenerator(uuid::ContextV7::new().with_additional_precision())
     }
 }
 
-impl Ids {
+impl IdGenerator {
     /// A version 7 id of the given time, with a finer resolution than milliseconds.
     pub(super) fn next(&self, now: SystemTime) -> Uuid {
         let since = now
@@ -42,7 +42,7 @@ pub struct Outgoing {
 
 impl Outgoing {
     /// Fills in a missing id and time, and refuses what the hub would refuse.
-    pub fn new(mut message: Message, ids: &Ids, now: SystemTime) -> Result<Outgoing> {
+    pub fn new(mut message: Message, ids: &IdGenerator, now: SystemTime) -> Result<Outgoing> {
         let id = *message.id.get_or_insert_with(|| ids.next(now));
         message
             .created_at
@@ -70,7 +70,7 @@ impl Outgoing {
 
 /// Writes one message to the outbox, like [`send_all`].
 pub fn send(base: &Path, message: Message, now: SystemTime) -> Result<(Uuid, PathBuf)> {
-    let outgoing = Outgoing::new(message, &Ids::default(), now)?;
+    let outgoing = Outgoing::new(message, &IdGenerator::default(), now)?;
     let path = outgoing.path(base);
     send_all(base, std::slice::from_ref(&outgoing)).map(|()| (outgoing.id, path))
 }
@@ -84,7 +84,7 @@ pub fn send_all(base: &Path, messages: &[Outgoing]) -> Result<()> {
     let outbox = Queue::Outbox.dir(base);
     let failed = |path: &Path, e: io::Error| Error::io(format!("write {}", path.display()), &e);
     let at_once = messages.len() >= limits::SYNCFS_FROM && disk::syncfs_reports_errors();
-    let mut unnamed = Unnamed::default();
+    let mut unnamed = TemporaryFiles::default();
     for message in messages {
         let path = message.path(base);
         let temporary = disk::temporary(&path);
@@ -111,9 +111,9 @@ pub fn send_all(base: &Path, messages: &[Outgoing]) -> Result<()> {
 /// Files under temporary names; those that do not get their lasting names are removed when this is
 /// dropped.
 #[derive(Default)]
-struct Unnamed(Vec<PathBuf>);
+struct TemporaryFiles(Vec<PathBuf>);
 
-impl Drop for Unnamed {
+impl Drop for TemporaryFiles {
     fn drop(&mut self) {
         for path in &self.0 {
             let _ = std::fs::remove_file(path);

@@ -90,12 +90,12 @@ fn sent_messages_are_complete_and_in_order() {
 
 #[test]
 fn ids_of_one_machine_sort_by_time() {
-    let new_id = |now| Ids::default().next(now);
+    let new_id = |now| IdGenerator::default().next(now);
     let ids: Vec<Uuid> = (0..50)
         .map(|i| new_id(at(0) + Duration::from_micros(i)))
         .collect();
     assert!(ids.is_sorted() && new_id(SystemTime::UNIX_EPOCH - Duration::from_secs(5)) < ids[0]);
-    let one_process = Ids::default();
+    let one_process = IdGenerator::default();
     let ids: Vec<Uuid> = (0..5_000).map(|_| one_process.next(at(0))).collect();
     assert!(ids.is_sorted_by(|a, b| a < b), "at one time");
 }

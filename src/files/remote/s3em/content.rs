@@ -5,7 +5,7 @@ use std::io::Write as _;
 use uuid::Uuid;
 
 use super::{RemoteVersion, S3em};
-use crate::client::{self, ByteSource, Failure, Stored};
+use crate::client::{self, ByteSource, Failure, UploadResponse};
 use crate::error::{Error, Kind};
 use crate::files::engine::traits::*;
 use crate::files::plan::{Entry, Local, RemoteRow};
@@ -73,7 +73,7 @@ impl S3em {
         &self,
         change: &HubChange,
         entry: &Entry,
-        stored: Stored,
+        stored: UploadResponse,
     ) -> Called<Option<RemoteRow>> {
         let record = match stored.record {
             Some(record) => Some(record),

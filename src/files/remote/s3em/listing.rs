@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::{S3em, is_dir};
-use crate::client::Query;
+use crate::client::ListingQuery;
 use crate::clock;
 use crate::error::{Error, Kind};
 use crate::files::engine::pages::each_below;
@@ -176,7 +176,7 @@ impl S3em {
 
     fn list(&self, found: &mut ListedState) -> Called<()> {
         let dir = self.names.directory();
-        let query = Query {
+        let query = ListingQuery {
             path: Some(dir).filter(|dir| !dir.is_empty()),
             search: None,
             all_kinds: false,

@@ -11,7 +11,7 @@ use std::sync::{Arc, Once};
 
 use uuid::Uuid;
 
-use crate::client::{self, HubClient, Query};
+use crate::client::{self, HubClient, ListingQuery};
 use crate::error::{Error, Kind};
 use crate::files::engine::pages::each_below;
 use crate::files::engine::traits::*;
@@ -112,7 +112,7 @@ impl S3em {
         let (mut first, mut found) = (None, Vec::new());
         let each = find::each(
             &self.hub,
-            &Query {
+            &ListingQuery {
                 path: dir,
                 search: longest,
                 all_kinds: false,
