@@ -15,7 +15,7 @@ use crate::config::{self, PlainHttp, Settings, limits};
 use crate::error::{Error, Result};
 use crate::hub::{certificate, invitations};
 use crate::service::Signals;
-use crate::wire::join::{Accept, Requests, WaitingMachine};
+use crate::wire::join::{Accept, JoinRequests, WaitingMachine};
 use crate::wire::rights::RightsRow;
 use crate::{clock, disk, pins, wire};
 
@@ -120,7 +120,7 @@ fn window(
         rights: rights.clone(),
         ..Accept::default()
     };
-    let mut requests: Requests = hub.accept(&ask(seconds))?;
+    let mut requests: JoinRequests = hub.accept(&ask(seconds))?;
     super::note(&format!(
         "every machine that asks is let in for {}",
         clock::age(time)

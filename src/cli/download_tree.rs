@@ -74,7 +74,7 @@ pub fn download(
     for record in records {
         let shown = brief(&record.full_name());
         let result = target(&root, &name, &record)
-            .and_then(|to| one(&transfer, record, &to, &mut context.out, &progress));
+            .and_then(|to| download_entry(&transfer, record, &to, &mut context.out, &progress));
         match result {
             Ok(true) => got += 1,
             Ok(false) => unchanged += 1,
@@ -111,7 +111,7 @@ fn below(hub: &HubClient, name: &Name) -> Result<Vec<Record>> {
 }
 
 /// Fetches one record; `false`: it existed already.
-fn one(
+fn download_entry(
     transfer: &Transfer<'_>,
     record: Record,
     to: &Path,

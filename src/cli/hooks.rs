@@ -174,7 +174,7 @@ pub fn failed(
     }
     let mut meant: Vec<HookRecord> = Vec::new();
     for id in ids {
-        match one(&failed, id) {
+        match find_one(&failed, id) {
             Ok(record) if meant.contains(record) => {}
             Ok(record) => meant.push(record.clone()),
             Err(e) => errors.push(e),
@@ -183,7 +183,7 @@ pub fn failed(
     Ok(meant)
 }
 
-fn one<'a>(failed: &'a [HookRecord], what: &OsStr) -> Result<&'a HookRecord> {
+fn find_one<'a>(failed: &'a [HookRecord], what: &OsStr) -> Result<&'a HookRecord> {
     let typed = what.to_str().unwrap_or_default();
     let is_meant = |r: &&HookRecord| {
         r.message == typed || r.file_name() == typed || spool::matches_id(r.id(), typed)

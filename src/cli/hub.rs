@@ -178,7 +178,7 @@ pub fn recover_bucket(context: &mut Context, invocation: &Invocation) -> Result<
     let from = if invocation.has("without-view") {
         RecoverFrom::Bucket
     } else {
-        RecoverFrom::View
+        RecoverFrom::OpenedView
     };
     let _lock = data_dir::lock(&hub.data_dir)?;
     let recovered = recovery::recover(&link, hub, from, clock::millis(clock::now()))?;

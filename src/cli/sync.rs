@@ -84,7 +84,7 @@ pub fn sync(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd
         allow_deletes,
         show: &|p| line.show(p.done, p.due, p.bytes),
     };
-    passes.over(&watches, &mut |watch, passed| {
+    passes.pass_all(&watches, &mut |watch, passed| {
         line.clear();
         tell(context, passed, watch);
     })
@@ -106,7 +106,7 @@ pub fn all_once(settings: &Arc<Settings>) -> Result<CommandEnd> {
         allow_deletes: false,
         show: &|_| (),
     }
-    .over(&settings.watches, &mut |_, _| ())
+    .pass_all(&settings.watches, &mut |_, _| ())
 }
 
 /// The passes over several directories.
@@ -120,7 +120,7 @@ struct DirectoryPasses<'a> {
 impl DirectoryPasses<'_> {
     /// Passes over each directory, then again over those with held deletes if another directory has received files since: the
     /// deleted ones may have been moved there.
-    fn over(
+    fn pass_all(
         &self,
         watches: &[WatchSettings],
         tell: &mut dyn FnMut(&WatchSettings, &once::PassResult),
@@ -129,7 +129,7 @@ impl DirectoryPasses<'_> {
         // directories stay open for the question about moves
         let (mut open, mut held) = (Vec::new(), Vec::new());
         let first = watches.iter().map(|watch| {
-            let (directory, passed) = self.one(watch, &neighbours)?;
+            let (directory, passed) = self.pass(watch, &neighbours)?;
             if passed.held > 0 && watches.len() > 1 {
                 held.push((
                     watch,
@@ -149,7 +149,7 @@ impl DirectoryPasses<'_> {
             .map(|(watch, arrivals, directory, mut passed)| {
                 if directory.engine.arrivals_elsewhere() != arrivals {
                     drop(directory);
-                    let (directory, second) = self.one(watch, &neighbours)?;
+                    let (directory, second) = self.pass(watch, &neighbours)?;
                     open.push(directory);
                     passed = second.after(&passed);
                 }
@@ -160,7 +160,7 @@ impl DirectoryPasses<'_> {
         all_of([first, second])
     }
 
-    fn one(
+    fn pass(
         &self,
         watch: &WatchSettings,
         neighbours: &Arc<Neighbours>,

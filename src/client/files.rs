@@ -18,7 +18,7 @@ use crate::wire::files::{
     AskedChunks, Backup, COMPACT_ROWS, ChangedRecord, ChangesPage, Chunk, Commit, FileEvent,
     HISTORY_HEADER, Hash, KeyAnswer, MissingChunks, Record, Restore, Version,
 };
-use crate::wire::revision::{Common, Condition, Points, Revision};
+use crate::wire::revision::{CommonAnswer, CommonQuery, Condition, Revision};
 use crate::wire::scope::Scope;
 
 /// Maximum bytes of a page of records: 1000 with names of 1 KiB each, escaped.
@@ -177,11 +177,11 @@ impl HubClient {
     /// `POST /api/files/common`: up to which revision the hub has the history of these points, at most
     /// [`crate::wire::revision::POINTS`]. An older hub lacks this route.
     pub fn common(&self, epoch: Uuid, points: &[Revision]) -> Called<u64> {
-        let body = to_json(&Points {
+        let body = to_json(&CommonQuery {
             epoch,
             points: points.iter().map(|at| (at.rev, at.tag)).collect(),
         });
-        let answer: Common = self.json(&Call {
+        let answer: CommonAnswer = self.json(&Call {
             method: Method::POST,
             body,
             ..Call::get("/api/files/common")

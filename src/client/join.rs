@@ -5,13 +5,13 @@ use ureq::http;
 use super::body::Body;
 use super::{Call, Called, HubClient, MAX_ANSWER_BYTES, Purpose};
 use crate::wire::LoginAnswer;
-use crate::wire::join::{Accept, AdmissionRequest, Answer, Requests};
+use crate::wire::join::{Accept, AdmissionAnswer, AdmissionRequest, JoinRequests};
 
 const PATH: &str = "/api/join";
 
 impl HubClient {
     /// `POST /api/join`: asks to join, without a key.
-    pub fn ask_to_join(&self, ask: &AdmissionRequest) -> Called<Answer> {
+    pub fn ask_to_join(&self, ask: &AdmissionRequest) -> Called<AdmissionAnswer> {
         let call = post(PATH, ask);
         let answer = self.exchange(Purpose::Request, &call, self.server_url(), None)?;
         if !answer.status().is_success() {
@@ -21,7 +21,7 @@ impl HubClient {
     }
 
     /// `GET /api/join/requests`: the machines that ask to join.
-    pub fn join_requests(&self) -> Called<Requests> {
+    pub fn join_requests(&self) -> Called<JoinRequests> {
         self.json(&Call::get("/api/join/requests"))
     }
 
@@ -31,7 +31,7 @@ impl HubClient {
     }
 
     /// `POST /api/join/accept`
-    pub fn accept(&self, accept: &Accept) -> Called<Requests> {
+    pub fn accept(&self, accept: &Accept) -> Called<JoinRequests> {
         self.json(&post("/api/join/accept", accept))
     }
 }

@@ -13,7 +13,7 @@ use super::header::media_type;
 use super::{Call, Called, HubClient, Purpose};
 use crate::error::Error;
 use crate::wire::files::{
-    BatchAnswer, BatchItem, BatchResult, Fetch, FetchHead, FetchItem, Hash, Metadata,
+    BatchAnswer, BatchItem, BatchResult, FetchHead, FetchItem, FetchRequest, Hash, Metadata,
 };
 use crate::wire::revision::Revision;
 
@@ -165,7 +165,7 @@ impl HubClient {
         mut take: impl FnMut(FetchHead, &mut dyn Read) -> Result<(), Error>,
     ) -> Called<()> {
         let body = Body::Json(
-            serde_json::to_vec(&Fetch {
+            serde_json::to_vec(&FetchRequest {
                 items: items.to_vec(),
             })
             .expect("plain data is JSON"),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::bucket::shared_files::Edit;
+use super::bucket::shared_files::DataFileEdit;
 use super::http::{Reply, Request};
 use super::rights::Right;
 use super::routes::Route;
@@ -108,7 +108,7 @@ impl Approvals {
     }
 
     fn add(&self, deletes: &[FileDelete], now: u64) -> Result<()> {
-        let file = Edit::begin(disk::parent(&self.path), FILE)?;
+        let file = DataFileEdit::begin(disk::parent(&self.path), FILE)?;
         let mut known = self.known();
         if file.is_shared() {
             *known = Approvals::read(&self.path)?;

@@ -52,7 +52,7 @@ mod real {
 
     use super::{Error, FILE, Kind, NEXT_FILE, OperatorCertificate, Path, PathBuf, Result};
     use crate::error::plain;
-    use crate::hub::bucket::shared_files::Edit;
+    use crate::hub::bucket::shared_files::DataFileEdit;
     use crate::hub::server::tls::Acceptor;
     use crate::wire::files::Hash;
     use crate::wire::join;
@@ -167,10 +167,10 @@ mod real {
                 return;
             }
             let own = read_own(&path).and_then(|own| {
-                let file = Edit::begin(&self.data_dir, FILE)?;
+                let file = DataFileEdit::begin(&self.data_dir, FILE)?;
                 if file.is_shared() {
                     file.write(disk::read_secret(&path)?.as_bytes())?;
-                    Edit::begin(&self.data_dir, NEXT_FILE)?.remove()?;
+                    DataFileEdit::begin(&self.data_dir, NEXT_FILE)?.remove()?;
                 } else {
                     disk::rename(&path, &self.data_dir.join(FILE))
                         .map_err(|e| Error::io(format!("rename {}", path.display()), &e))?;
@@ -257,7 +257,7 @@ mod real {
         let made = wanted.self_signed(&key).map_err(failed)?;
         let text = format!("{heading}{}{}", made.pem(), key.serialize_pem());
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        Edit::begin(disk::parent(path), &name)?.write(text.as_bytes())
+        DataFileEdit::begin(disk::parent(path), &name)?.write(text.as_bytes())
     }
 
     fn read_own(path: &Path) -> Result<OwnCertificate> {

@@ -1,6 +1,6 @@
 //! The log of groups of operations: the one place in which everything that changes the hub's tables is put in order.
 //!
-//! A hub of its own writes to its disk ([`Disk`]); hubs that share a bucket write to the bucket and read what the others have
+//! A hub of its own writes to its disk ([`DiskLog`]); hubs that share a bucket write to the bucket and read what the others have
 //! written ([`super::bucket`]). Neither decides about operations: the store does.
 
 use std::sync::Arc;
@@ -54,7 +54,7 @@ pub trait Log: Send {
     }
 
     /// How soon to call [`Log::follow`] again; `None`: there are no other hubs.
-    fn next_look(&self) -> Option<Duration> {
+    fn next_poll(&self) -> Option<Duration> {
         None
     }
 
@@ -76,21 +76,21 @@ pub trait Uploader: Send + Sync {
 }
 
 /// The log of one hub: each group is a transaction on its disk, and is not kept.
-pub struct Disk {
+pub struct DiskLog {
     store: Arc<Store>,
     started: std::time::Instant,
 }
 
-impl Disk {
-    pub fn new(store: Arc<Store>) -> Disk {
-        Disk {
+impl DiskLog {
+    pub fn new(store: Arc<Store>) -> DiskLog {
+        DiskLog {
             store,
             started: clock::monotonic(),
         }
     }
 }
 
-impl Log for Disk {
+impl Log for DiskLog {
     fn clock(&self) -> HubClock {
         let (resumed_at, started) = (self.store.resumed_at(), self.started);
         Arc::new(move || resumed_at + started.elapsed().as_millis() as u64)

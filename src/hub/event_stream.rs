@@ -306,16 +306,17 @@ impl EventRow {
 fn write_event(into: &mut Vec<u8>, rev: u64, event: &FileEvent) -> io::Result<()> {
     write!(into, "id: {rev}\ndata: ")?;
     event.serialize(&mut serde_json::Serializer::with_formatter(
-        &mut *into, Ascii,
+        &mut *into,
+        AsciiFormatter,
     ))?;
     into.extend_from_slice(b"\n\n");
     Ok(())
 }
 
 /// JSON with every character beyond ASCII escaped.
-struct Ascii;
+struct AsciiFormatter;
 
-impl Formatter for Ascii {
+impl Formatter for AsciiFormatter {
     fn write_string_fragment<W: ?Sized + Write>(
         &mut self,
         out: &mut W,

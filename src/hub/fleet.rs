@@ -40,7 +40,7 @@ pub struct Fleet {
 #[derive(Default)]
 struct Machines {
     /// The latest state by host.
-    states: BTreeMap<String, ToldState>,
+    states: BTreeMap<String, ReportedState>,
     /// The names of all machines that have sent a state.
     names: BTreeSet<String>,
     /// The machines that were removed here last, each with the hub time, for the other hubs of a bucket.
@@ -49,7 +49,7 @@ struct Machines {
 
 /// A state, and the hub time of its arrival in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ToldState {
+pub struct ReportedState {
     pub state: MachineState,
     pub at: u64,
     /// It was told here, and not to another hub of the bucket.
@@ -58,7 +58,7 @@ pub struct ToldState {
 
 /// The facts from which a machine's condition is derived; times are ages in seconds.
 #[derive(Debug, Clone, Default)]
-pub struct Evidence<'a> {
+pub struct ConditionFacts<'a> {
     /// The latest state, and its age.
     pub told: Option<(&'a MachineState, u64)>,
     /// The machine sends states, and could have sent one for so long.
@@ -166,7 +166,7 @@ impl Fleet {
                 inner.names.remove(&oldest);
             }
         }
-        let told = ToldState { state, at, here };
+        let told = ReportedState { state, at, here };
         inner.states.insert(host.to_string(), told);
         if !inner.names.contains(host) {
             if inner.names.len() >= MAX_STATES {
@@ -208,9 +208,9 @@ impl Fleet {
     }
 
     /// All states, or that of one host.
-    pub fn all(&self, only: Option<&str>) -> BTreeMap<String, ToldState> {
+    pub fn all(&self, only: Option<&str>) -> BTreeMap<String, ReportedState> {
         let all = &self.lock().states;
-        let own = |(host, told): (&String, &ToldState)| (host.clone(), told.clone());
+        let own = |(host, told): (&String, &ReportedState)| (host.clone(), told.clone());
         match only {
             Some(host) => all.get_key_value(host).map(own).into_iter().collect(),
             None => all.iter().map(own).collect(),
@@ -219,7 +219,7 @@ impl Fleet {
 }
 
 /// The condition of a machine, and the reason if it is not in sync.
-pub fn judge(of: &Evidence) -> (MachineCondition, Option<String>) {
+pub fn judge(of: &ConditionFacts) -> (MachineCondition, Option<String>) {
     let age = |seconds| clock::age(Duration::from_secs(seconds));
     let called = match (of.seen, of.awaited) {
         (Some(seen), _) => format!("it last called {} ago", age(seen)),
@@ -275,11 +275,11 @@ mod tests {
                 pending,
                 ..MachineState::default()
             };
-            let (condition, why) = judge(&Evidence {
+            let (condition, why) = judge(&ConditionFacts {
                 told: Some((&state, age)),
                 seen: Some(age),
                 queued,
-                ..Evidence::default()
+                ..ConditionFacts::default()
             });
             let got = format!("{}: {}", condition.words(), why.unwrap_or_default());
             assert_eq!(got, wants);
@@ -295,19 +295,19 @@ mod tests {
     #[test]
     fn a_machine_without_a_state_is_never_healthy() {
         let check = |seen, wants| {
-            let (condition, _) = judge(&Evidence {
+            let (condition, _) = judge(&ConditionFacts {
                 seen,
-                ..Evidence::default()
+                ..ConditionFacts::default()
             });
             assert_eq!(condition, wants, "{seen:?}");
             assert!(!condition.is_healthy());
         };
         check(None, MachineCondition::Unknown);
         let state = MachineState::default();
-        let (condition, why) = judge(&Evidence {
+        let (condition, why) = judge(&ConditionFacts {
             told: Some((&state, 45)),
             seen: Some(44),
-            ..Evidence::default()
+            ..ConditionFacts::default()
         });
         let why = why.unwrap();
         assert_eq!(condition, MachineCondition::Unknown);
@@ -321,13 +321,13 @@ mod tests {
     fn a_doubt_and_an_old_message_are_trouble_that_the_machine_does_not_know() {
         let state = MachineState::default();
         let check = |doubt, oldest_queued, wants: &str| {
-            let (condition, why) = judge(&Evidence {
+            let (condition, why) = judge(&ConditionFacts {
                 told: Some((&state, 0)),
                 seen: Some(0),
                 queued: 1,
                 oldest_queued,
                 doubt,
-                ..Evidence::default()
+                ..ConditionFacts::default()
             });
             let got = format!("{}: {}", condition.words(), why.unwrap_or_default());
             assert_eq!(got, wants);
@@ -443,10 +443,10 @@ mod tests {
         assert!(fleet.all(None).is_empty());
         let check = |now: u64, seen, wants: &str| {
             let awaited = fleet.awaited(Some("web-1"), now).get("web-1").copied();
-            let (condition, why) = judge(&Evidence {
+            let (condition, why) = judge(&ConditionFacts {
                 seen,
                 awaited,
-                ..Evidence::default()
+                ..ConditionFacts::default()
             });
             let got = format!("{}: {}", condition.words(), why.unwrap());
             assert_eq!(got, wants);

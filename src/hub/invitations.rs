@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
-use super::bucket::shared_files::Edit;
+use super::bucket::shared_files::DataFileEdit;
 use super::data_dir;
 use super::keys::{self, KeyPlacing};
 use super::rights::Rights;
@@ -118,7 +118,7 @@ pub fn redeem(data_dir: &Path, ask: &AdmissionRequest, secret: &str) -> Result<b
 fn edit(data_dir: &Path, change: impl FnOnce(&mut Vec<Row>) -> Result<()>) -> Result<()> {
     let _held = keys::lock(data_dir, LOCK_FILE)?;
     let path = data_dir.join(FILE);
-    let file = Edit::begin(data_dir, FILE)?;
+    let file = DataFileEdit::begin(data_dir, FILE)?;
     let bad = |why: &str| bad_file(data_dir, why);
     let text = match disk::read_at_most(&path, MAX_FILE_BYTES) {
         Ok(bytes) => String::from_utf8(bytes).map_err(|_| bad("it is not UTF-8"))?,

@@ -13,20 +13,20 @@ use super::certificate::Certificates;
 use super::failures::Failures;
 use super::http::{Reply, Request};
 use super::keys::{self, KeyPlacing};
-use super::pending::{JoinProgress, NotFound, Pending};
+use super::pending::{JoinProgress, NotFound, PendingJoins};
 use super::rights::Rights;
 use super::{invitations, routes::Route};
 use crate::clock;
 use crate::config::limits;
 use crate::error::Kind;
-use crate::wire::join::{ASK_INTERVAL, Accept, AdmissionRequest, Answer, Requests};
+use crate::wire::join::{ASK_INTERVAL, Accept, AdmissionAnswer, AdmissionRequest, JoinRequests};
 use crate::wire::{self, files::Hash};
 
 pub struct Joining {
     data_dir: PathBuf,
     auth: Arc<Auth>,
     certificates: Arc<Certificates>,
-    pending: Mutex<Pending>,
+    pending: Mutex<PendingJoins>,
     failures: Mutex<Failures>,
     on_admission: OnAdmission,
 }
@@ -51,7 +51,7 @@ impl Joining {
         }
     }
 
-    fn pending(&self) -> MutexGuard<'_, Pending> {
+    fn pending(&self) -> MutexGuard<'_, PendingJoins> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -71,7 +71,7 @@ impl Joining {
         let (ask, peer) = (AdmissionRequest { name, ..ask }, request.peer);
         let key = self.auth.key_of(&ask.name);
         if key == Some(ask.key.0) {
-            return Ok(answer(&Answer::Accepted));
+            return Ok(answer(&AdmissionAnswer::Accepted));
         }
         if let Some(secret) = &ask.invitation {
             return self.invited(peer, &ask, secret);
@@ -90,7 +90,7 @@ impl Joining {
         let now = clock::monotonic();
         let step = self.pending().ask(now, peer, &ask, &fingerprint, random()?);
         match step {
-            JoinProgress::Begun { number } => Ok(answer(&Answer::Begun { number })),
+            JoinProgress::Begun { number } => Ok(answer(&AdmissionAnswer::Begun { number })),
             JoinProgress::TooMany(words) => {
                 log::warn!("request to join refused: {words} address={peer}");
                 Err(Reply::error(429, format!("{words}: try again later"))
@@ -111,9 +111,10 @@ impl Joining {
                     && key.is_none()
                 {
                     self.let_in(&ask, rights)?;
-                    return Ok(answer(&Answer::Accepted));
+                    return Ok(answer(&AdmissionAnswer::Accepted));
                 }
-                Ok(answer(&Answer::Pending).header("Retry-After", ASK_INTERVAL.to_string()))
+                Ok(answer(&AdmissionAnswer::Pending)
+                    .header("Retry-After", ASK_INTERVAL.to_string()))
             }
         }
     }
@@ -127,7 +128,7 @@ impl Joining {
             Ok(true) => {
                 log::info!("let in by invitation name={} address={peer}", ask.name);
                 (self.on_admission)(&ask.name);
-                Ok(answer(&Answer::Accepted))
+                Ok(answer(&AdmissionAnswer::Accepted))
             }
             Ok(false) => {
                 self.count(peer, &format!("a wrong invitation for {}", ask.name))?;
@@ -221,7 +222,7 @@ impl Joining {
         let (pending, accepted) = pending.list(now);
         Reply::json(
             200,
-            &Requests {
+            &JoinRequests {
                 pending,
                 accepted,
                 window,
@@ -251,7 +252,7 @@ fn parse<T: serde::de::DeserializeOwned>(request: &Request) -> Result<T, Reply> 
         .map_err(|_| Reply::error(400, "this is not the JSON of a request to join"))
 }
 
-fn answer(answer: &Answer) -> Reply {
+fn answer(answer: &AdmissionAnswer) -> Reply {
     Reply::json(200, answer).header("Cache-Control", "no-store")
 }
 

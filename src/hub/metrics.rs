@@ -25,7 +25,7 @@ impl RequestCounts {
             .or_default() += 1;
     }
 
-    pub fn write(&self, text: &mut Text) {
+    pub fn write(&self, text: &mut MetricsText) {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let rows = counts
             .iter()
@@ -41,9 +41,9 @@ impl RequestCounts {
 
 /// The text format, version 0.0.4.
 #[derive(Default)]
-pub struct Text(String);
+pub struct MetricsText(String);
 
-impl Text {
+impl MetricsText {
     pub const CONTENT_TYPE: &'static str = "text/plain; version=0.0.4";
 
     pub fn counter(&mut self, name: &str, help: &str, value: impl Display) {
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn reads_as_prometheus_wants_it() {
-        let (requests, mut text) = (RequestCounts::default(), Text::default());
+        let (requests, mut text) = (RequestCounts::default(), MetricsText::default());
         requests.count(Route::Health, 200);
         requests.count(Route::Health, 200);
         requests.count(Route::Login, 401);

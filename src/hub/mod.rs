@@ -63,7 +63,7 @@ use crate::disk;
 use crate::error::{Error, Kind, Result, plain};
 use crate::service::ServicePart;
 use approvals::Approvals;
-use auth::{Auth, Mode};
+use auth::{Auth, AuthMode};
 use bucket::clock::StoreClock;
 use bucket::janitor::{Janitor, JanitorTimes};
 use bucket::shared_files::SharedFiles;
@@ -241,9 +241,9 @@ impl Hub {
             settings.data_dir.display(),
         );
         let mode = match self.router.auth.mode() {
-            Mode::Protected => "protected".to_string(),
-            Mode::Keys(n) => keys::count(n),
-            Mode::Anonymous(n) => format!("anonymous, {}", keys::count(n)),
+            AuthMode::Protected => "protected".to_string(),
+            AuthMode::Keys(n) => keys::count(n),
+            AuthMode::Anonymous(n) => format!("anonymous, {}", keys::count(n)),
         };
         log::info!("hub started: version={version} listen={address} data={data} mode=\"{mode}\"");
         if disk::is_in_memory(&settings.data_dir) {
@@ -253,16 +253,16 @@ impl Hub {
             );
         }
         match self.router.auth.mode() {
-            Mode::Protected => log::info!(
+            AuthMode::Protected => log::info!(
                 "no machine was let in yet: run \"mesync start\" there with MESYNC_SERVER_URL set to this hub, then \"mesync accept\" here; \
                  until then every user and program of this machine is let in, and nobody else"
             ),
-            Mode::Anonymous(_) => {
+            AuthMode::Anonymous(_) => {
                 log::warn!(
                     "--allow-anonymous: every machine that can reach {address} may send and receive messages for any host"
                 )
             }
-            Mode::Keys(_) => {}
+            AuthMode::Keys(_) => {}
         }
     }
 
@@ -462,7 +462,7 @@ fn start_janitor(
             }
             Ok(latest)
         });
-        match refreshed.map(|latest| watch.look(&latest)) {
+        match refreshed.map(|latest| watch.check(&latest)) {
             Ok(Ok(())) => {}
             Ok(Err(fault)) => router.committer.fail(fault),
             Err(e) => log::warn!("cannot read the shared files in the bucket: {e}"),

@@ -10,7 +10,7 @@ use super::bucket;
 use super::bucket::clock::StoreClock;
 use super::bucket::shared_files::{BucketLink, SharedFiles};
 use super::bucket::start::OpenBucket;
-use super::commit_log::{Disk, Log};
+use super::commit_log::{DiskLog, Log};
 use super::peers::{self, PeerWaits};
 use super::store::Store;
 use crate::clock;
@@ -45,7 +45,7 @@ pub fn open_store(hub: &HubSettings, credentials: Option<&Path>) -> Result<Opene
                 .hint("set [hub] bucket, or name another directory with --data"));
         }
         BucketLink::record(None, &hub.data_dir)?;
-        let log = Box::new(Disk::new(Arc::clone(&store)));
+        let log = Box::new(DiskLog::new(Arc::clone(&store)));
         return Ok(OpenedStore {
             store,
             log,

@@ -75,12 +75,12 @@ pub fn start(teller: PeerNotifier, waits: PeerWaits) -> Result<Vec<JoinHandle<()
 }
 
 /// `POST /api/hub/peer`
-pub fn hear(committer: &Committer, fleet: &Fleet, request: &Request) -> Reply {
+pub fn receive_news(committer: &Committer, fleet: &Fleet, request: &Request) -> Reply {
     let Ok(news) = serde_json::from_slice::<PeerNews>(&request.body) else {
         return Reply::error(400, "this is no news of a hub");
     };
     if news.written {
-        committer.look();
+        committer.poll();
     }
     fleet.note_elsewhere(&news, committer.now());
     Reply::json(200, &serde_json::json!({}))

@@ -16,14 +16,14 @@ use crate::wire::join::{AdmissionRequest, WaitingMachine, code};
 
 /// Requests, and the machines that were admitted last.
 #[derive(Default)]
-pub struct Pending {
+pub struct PendingJoins {
     requests: Vec<PendingJoin>,
     accepted: VecDeque<(PendingJoin, Instant)>,
-    window: Option<Window>,
+    window: Option<AdmissionWindow>,
 }
 
 /// A time in which every machine is admitted with these rights.
-struct Window {
+struct AdmissionWindow {
     until: Instant,
     rights: Option<Rights>,
 }
@@ -63,7 +63,7 @@ pub enum NotFound {
     Codes(Vec<String>),
 }
 
-impl Pending {
+impl PendingJoins {
     /// Handles one question. `number` is used for a new request.
     pub fn ask(
         &mut self,
@@ -164,7 +164,7 @@ impl Pending {
     /// Admits every machine from now on, for `time`.
     pub fn open(&mut self, now: Instant, time: Duration, rights: Option<Rights>) {
         let until = now + time;
-        self.window = Some(Window { until, rights });
+        self.window = Some(AdmissionWindow { until, rights });
     }
 
     /// The remaining time in which every machine is admitted, and the rights.
@@ -216,14 +216,14 @@ mod tests {
     const F: Hash = Hash([7; 32]);
 
     /// Lets a machine ask and reveal its number.
-    fn full(pending: &mut Pending, now: Instant, n: u8, name: &str, key: u8) -> JoinProgress {
+    fn full(pending: &mut PendingJoins, now: Instant, n: u8, name: &str, key: u8) -> JoinProgress {
         pending.ask(now, peer(n), &ask(name, key, 1, false), &F, Hash([n; 32]));
         pending.ask(now, peer(n), &ask(name, key, 1, true), &F, Hash([n; 32]))
     }
 
     #[test]
     fn a_machine_waits_once_it_has_revealed_the_number_that_it_committed_to() {
-        let (now, mut pending) = (crate::clock::monotonic(), Pending::default());
+        let (now, mut pending) = (crate::clock::monotonic(), PendingJoins::default());
         let begun = JoinProgress::Begun {
             number: Hash([9; 32]),
         };
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn two_machines_of_one_name_are_told_apart_by_their_codes() {
-        let (now, mut pending) = (crate::clock::monotonic(), Pending::default());
+        let (now, mut pending) = (crate::clock::monotonic(), PendingJoins::default());
         let codes: Vec<String> = [1, 2]
             .map(|n| match full(&mut pending, now, n, "a", n) {
                 JoinProgress::Waits { code, .. } => code,
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn requests_are_few_and_end_after_an_hour() {
-        let (now, mut pending) = (crate::clock::monotonic(), Pending::default());
+        let (now, mut pending) = (crate::clock::monotonic(), PendingJoins::default());
         for n in 0..JOIN_REQUESTS_PER_ADDRESS {
             assert!(matches!(
                 full(&mut pending, now, 1, &format!("h{n}"), n as u8),
@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn codes_cannot_be_drawn_again_and_again() {
-        let (now, mut pending) = (crate::clock::monotonic(), Pending::default());
+        let (now, mut pending) = (crate::clock::monotonic(), PendingJoins::default());
         let drawn = (0..100u8).filter(|n| {
             let begun = ask("a", 1, *n, false);
             matches!(
@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     fn a_window_closes_by_itself() {
-        let (now, mut pending) = (crate::clock::monotonic(), Pending::default());
+        let (now, mut pending) = (crate::clock::monotonic(), PendingJoins::default());
         assert_eq!(pending.window(now), None);
         pending.open(now, Duration::from_secs(5), None);
         assert_eq!(pending.window(now), Some((Duration::from_secs(5), None)));

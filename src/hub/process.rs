@@ -1,8 +1,8 @@
 //! The standard metrics of a process, from `/proc/self`. A value that cannot be read is left out.
 
-use super::metrics::Text;
+use super::metrics::MetricsText;
 
-pub fn write(text: &mut Text) {
+pub fn write(text: &mut MetricsText) {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     if let Some(values) = ProcessStatFields::parse(&stat) {
         text.process(

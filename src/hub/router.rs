@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::approvals::Approvals;
-use super::auth::{Auth, Mode};
+use super::auth::{Auth, AuthMode};
 use super::certificate::Certificates;
 use super::commit::Committer;
 use super::event_stream::{self, UntilKeysChange};
@@ -16,7 +16,7 @@ use super::files::Files;
 use super::http::{Caller, Job, Reply, Request};
 use super::joining::Joining;
 use super::messages::{Messages, SendReply};
-use super::metrics::{RequestCounts, Text};
+use super::metrics::{MetricsText, RequestCounts};
 use super::page;
 use super::peers;
 use super::process;
@@ -132,7 +132,7 @@ impl Router {
             Route::Login => answer(self.login(&request)),
             Route::Keys => answer(Reply::json(200, &self.auth.uses())),
             Route::PageToken => answer(self.auth.page_token()),
-            Route::Peer => answer(peers::hear(
+            Route::Peer => answer(peers::receive_news(
                 &self.committer,
                 self.messages.fleet(),
                 &request,
@@ -266,7 +266,7 @@ impl Router {
 
     /// `GET /metrics`. A host sees only itself among the hosts, as in all answers.
     fn metrics(&self, caller: &Caller) -> Reply {
-        let mut text = Text::default();
+        let mut text = MetricsText::default();
         text.rows(
             "info",
             "gauge",
@@ -284,14 +284,14 @@ impl Router {
         }
         self.write_queues(caller, &mut text);
         let keys = match self.auth.mode() {
-            Mode::Protected => 0,
-            Mode::Keys(n) | Mode::Anonymous(n) => n,
+            AuthMode::Protected => 0,
+            AuthMode::Keys(n) | AuthMode::Anonymous(n) => n,
         };
         text.gauge("keys", "keys in force, the hub's own not counted", keys);
-        Reply::text(200, Text::CONTENT_TYPE, text.finish())
+        Reply::text(200, MetricsText::CONTENT_TYPE, text.finish())
     }
 
-    fn write_connections(&self, text: &mut Text) {
+    fn write_connections(&self, text: &mut MetricsText) {
         if let Some(server) = &*self.server() {
             let counters = server.counters();
             text.counter(
@@ -331,7 +331,7 @@ impl Router {
         );
     }
 
-    fn write_commits(&self, text: &mut Text) {
+    fn write_commits(&self, text: &mut MetricsText) {
         let m = self.committer.metrics();
         let seconds = |micros: u64| micros as f64 / 1e6;
         text.counter("commits_total", "transactions", m.commits);
@@ -380,7 +380,7 @@ impl Router {
         );
     }
 
-    fn write_store(&self, text: &mut Text) {
+    fn write_store(&self, text: &mut MetricsText) {
         if let Ok((free, _, _)) = disk::free_space(&self.data_dir) {
             text.gauge(
                 "disk_free_bytes",
@@ -421,7 +421,7 @@ impl Router {
         }
     }
 
-    fn write_queues(&self, caller: &Caller, text: &mut Text) {
+    fn write_queues(&self, caller: &Caller, text: &mut MetricsText) {
         let only = match caller {
             Caller::Admin | Caller::Host(..) | Caller::Viewer => caller.sees_host(),
             Caller::Anonymous | Caller::Hub | Caller::Nobody => return,

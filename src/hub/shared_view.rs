@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::bucket::clock::StoreClock;
 use super::commit::Committer;
 use super::http::{Reply, Request};
-use super::metrics::Text;
+use super::metrics::MetricsText;
 use super::store::Store;
 use crate::wire::files::HISTORY_HEADER;
 use crate::wire::revision::Revision;
@@ -57,7 +57,7 @@ impl SharedView {
         ))
     }
 
-    pub fn write(&self, store: &Store, text: &mut Text) {
+    pub fn write(&self, store: &Store, text: &mut MetricsText) {
         if let Ok(position) = store.position() {
             text.gauge(
                 "log_position",

@@ -15,7 +15,7 @@ use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::pins::Pins;
 use crate::wire::files::Hash;
-use crate::wire::join::{AdmissionRequest, Answer, code};
+use crate::wire::join::{AdmissionAnswer, AdmissionRequest, code};
 
 /// In the base directory, mode 0600: the request with its key, until it is accepted.
 const FILE: &str = "state/join.json";
@@ -129,22 +129,22 @@ impl JoinRequest {
                 )
             })?;
             match (answer, self.asked.hubs_number) {
-                (Answer::Accepted, _) => {
+                (AdmissionAnswer::Accepted, _) => {
                     self.accepted(fingerprint)?;
                     return Ok(JoinStep::Accepted);
                 }
-                (Answer::Pending, Some(hubs_number)) => {
+                (AdmissionAnswer::Pending, Some(hubs_number)) => {
                     let code = code(&fingerprint, &ask, &self.asked.number, &hubs_number);
                     return Ok(JoinStep::Waits { code });
                 }
                 // it has forgotten this request: a number that was revealed is not used again
-                (Answer::Begun { .. }, Some(_)) => self.begin(Some(fingerprint))?,
-                (Answer::Begun { number }, None) => {
+                (AdmissionAnswer::Begun { .. }, Some(_)) => self.begin(Some(fingerprint))?,
+                (AdmissionAnswer::Begun { number }, None) => {
                     self.asked.hubs_number = Some(number);
                     self.asked.fingerprint = Some(fingerprint);
                     self.save()?;
                 }
-                (Answer::Pending, None) => break,
+                (AdmissionAnswer::Pending, None) => break,
             }
         }
         Err(Error::new(

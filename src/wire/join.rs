@@ -41,7 +41,7 @@ pub struct AdmissionRequest {
 /// The answer to [`AdmissionRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
-pub enum Answer {
+pub enum AdmissionAnswer {
     /// The hub's number: to be answered with the machine's.
     Begun {
         number: Hash,
@@ -64,7 +64,7 @@ pub struct WaitingMachine {
 
 /// The answer of `GET /api/join/requests` and of `POST /api/join/accept`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Requests {
+pub struct JoinRequests {
     pub pending: Vec<WaitingMachine>,
     /// The latest ones that were let in, the oldest first.
     pub accepted: Vec<WaitingMachine>,

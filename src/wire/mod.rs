@@ -329,7 +329,7 @@ pub struct PostAnswer {
 
 /// One message of a pull with its number in the hub's log.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Numbered {
+pub struct NumberedMessage {
     pub seq: u64,
     pub message: Box<RawValue>,
 }
@@ -404,7 +404,7 @@ impl IdentityDoubt {
 #[derive(Debug, Clone, Deserialize)]
 pub struct PullAnswer {
     pub epoch: Uuid,
-    pub messages: Vec<Numbered>,
+    pub messages: Vec<NumberedMessage>,
     pub more: bool,
     #[serde(default)]
     pub doubt: Option<IdentityDoubt>,

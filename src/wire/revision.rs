@@ -143,7 +143,7 @@ impl From<u64> for Revision {
 
 /// The body of `POST /api/files/common`: revisions that a client knows, at most [`POINTS`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Points {
+pub struct CommonQuery {
     /// The epoch of the hub that they are from.
     pub epoch: Uuid,
     pub points: Vec<(u64, Tag)>,
@@ -151,7 +151,7 @@ pub struct Points {
 
 /// The response: the last revision that is in both histories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Common {
+pub struct CommonAnswer {
     /// 0: they have nothing in common.
     pub common: u64,
 }

@@ -23,7 +23,7 @@ use crate::{clock, disk, wire};
 
 /// The callers that the hub admits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum AuthMode {
     /// There is no key yet: only programs on its own machine.
     Protected,
     /// Callers with one of this many keys.
@@ -44,11 +44,11 @@ pub struct Auth {
     failures: Mutex<Failures>,
     data_dir: PathBuf,
     /// By the name of the key's host.
-    uses: Mutex<HashMap<String, Use>>,
+    uses: Mutex<HashMap<String, KeyUseRecord>>,
 }
 
 /// The time and address of a key's last use.
-struct Use {
+struct KeyUseRecord {
     at: SystemTime,
     from: IpAddr,
 }
@@ -98,12 +98,12 @@ impl Auth {
         })
     }
 
-    pub fn mode(&self) -> Mode {
+    pub fn mode(&self) -> AuthMode {
         let n = self.keys.current().len() + usize::from(self.master.is_some());
         match (self.allow_anonymous, n) {
-            (true, n) => Mode::Anonymous(n),
-            (false, 0) if !self.keys.in_doubt() => Mode::Protected,
-            (false, n) => Mode::Keys(n),
+            (true, n) => AuthMode::Anonymous(n),
+            (false, 0) if !self.keys.in_doubt() => AuthMode::Protected,
+            (false, n) => AuthMode::Keys(n),
         }
     }
 
@@ -295,7 +295,7 @@ impl Auth {
 
     fn note_use(&self, name: &str, peer: IpAddr) {
         let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
-        let used = Use {
+        let used = KeyUseRecord {
             at: clock::now(),
             from: peer.to_canonical(),
         };

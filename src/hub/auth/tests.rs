@@ -104,7 +104,7 @@ fn without_keys_this_machine_needs_none_and_others_have_none() {
         words.contains("mesync key add NAME") && words.contains("MESYNC_API_KEY"),
         "{words}"
     );
-    assert_eq!(b.auth.mode(), Mode::Protected);
+    assert_eq!(b.auth.mode(), AuthMode::Protected);
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn with_a_key_everybody_needs_one() {
     let b = Bench::new(Some("master-key"), false);
     let key = keys::add_key(b.dir.path(), "web-1").unwrap();
     let local = b.local_key();
-    assert_eq!(b.auth.mode(), Mode::Keys(2));
+    assert_eq!(b.auth.mode(), AuthMode::Keys(2));
     for peer in [HERE, THERE] {
         starts(
             &b.ask(peer, &[]),

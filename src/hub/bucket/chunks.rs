@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::clock::StoreClock;
-use super::objects::{ObjectStore, PutIf, Trouble};
+use super::objects::{ObjectFault, ObjectStore, PutIf};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::hub::commit_log::Uploader;
@@ -43,23 +43,26 @@ impl ChunkObjects {
             let made = self
                 .clock
                 .store_time()
-                .ok_or_else(|| Trouble::Unknown(unknown()))?;
+                .ok_or_else(|| ObjectFault::Unknown(unknown()))?;
             let name = ChunkName {
                 hash,
                 made,
                 random: self.objects.random(),
             };
             let put = self.objects.put(&name.to_string(), bytes, PutIf::Always)?;
-            self.clock.hear(put.date);
+            self.clock.note_date(put.date);
             Ok(name)
         })
     }
 
-    fn retry<T>(&self, mut attempt: impl FnMut() -> std::result::Result<T, Trouble>) -> Result<T> {
+    fn retry<T>(
+        &self,
+        mut attempt: impl FnMut() -> std::result::Result<T, ObjectFault>,
+    ) -> Result<T> {
         let mut pause = FIRST_PAUSE;
         for _ in 1..PUT_ATTEMPTS {
             match attempt() {
-                Err(Trouble::Unknown(e)) => log::debug!("{e}; trying again"),
+                Err(ObjectFault::Unknown(e)) => log::debug!("{e}; trying again"),
                 other => return other.map_err(busy),
             }
             self.objects.wait(pause);
@@ -69,10 +72,10 @@ impl ChunkObjects {
     }
 }
 
-fn busy(trouble: Trouble) -> Error {
+fn busy(fault: ObjectFault) -> Error {
     Error {
         kind: Kind::Busy,
-        ..trouble.error()
+        ..fault.error()
     }
 }
 
@@ -98,7 +101,7 @@ impl ChunkSource for ChunkObjects {
     fn fetch(&self, name: &ChunkName) -> io::Result<Vec<u8>> {
         let get = || {
             let response = self.objects.get(&name.to_string())?;
-            self.clock.hear(response.date);
+            self.clock.note_date(response.date);
             Ok(response.value)
         };
         match self.retry(get) {

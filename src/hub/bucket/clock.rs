@@ -30,7 +30,7 @@ impl StoreClock {
     }
 
     /// Records the time of a response.
-    pub fn hear(&self, date: u64) {
+    pub fn note_date(&self, date: u64) {
         let now = self.objects.monotonic();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let guess = known.guess(now).unwrap_or(0);

@@ -13,9 +13,9 @@ use uuid::Uuid;
 
 use super::chunks::ChunkObjects;
 use super::clock::StoreClock;
-use super::objects::{ObjectStore, Trouble};
+use super::objects::{ObjectFault, ObjectStore};
 use super::shared_files::{BucketLink, SharedFiles};
-use super::start::{self, View};
+use super::start::{self, OpenedView};
 use super::{DESCRIPTION, probe};
 use crate::config::{HubSettings, limits};
 use crate::disk;
@@ -59,7 +59,7 @@ pub fn to_bucket(link: &BucketLink, data_dir: &Path, cache: usize, wall: u64) ->
     }
     let clock = Arc::new(StoreClock::new(Arc::clone(&objects)));
     // the names of chunks have the store's time
-    clock.hear(objects.get(DESCRIPTION).map_err(Trouble::error)?.date);
+    clock.note_date(objects.get(DESCRIPTION).map_err(ObjectFault::error)?.date);
     let chunks = ChunkObjects::new(Arc::clone(&objects), clock);
     let hashes = store.chunk_files()?;
     let names = put_all(hashes.iter().map(|(hash, _)| *hash), &|hash| {
@@ -155,7 +155,7 @@ pub fn to_disk(link: &BucketLink, settings: &HubSettings, wall: u64) -> Result<M
         objects: Arc::clone(&objects),
         description,
     };
-    let View { store, mut log, .. } = bucket.begin(settings, wall)?;
+    let OpenedView { store, mut log, .. } = bucket.begin(settings, wall)?;
     if !store.is_closed()? {
         let group = Group::for_shared_log(Limits::of(settings), vec![Op::Log(LogOp::Close)]);
         // the entry ends every hub, this one too

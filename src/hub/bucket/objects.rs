@@ -50,17 +50,17 @@ pub struct Response<T> {
 
 /// Why there is no usable response.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Trouble {
+pub enum ObjectFault {
     /// It is unknown whether the request has, or will have, an effect: a timeout, a broken connection, 409, 429 or 5xx.
     Unknown(Error),
     /// The store refuses: wrong credentials, no such bucket, or a request that it does not understand.
     Refused(Error),
 }
 
-impl Trouble {
+impl ObjectFault {
     pub fn error(self) -> Error {
         match self {
-            Trouble::Unknown(e) | Trouble::Refused(e) => e,
+            ObjectFault::Unknown(e) | ObjectFault::Refused(e) => e,
         }
     }
 
@@ -73,7 +73,7 @@ impl Trouble {
     }
 }
 
-pub type Tried<T> = std::result::Result<Response<T>, Trouble>;
+pub type Tried<T> = std::result::Result<Response<T>, ObjectFault>;
 
 /// Names have the characters `a-z 0-9 / . -` and are relative to the prefix of the settings.
 pub trait ObjectStore: Send + Sync {
@@ -107,11 +107,11 @@ pub fn sure<T>(objects: &dyn ObjectStore, request: impl Fn() -> Tried<T>) -> Res
     for _ in 1..REQUEST_ATTEMPTS {
         match request() {
             Ok(response) => return Ok(response.value),
-            Err(Trouble::Refused(e)) => return Err(e),
-            Err(Trouble::Unknown(e)) => log::debug!("{e}; trying again"),
+            Err(ObjectFault::Refused(e)) => return Err(e),
+            Err(ObjectFault::Unknown(e)) => log::debug!("{e}; trying again"),
         }
         objects.wait(pause);
         pause *= 2;
     }
-    Ok(request().map_err(Trouble::error)?.value)
+    Ok(request().map_err(ObjectFault::error)?.value)
 }

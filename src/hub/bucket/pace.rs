@@ -6,7 +6,7 @@
 use uuid::Uuid;
 
 /// Milliseconds between two looks at the end of the log just after something has happened.
-pub const SHORTEST_LOOK_MILLIS: u64 = 250;
+pub const SHORTEST_POLL_MILLIS: u64 = 250;
 /// Milliseconds for which it does so, at most: one slow request must not silence a hub.
 const LONGEST_GIVE_WAY_MILLIS: u64 = 2_000;
 /// Milliseconds for which a hub that has written counts as one that wants to write again.
@@ -26,7 +26,7 @@ pub struct CommitPace {
 }
 
 /// When to look for entries of other hubs. Times are of `ObjectStore::monotonic`, in milliseconds.
-pub struct LookTimes {
+pub struct PollSchedule {
     pub last: u64,
     /// Doubles while nothing happens.
     pub interval: u64,

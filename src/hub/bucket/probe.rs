@@ -6,7 +6,7 @@
 use std::sync::Barrier;
 use std::time::Duration;
 
-use super::objects::{ObjectStore, PutIf, PutOutcome, Trouble, sure};
+use super::objects::{ObjectFault, ObjectStore, PutIf, PutOutcome, sure};
 use crate::error::{Error, Kind, Result};
 
 /// Writers at once, and rounds of them.
@@ -72,8 +72,8 @@ fn race(objects: &dyn ObjectStore, name: &str) -> Result<bool> {
                 won.extend(matches!(response.value, PutOutcome::Done).then_some(writer))
             }
             // a conflict: the writer does not know
-            Ok(Err(Trouble::Unknown(_))) => {}
-            Ok(Err(Trouble::Refused(e))) => return Err(e),
+            Ok(Err(ObjectFault::Unknown(_))) => {}
+            Ok(Err(ObjectFault::Refused(e))) => return Err(e),
             Err(_) => {
                 return Err(Error::new(
                     Kind::Failed,

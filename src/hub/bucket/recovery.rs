@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::chunks::ChunkObjects;
 use super::clock::StoreClock;
 use super::moving::put_all;
-use super::objects::{ObjectStore, PutIf, PutOutcome, Trouble, sure};
+use super::objects::{ObjectFault, ObjectStore, PutIf, PutOutcome, sure};
 use super::shared_files::{BucketLink, LOOK_INTERVAL, SharedFiles, latest_version, version_name};
 use super::start::{self, OpenBucket, RECOVERED};
 use super::{
@@ -49,7 +49,7 @@ const RESPONSE_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecoverFrom {
     /// The view in the data directory.
-    View,
+    OpenedView,
     /// What the bucket has.
     Bucket,
 }
@@ -96,7 +96,7 @@ pub fn recover_in(
     let described = start::describe(objects.as_ref())?;
     let last = start::last_recovery(objects.as_ref())?;
     let source = match from {
-        RecoverFrom::View => {
+        RecoverFrom::OpenedView => {
             let before = last.as_ref().map(|(_, bucket)| bucket);
             of_view(objects, described.as_ref(), before, settings, wall)?
         }
@@ -112,31 +112,31 @@ pub fn recover_in(
 fn of_source(
     objects: &Arc<dyn ObjectStore>,
     last: Option<(u64, RecoveredBucket)>,
-    source: Source,
+    source: RecoverySource,
     settings: &HubSettings,
     from: RecoverFrom,
 ) -> Result<RecoveredHub> {
     let store = match source {
-        Source::Recovered { first } => {
+        RecoverySource::Recovered { first } => {
             raise_floor(objects.as_ref(), first)?;
             return Ok(RecoveredHub {
                 already: true,
                 ..RecoveredHub::default()
             });
         }
-        Source::Tables(store) => store,
+        RecoverySource::Tables(store) => store,
     };
     if store.is_closed()? {
         return Err(super::closed());
     }
     ask_for_hubs(objects.as_ref())?;
-    if from == RecoverFrom::View {
+    if from == RecoverFrom::OpenedView {
         SharedFiles::new(Arc::clone(objects), &settings.data_dir).publish_all()?;
     }
-    begin_anew(objects, last, &store, &settings.data_dir)
+    start_bucket_again(objects, last, &store, &settings.data_dir)
 }
 
-enum Source {
+enum RecoverySource {
     /// The tables from which the bucket begins anew.
     Tables(Arc<Store>),
     /// It has done so already, after this number.
@@ -150,7 +150,7 @@ fn of_view(
     before: Option<&RecoveredBucket>,
     settings: &HubSettings,
     wall: u64,
-) -> Result<Source> {
+) -> Result<RecoverySource> {
     let dir = &settings.data_dir;
     if !dir.join(Store::FILE).exists() {
         let what = format!(
@@ -166,11 +166,11 @@ fn of_view(
         return Err(start::no_view(dir));
     };
     let Some(description) = described else {
-        return Ok(Source::Tables(Arc::new(store)));
+        return Ok(RecoverySource::Tables(Arc::new(store)));
     };
     if let Some(before) = before.filter(|before| before.replaced.contains(&cluster)) {
         let first = before.first;
-        return Ok(Source::Recovered { first });
+        return Ok(RecoverySource::Recovered { first });
     }
     let first = before.map_or(0, |before| before.first);
     if description.cluster != cluster {
@@ -182,7 +182,7 @@ fn of_view(
             .hint("name an empty bucket or prefix in [hub] bucket to recover into that"));
     }
     match start::can_continue(objects.as_ref(), first, &store) {
-        Err(e) if e.kind == Kind::Damaged => return Ok(Source::Tables(Arc::new(store))),
+        Err(e) if e.kind == Kind::Damaged => return Ok(RecoverySource::Tables(Arc::new(store))),
         Err(e) => return Err(e),
         Ok(true) if has_gap(objects.as_ref(), store.position()?.n)? => {
             // entries before the gap belong to the tables
@@ -191,10 +191,10 @@ fn of_view(
                 objects: Arc::clone(objects),
                 description: description.clone(),
             };
-            return Ok(Source::Tables(bucket.begin(settings, wall)?.store));
+            return Ok(RecoverySource::Tables(bucket.begin(settings, wall)?.store));
         }
         Ok(false) if !has_snapshot(objects.as_ref(), description)? => {
-            return Ok(Source::Tables(Arc::new(store)));
+            return Ok(RecoverySource::Tables(Arc::new(store)));
         }
         Ok(_) => {}
     }
@@ -211,7 +211,7 @@ fn of_bucket(
     described: Option<&Description>,
     settings: &HubSettings,
     wall: u64,
-) -> Result<Source> {
+) -> Result<RecoverySource> {
     let dir = &settings.data_dir;
     if dir.join(Store::FILE).exists() {
         let what = format!(
@@ -244,7 +244,7 @@ fn of_bucket(
         _ => {}
     }
     disk::create_dir(&settings.data_dir)?;
-    Ok(Source::Tables(bucket.begin(&settings, wall)?.store))
+    Ok(RecoverySource::Tables(bucket.begin(&settings, wall)?.store))
 }
 
 fn fetched(settings: &HubSettings) -> PathBuf {
@@ -306,7 +306,7 @@ pub fn respond(objects: &dyn ObjectStore, question: u64, host: &str) -> Result<(
     Ok(())
 }
 
-fn begin_anew(
+fn start_bucket_again(
     objects: &Arc<dyn ObjectStore>,
     last: Option<(u64, RecoveredBucket)>,
     store: &Store,
@@ -316,7 +316,7 @@ fn begin_anew(
     let chunks = ChunkObjects::new(Arc::clone(objects), Arc::clone(&clock));
     let objects = objects.as_ref();
     // the names of chunks have the store's time
-    clock.hear(objects.get(DESCRIPTION).map_err(Trouble::error)?.date);
+    clock.note_date(objects.get(DESCRIPTION).map_err(ObjectFault::error)?.date);
     let lacking = lacking_chunks(objects, store)?;
     let names = put_again(objects, &chunks, store, &lacking)?;
     let is_lost = |chunk: &&NamedChunk| !names.contains_key(&chunk.name.hash);
@@ -361,7 +361,7 @@ fn begin_anew(
     let _ = std::fs::remove_file(&file);
     put?;
     // a janitor removes this snapshot in the end
-    let now = objects.get(DESCRIPTION).map_err(Trouble::error)?.date;
+    let now = objects.get(DESCRIPTION).map_err(ObjectFault::error)?.date;
     if now.saturating_sub(successor.wall) > LONGEST_RECOVERY {
         let what = "cannot recover the bucket: this machine has slept meanwhile";
         return Err(Error::new(Kind::Busy, what).hint("run this again"));

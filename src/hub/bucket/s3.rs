@@ -11,7 +11,7 @@ use sha2::Sha256;
 use ureq::http;
 
 use super::objects::{
-    ListedObject, Object, ObjectStore, PutIf, PutOutcome, Response, Tried, Trouble,
+    ListedObject, Object, ObjectFault, ObjectStore, PutIf, PutOutcome, Response, Tried,
 };
 use crate::clock;
 use crate::config::bucket::{AccessKey, BucketUrl};
@@ -42,7 +42,7 @@ pub struct S3 {
 }
 
 /// A request before it is signed.
-struct Unsigned<'a> {
+struct UnsignedRequest<'a> {
     method: &'static str,
     /// The key in the bucket, not encoded; empty for the bucket itself.
     key: String,
@@ -89,7 +89,7 @@ impl S3 {
     }
 
     /// Sends a request, and once more if the store only minds the clock.
-    fn send(&self, request: &Unsigned<'_>, most: u64) -> Result<RawResponse, Trouble> {
+    fn send(&self, request: &UnsignedRequest<'_>, most: u64) -> Result<RawResponse, ObjectFault> {
         let first = self.send_once(request, most)?;
         if first.status == 403 && first.date > 0 && first.says("RequestTimeTooSkewed") {
             self.skew
@@ -99,7 +99,11 @@ impl S3 {
         Ok(first)
     }
 
-    fn send_once(&self, request: &Unsigned<'_>, most: u64) -> Result<RawResponse, Trouble> {
+    fn send_once(
+        &self,
+        request: &UnsignedRequest<'_>,
+        most: u64,
+    ) -> Result<RawResponse, ObjectFault> {
         let path = encode(&format!("/{}/{}", self.url.bucket, request.key), true);
         let query: Vec<String> = (request.query.iter())
             .map(|(name, value)| format!("{}={}", encode(name, false), encode(value, false)))
@@ -153,7 +157,7 @@ impl S3 {
     /// Signs method, path, query, the conditions and the body's hash.
     fn authorization(
         &self,
-        request: &Unsigned<'_>,
+        request: &UnsignedRequest<'_>,
         path: &str,
         query: &str,
         time: &str,
@@ -199,21 +203,21 @@ impl S3 {
         )
     }
 
-    fn unreachable(&self, e: &ureq::Error) -> Trouble {
+    fn unreachable(&self, e: &ureq::Error) -> ObjectFault {
         let why = match e {
             ureq::Error::Io(e) => plain(e),
             ureq::Error::Timeout(_) => "no response in time".into(),
             ureq::Error::HostNotFound => "its host name is not known".into(),
             other => other.to_string(),
         };
-        Trouble::Unknown(Error::new(
+        ObjectFault::Unknown(Error::new(
             Kind::Unreachable,
             format!("cannot reach the bucket {}: {why}", self.url),
         ))
     }
 
     /// The failure that a status means, for a request that does not expect it.
-    fn refused(&self, raw: &RawResponse, name: &str) -> Trouble {
+    fn refused(&self, raw: &RawResponse, name: &str) -> ObjectFault {
         let code = between(&raw.text(), "<Code>", "</Code>").unwrap_or_default();
         let reason = if code.is_empty() {
             raw.status.to_string()
@@ -226,20 +230,20 @@ impl S3 {
         );
         let error = |kind, hint: &str| Error::new(kind, what.clone()).hint(hint.to_string());
         match raw.status {
-            409 | 429 | 500 | 502.. => Trouble::Unknown(Error::new(Kind::Unreachable, what)),
-            401 | 403 => Trouble::Refused(error(
+            409 | 429 | 500 | 502.. => ObjectFault::Unknown(Error::new(Kind::Unreachable, what)),
+            401 | 403 => ObjectFault::Refused(error(
                 Kind::Settings,
                 "check bucket_key_file, bucket_region, and that the key may get, put, list and delete objects",
             )),
-            404 => Trouble::Refused(error(
+            404 => ObjectFault::Refused(error(
                 Kind::Settings,
                 "make the bucket first, or mend the setting bucket",
             )),
-            501 => Trouble::Refused(error(
+            501 => ObjectFault::Refused(error(
                 Kind::Settings,
                 "this store does not know conditional writes: use another one",
             )),
-            _ => Trouble::Refused(Error::new(Kind::Settings, what)),
+            _ => ObjectFault::Refused(Error::new(Kind::Settings, what)),
         }
     }
 }
@@ -275,7 +279,7 @@ impl ObjectStore for S3 {
             PutIf::Always => None,
             PutIf::Absent => Some(("if-none-match", "*".to_string())),
         };
-        let request = Unsigned {
+        let request = UnsignedRequest {
             method: "PUT",
             key: self.key_of(name),
             query: Vec::new(),
@@ -291,7 +295,7 @@ impl ObjectStore for S3 {
     }
 
     fn get(&self, name: &str) -> Tried<Option<Object>> {
-        let request = Unsigned {
+        let request = UnsignedRequest {
             method: "GET",
             key: self.key_of(name),
             query: Vec::new(),
@@ -313,7 +317,7 @@ impl ObjectStore for S3 {
     }
 
     fn delete(&self, name: &str) -> Tried<()> {
-        let request = Unsigned {
+        let request = UnsignedRequest {
             method: "DELETE",
             key: self.key_of(name),
             query: Vec::new(),
@@ -339,7 +343,7 @@ impl ObjectStore for S3 {
             if !after.is_empty() {
                 query.push(("start-after", self.key_of(after)));
             }
-            let request = Unsigned {
+            let request = UnsignedRequest {
                 method: "GET",
                 key: String::new(),
                 query,
@@ -443,7 +447,7 @@ mod tests {
             .unwrap();
         let s3 = S3::new(url, "us-east-1".into(), key, None);
         let condition = Some(("range", "bytes=0-9".to_string()));
-        let request = Unsigned {
+        let request = UnsignedRequest {
             method: "GET",
             key: String::new(),
             query: Vec::new(),

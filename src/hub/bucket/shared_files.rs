@@ -236,15 +236,15 @@ pub fn latest_version(objects: &dyn ObjectStore, name: &str) -> Result<u64> {
 }
 
 /// An edit of a file of a data directory, which may be shared. The caller holds the lock of the file.
-pub struct Edit {
+pub struct DataFileEdit {
     path: PathBuf,
     /// With the version that the edit makes.
     shared: Option<(SharedFiles, u64)>,
 }
 
-impl Edit {
+impl DataFileEdit {
     /// The file is the latest one when this returns.
-    pub fn begin(data_dir: &Path, name: &str) -> Result<Edit> {
+    pub fn begin(data_dir: &Path, name: &str) -> Result<DataFileEdit> {
         let link = if NAMES.contains(&name) {
             BucketLink::of(data_dir)?
         } else {
@@ -261,7 +261,7 @@ impl Edit {
             }
             None => None,
         };
-        Ok(Edit {
+        Ok(DataFileEdit {
             path: data_dir.join(name),
             shared,
         })

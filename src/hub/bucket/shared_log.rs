@@ -20,8 +20,8 @@ use uuid::Uuid;
 
 use super::chunks::ChunkObjects;
 use super::clock::StoreClock;
-use super::objects::{ObjectStore, PutIf, PutOutcome, Trouble};
-use super::pace::{CommitPace, LookTimes, SHORTEST_LOOK_MILLIS};
+use super::objects::{ObjectFault, ObjectStore, PutIf, PutOutcome};
+use super::pace::{CommitPace, PollSchedule, SHORTEST_POLL_MILLIS};
 use super::{closed, entry_name, read_floor};
 use crate::error::{Error, Kind};
 use crate::hub::commit_log::{Committed, HubClock, Log, LogFault, Uploader};
@@ -63,7 +63,7 @@ pub struct SharedLog {
     pace: CommitPace,
     /// When the view was last synced.
     synced: u64,
-    looks: LookTimes,
+    polls: PollSchedule,
     chunks: Arc<ChunkObjects>,
     /// Called after each entry of this hub.
     pub on_written: Box<dyn Fn() + Send>,
@@ -82,7 +82,7 @@ struct PendingGroup {
 }
 
 /// How a request for the end of the log came out.
-enum Reached {
+enum LogAdvance {
     /// Another hub's entry was applied.
     Entry,
     End,
@@ -116,9 +116,9 @@ impl SharedLog {
                 ..CommitPace::default()
             },
             synced: 0,
-            looks: LookTimes {
+            polls: PollSchedule {
                 last: 0,
-                interval: SHORTEST_LOOK_MILLIS,
+                interval: SHORTEST_POLL_MILLIS,
                 longest: poll.as_millis() as u64,
             },
             chunks,
@@ -128,7 +128,7 @@ impl SharedLog {
 
     /// Applies all entries up to the end of the log.
     pub fn catch_up(&mut self) -> Result<(), LogFault> {
-        while let Reached::Entry = self.read_next()? {}
+        while let LogAdvance::Entry = self.read_next()? {}
         Ok(())
     }
 
@@ -158,27 +158,27 @@ impl SharedLog {
             let (n, bytes) = self.attempt()?;
             let began = self.objects.monotonic();
             let put = self.objects.put(&entry_name(n), &bytes, PutIf::Absent);
-            let trouble = match put {
+            let fault = match put {
                 Ok(response) => {
-                    self.clock.hear(response.date);
+                    self.clock.note_date(response.date);
                     self.pace.put = self.objects.monotonic().saturating_sub(began);
-                    let stands = match response.value {
-                        PutOutcome::Done => self.stands(n, response.date, &bytes).map(Some),
-                        PutOutcome::Failed => self.whose(n),
+                    let entry = match response.value {
+                        PutOutcome::Done => self.accepted(n, response.date, &bytes).map(Some),
+                        PutOutcome::Failed => self.taken(n),
                     };
-                    match stands {
+                    match entry {
                         Ok(Some((entry, born))) => return self.win(&entry, born),
                         Ok(None) => {
                             self.give_way()?;
                             continue;
                         }
-                        Err(Stuck::Fault(fault)) => return Err(fault),
-                        Err(Stuck::Trouble(trouble)) => trouble,
+                        Err(AttemptFault::Log(fault)) => return Err(fault),
+                        Err(AttemptFault::Object(fault)) => fault,
                     }
                 }
-                Err(trouble) => trouble,
+                Err(fault) => fault,
             };
-            let e = trouble.error();
+            let e = fault.error();
             let now = self.objects.monotonic();
             if now >= until {
                 return Err(LogFault::Busy(Error {
@@ -241,13 +241,13 @@ impl SharedLog {
     }
 
     /// The store has accepted our entry: the entry, with the time of its birth.
-    fn stands(&self, n: u64, date: u64, bytes: &[u8]) -> Result<(LogEntry, u64), Stuck> {
+    fn accepted(&self, n: u64, date: u64, bytes: &[u8]) -> Result<(LogEntry, u64), AttemptFault> {
         self.check_floor(n, date)?;
         Ok((self.decode(n, bytes)?, date))
     }
 
     /// The error if the number is below the floor, where no hub reads any more: possible only after a long sleep.
-    fn check_floor(&self, n: u64, date: u64) -> Result<(), Stuck> {
+    fn check_floor(&self, n: u64, date: u64) -> Result<(), AttemptFault> {
         if !self.is_fresh(date) && self.floor()? >= n {
             return Err(self.behind());
         }
@@ -255,19 +255,18 @@ impl SharedLog {
     }
 
     /// The number is taken. Our own entry, with the time of its birth; `None`: another one, which is applied now.
-    fn whose(&mut self, n: u64) -> Result<Option<(LogEntry, u64)>, Stuck> {
-        let response = self.objects.get(&entry_name(n)).map_err(Stuck::Trouble)?;
-        self.clock.hear(response.date);
+    fn taken(&mut self, n: u64) -> Result<Option<(LogEntry, u64)>, AttemptFault> {
+        let name = entry_name(n);
+        let response = self.objects.get(&name).map_err(AttemptFault::Object)?;
+        self.clock.note_date(response.date);
         let Some(object) = response.value else {
             // it was removed: the floor says so
             if self.floor()? >= n {
                 return Err(self.behind());
             }
-            let what = format!("cannot read {}, which exists", entry_name(n));
-            return Err(Stuck::Trouble(Trouble::Unknown(Error::new(
-                Kind::Unreachable,
-                what,
-            ))));
+            let what = format!("cannot read {name}, which exists");
+            let error = Error::new(Kind::Unreachable, what);
+            return Err(AttemptFault::Object(ObjectFault::Unknown(error)));
         };
         let entry = self.decode(n, &object.bytes)?;
         let is_ours = self
@@ -285,13 +284,14 @@ impl SharedLog {
 
     /// Gives up a group that is in the log at no number for certain and whose callers were told long ago that its outcome is not
     /// known: what they have done since must not be undone by it.
-    fn drop_if_late(&mut self, date: u64) -> Result<(), Stuck> {
+    fn drop_if_late(&mut self, date: u64) -> Result<(), AttemptFault> {
         let is_late =
             |group: &mut PendingGroup| date.saturating_sub(group.begun) > COMMIT_PATIENCE_MILLIS;
         match self.pending.take_if(is_late) {
             Some(_) => {
                 let what = "cannot write to the log of the bucket: it did not respond in time";
-                Err(Stuck::Fault(LogFault::Busy(Error::new(Kind::Busy, what))))
+                let error = Error::new(Kind::Busy, what);
+                Err(AttemptFault::Log(LogFault::Busy(error)))
             }
             None => Ok(()),
         }
@@ -311,31 +311,31 @@ impl SharedLog {
     }
 
     /// Reads the next entry and applies it.
-    fn read_next(&mut self) -> Result<Reached, LogFault> {
+    fn read_next(&mut self) -> Result<LogAdvance, LogFault> {
         let n = self.position.n + 1;
         let began = self.objects.monotonic();
         let response = self
             .objects
             .get(&entry_name(n))
-            .map_err(|trouble| LogFault::Busy(trouble.busy()))?;
-        self.clock.hear(response.date);
+            .map_err(|fault| LogFault::Busy(fault.busy()))?;
+        self.clock.note_date(response.date);
         self.pace.get = self.objects.monotonic().saturating_sub(began);
         let read = match response.value {
             Some(object) => self
                 .decode(n, &object.bytes)
                 .and_then(|entry| self.apply_other(&entry, object.modified))
-                .map(|()| Reached::Entry),
+                .map(|()| LogAdvance::Entry),
             None => self.end(n, response.date),
         };
         Ok(read?)
     }
 
     /// There is no entry `n`: the end, unless this hub has slept so long that the entry was removed.
-    fn end(&mut self, n: u64, date: u64) -> Result<Reached, Stuck> {
+    fn end(&mut self, n: u64, date: u64) -> Result<LogAdvance, AttemptFault> {
         self.check_floor(n, date)?;
         self.seen = Some(self.seen.unwrap_or(0).max(date));
         self.clock.reached_end();
-        Ok(Reached::End)
+        Ok(LogAdvance::End)
     }
 
     fn is_fresh(&self, date: u64) -> bool {
@@ -344,21 +344,21 @@ impl SharedLog {
     }
 
     /// Entries up to this number may have been removed.
-    fn floor(&self) -> Result<u64, Stuck> {
-        let response = read_floor(self.objects.as_ref()).map_err(Stuck::Trouble)?;
-        self.clock.hear(response.date);
+    fn floor(&self) -> Result<u64, AttemptFault> {
+        let response = read_floor(self.objects.as_ref()).map_err(AttemptFault::Object)?;
+        self.clock.note_date(response.date);
         Ok(response.value)
     }
 
-    fn behind(&self) -> Stuck {
+    fn behind(&self) -> AttemptFault {
         let what = format!(
             "cannot continue after entry {} of the log: the next ones were removed while this hub was away",
             self.position.n
         );
-        Stuck::Fault(LogFault::StartAgain(Error::new(Kind::Failed, what)))
+        AttemptFault::Log(LogFault::StartAgain(Error::new(Kind::Failed, what)))
     }
 
-    fn decode(&self, n: u64, bytes: &[u8]) -> Result<LogEntry, Stuck> {
+    fn decode(&self, n: u64, bytes: &[u8]) -> Result<LogEntry, AttemptFault> {
         let entry = LogEntry::decode(bytes).and_then(|entry| {
             if entry.n == n {
                 Ok(entry)
@@ -370,13 +370,13 @@ impl SharedLog {
             let what = format!("cannot use entry {n} of the log in the bucket: {why}");
             let error = Error::new(Kind::Damaged, what)
                 .hint("update this hub; see \"Several hubs\" in mesync(7)");
-            Stuck::Fault(LogFault::Final(error))
+            AttemptFault::Log(LogFault::Final(error))
         })
     }
 
-    fn apply_other(&mut self, entry: &LogEntry, born: u64) -> Result<(), Stuck> {
+    fn apply_other(&mut self, entry: &LogEntry, born: u64) -> Result<(), AttemptFault> {
         self.pace.saw(entry.hub, self.objects.monotonic());
-        let outcomes = self.apply(entry, born).map_err(Stuck::Fault)?;
+        let outcomes = self.apply(entry, born).map_err(AttemptFault::Log)?;
         self.others.extend(outcomes);
         Ok(())
     }
@@ -398,7 +398,7 @@ impl SharedLog {
         if durable {
             self.synced = now;
         }
-        self.looks.interval = SHORTEST_LOOK_MILLIS;
+        self.polls.interval = SHORTEST_POLL_MILLIS;
         self.position = entry.position();
         self.seen = Some(born);
         self.clock.at_least(entry.now);
@@ -456,8 +456,8 @@ impl Log for SharedLog {
     }
 
     fn follow(&mut self) -> Result<Committed, LogFault> {
-        self.looks.last = self.objects.monotonic();
-        self.looks.interval = (self.looks.interval * 2).min(self.looks.longest);
+        self.polls.last = self.objects.monotonic();
+        self.polls.interval = (self.polls.interval * 2).min(self.polls.longest);
         self.finish_pending()?;
         self.catch_up()?;
         self.check_open()?;
@@ -467,10 +467,10 @@ impl Log for SharedLog {
         })
     }
 
-    fn next_look(&self) -> Option<Duration> {
-        let since = self.objects.monotonic().saturating_sub(self.looks.last);
+    fn next_poll(&self) -> Option<Duration> {
+        let since = self.objects.monotonic().saturating_sub(self.polls.last);
         Some(Duration::from_millis(
-            self.looks.interval.saturating_sub(since),
+            self.polls.interval.saturating_sub(since),
         ))
     }
 
@@ -484,16 +484,16 @@ impl Log for SharedLog {
 }
 
 /// Why an attempt did not end.
-enum Stuck {
-    Trouble(Trouble),
-    Fault(LogFault),
+enum AttemptFault {
+    Object(ObjectFault),
+    Log(LogFault),
 }
 
-impl From<Stuck> for LogFault {
-    fn from(stuck: Stuck) -> LogFault {
-        match stuck {
-            Stuck::Fault(fault) => fault,
-            Stuck::Trouble(trouble) => LogFault::Busy(trouble.busy()),
+impl From<AttemptFault> for LogFault {
+    fn from(fault: AttemptFault) -> LogFault {
+        match fault {
+            AttemptFault::Log(fault) => fault,
+            AttemptFault::Object(fault) => LogFault::Busy(fault.busy()),
         }
     }
 }

@@ -22,7 +22,7 @@ const PART_BYTES: u64 = 8 * 1024 * 1024;
 /// The parts of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Index {
+pub struct SnapshotIndex {
     pub cluster: Uuid,
     /// The entry after which it was made.
     pub n: u64,
@@ -67,7 +67,7 @@ pub fn put(objects: &dyn ObjectStore, cluster: Uuid, n: u64, file: &Path) -> Res
             sha256: Hash::of(&bytes),
         });
     }
-    let index = Index { cluster, n, parts };
+    let index = SnapshotIndex { cluster, n, parts };
     let (index_name, index) = (format!("{name}{INDEX}"), to_json(&index));
     sure(objects, || objects.put(&index_name, &index, PutIf::Always))?;
     Ok(Snapshot { name, n })
@@ -148,7 +148,7 @@ pub fn remove_leftovers(
     Ok(removed)
 }
 
-fn index_of(objects: &dyn ObjectStore, snapshot: &Snapshot) -> Result<Option<Index>> {
+fn index_of(objects: &dyn ObjectStore, snapshot: &Snapshot) -> Result<Option<SnapshotIndex>> {
     let name = format!("{}{INDEX}", snapshot.name);
     let object = sure(objects, || objects.get(&name))?;
     object

@@ -294,7 +294,7 @@ pub fn open(objects: Arc<dyn ObjectStore>, data_dir: &Path, cache: usize) -> Res
 }
 
 /// The view of a running hub, and its end of the log, which has been followed to its end.
-pub struct View {
+pub struct OpenedView {
     pub store: Arc<Store>,
     pub log: SharedLog,
     pub clock: Arc<StoreClock>,
@@ -302,7 +302,7 @@ pub struct View {
 
 impl OpenBucket {
     /// `Kind::Busy`: the bucket does not respond.
-    pub fn begin(&self, settings: &HubSettings, wall: u64) -> Result<View> {
+    pub fn begin(&self, settings: &HubSettings, wall: u64) -> Result<OpenedView> {
         let (objects, data_dir) = (Arc::clone(&self.objects), &settings.data_dir);
         let store = Arc::new(open_view(
             objects.as_ref(),
@@ -324,7 +324,7 @@ impl OpenBucket {
             settings.bucket_poll,
         )?;
         match log.catch_up() {
-            Ok(()) => Ok(View { store, log, clock }),
+            Ok(()) => Ok(OpenedView { store, log, clock }),
             Err(LogFault::Busy(e) | LogFault::StartAgain(e) | LogFault::Final(e)) => Err(e),
         }
     }

@@ -25,7 +25,7 @@ pub struct BucketWatch {
     /// The last question that was answered.
     responded: u64,
     /// The last look at the entry, by [`ObjectStore::monotonic`].
-    looked: u64,
+    checked: u64,
 }
 
 impl BucketWatch {
@@ -39,7 +39,7 @@ impl BucketWatch {
             .filter(|(_, bucket)| Some(bucket.description.cluster) == cluster)
             .map_or((0, 0), |(number, bucket)| (number, bucket.first));
         Ok(BucketWatch {
-            looked: objects.monotonic(),
+            checked: objects.monotonic(),
             objects,
             recovery,
             first,
@@ -50,7 +50,7 @@ impl BucketWatch {
     }
 
     /// To be called every few seconds with the latest versions of all shared files. The error ends the hub.
-    pub fn look(&mut self, versions: &BTreeMap<String, u64>) -> std::result::Result<(), LogFault> {
+    pub fn check(&mut self, versions: &BTreeMap<String, u64>) -> std::result::Result<(), LogFault> {
         let version = |name| versions.get(name).copied().unwrap_or(0);
         if version(RECOVERED) > self.recovery {
             let what = "cannot continue with this view: the bucket was recovered from another one";
@@ -64,10 +64,10 @@ impl BucketWatch {
             }
         }
         let now = self.objects.monotonic();
-        if now.saturating_sub(self.looked) < ENTRY_LOOK_INTERVAL {
+        if now.saturating_sub(self.checked) < ENTRY_LOOK_INTERVAL {
             return Ok(());
         }
-        self.looked = now;
+        self.checked = now;
         match can_continue(self.objects.as_ref(), self.first, &self.store) {
             Err(e) if e.kind == Kind::Damaged => Err(LogFault::Final(e)),
             _ => Ok(()),

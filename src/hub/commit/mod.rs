@@ -55,13 +55,13 @@ struct Shared {
     fatal: Mutex<Option<Error>>,
     /// A new start of the hub makes its tables again.
     start_again: AtomicBool,
-    looks: LookRequests,
+    polls: PollRequests,
     settings: Mutex<Option<(Limits, Reserve)>>,
 }
 
 /// Requests for a look at what other hubs have written, each of which is served by one that begins after it.
 #[derive(Default)]
-struct LookRequests {
+struct PollRequests {
     wanted: AtomicU64,
     done: Mutex<u64>,
     changed: Condvar,
@@ -91,7 +91,7 @@ struct Submission {
 pub struct Committer {
     queue: Sender<Submission>,
     stop: Sender<()>,
-    look: Sender<()>,
+    poll: Sender<()>,
     /// Threads that upload what submissions bring; `None`: nothing is to be uploaded.
     uploads: Option<Sender<Submission>>,
     shared: Arc<Shared>,
@@ -108,13 +108,13 @@ impl Committer {
     ) -> (Arc<Committer>, Work) {
         let (queue, submissions) = bounded(limits::WAITING_COMMITS);
         let (stop, stopped) = bounded(limits::WAKEUPS);
-        let (ask, look) = bounded(limits::WAKEUPS);
+        let (ask, poll) = bounded(limits::WAKEUPS);
         let shared = Arc::new(Shared::default());
         let uploads = (log.uploader()).map(|uploader| start_uploads(&uploader, &queue, &shared));
         let committer = Committer {
             queue,
             stop,
-            look: ask,
+            poll: ask,
             uploads,
             shared: Arc::clone(&shared),
             clock: log.clock(),
@@ -128,7 +128,7 @@ impl Committer {
             events,
             queue: submissions,
             stopped,
-            look,
+            poll,
             shared,
             swept: (committer.clock)(),
             sweep_again: false,
@@ -159,19 +159,19 @@ impl Committer {
 
     /// Waits until the tables have all that was in the log when this was called. `false`: not within `patience`.
     pub fn catch_up(&self, patience: Duration) -> bool {
-        let looks = &self.shared.looks;
-        let wanted = looks.wanted.fetch_add(1, Relaxed) + 1;
-        self.look();
-        let done = lock(&looks.done);
-        let waited = looks
+        let polls = &self.shared.polls;
+        let wanted = polls.wanted.fetch_add(1, Relaxed) + 1;
+        self.poll();
+        let done = lock(&polls.done);
+        let waited = polls
             .changed
             .wait_timeout_while(done, patience, |done| *done < wanted);
         waited.is_ok_and(|(done, _)| *done >= wanted)
     }
 
     /// Looks soon whether another hub has written.
-    pub fn look(&self) {
-        let _ = self.look.try_send(());
+    pub fn poll(&self) {
+        let _ = self.poll.try_send(());
     }
 
     /// A permit for bytes of messages until they are on the disk; `None`: too many bytes wait already.

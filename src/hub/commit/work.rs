@@ -31,7 +31,7 @@ pub struct Work {
     pub(super) events: Arc<Subscribers>,
     pub(super) queue: Receiver<Submission>,
     pub(super) stopped: Receiver<()>,
-    pub(super) look: Receiver<()>,
+    pub(super) poll: Receiver<()>,
     pub(super) shared: Arc<Shared>,
     pub(super) clock: HubClock,
     /// Hub time of the last sweep.
@@ -49,7 +49,7 @@ impl Work {
                     Err(_) => break,
                 },
                 recv(self.stopped) -> _ => break,
-                recv(self.look) -> _ => self.follow(),
+                recv(self.poll) -> _ => self.follow(),
                 default(self.pause()) => self.idle(),
             }
             self.shared.heartbeat.fetch_add(1, Relaxed);
@@ -75,7 +75,7 @@ impl Work {
             Duration::ZERO
         } else {
             self.log
-                .next_look()
+                .next_poll()
                 .unwrap_or(COMMITTER_TICK)
                 .min(COMMITTER_TICK)
         }
@@ -100,13 +100,13 @@ impl Work {
 
     /// Applies what other hubs have written.
     fn follow(&mut self) {
-        let wanted = self.shared.looks.wanted.load(Relaxed);
+        let wanted = self.shared.polls.wanted.load(Relaxed);
         match self.log.follow() {
             Ok(committed) => {
                 self.note_sweeps(&committed.others);
                 self.events.wake(&wakes(&committed.others));
-                *lock(&self.shared.looks.done) = wanted;
-                self.shared.looks.changed.notify_all();
+                *lock(&self.shared.polls.done) = wanted;
+                self.shared.polls.changed.notify_all();
             }
             Err(fault) => drop(self.shared.fail(fault)),
         }
@@ -124,7 +124,7 @@ impl Work {
 
     fn idle(&mut self) {
         self.look_at_disk();
-        if self.log.next_look().is_some_and(|in_| in_.is_zero()) {
+        if self.log.next_poll().is_some_and(|in_| in_.is_zero()) {
             self.follow();
         }
         self.store.reopen();

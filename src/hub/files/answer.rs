@@ -82,21 +82,21 @@ pub fn no_version() -> Reply {
 
 /// The answer to an upload or a commit.
 pub fn put(outcome: Outcome) -> Reply {
-    one(outcome, |changed| match changed {
+    single_reply(outcome, |changed| match changed {
         Changed::Unchanged(now) => Reply::empty(204).header("ETag", now.revision().etag()),
         other => refusal(other),
     })
 }
 
 pub fn restored(outcome: Outcome) -> Reply {
-    one(outcome, |changed| match changed {
+    single_reply(outcome, |changed| match changed {
         Changed::Unchanged(now) => record(200, &now),
         other => refusal(other),
     })
 }
 
 pub fn deleted(outcome: Outcome) -> Reply {
-    one(outcome, |changed| match changed {
+    single_reply(outcome, |changed| match changed {
         Changed::Deleted(now) | Changed::Unchanged(now) => {
             Reply::json(200, &json!({"deleted": true, "record": now}))
                 .header("ETag", now.revision().etag())
@@ -188,7 +188,7 @@ fn result(changed: Changed) -> BatchResult {
     }
 }
 
-fn one(outcome: Outcome, rest: impl FnOnce(Changed) -> Reply) -> Reply {
+fn single_reply(outcome: Outcome, rest: impl FnOnce(Changed) -> Reply) -> Reply {
     let changed = match outcome {
         Outcome::Changed(mut changed) if changed.len() == 1 => changed.remove(0),
         other => return not_done(other),

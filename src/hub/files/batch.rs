@@ -16,7 +16,7 @@ use crate::hub::store::ops::Outcome;
 use crate::hub::store::ops::files::{Author, FileChange, FileOp, Put};
 use crate::wire::files::{
     BATCH_BYTES, BATCH_FILE, BATCH_FILES, BatchItem, BatchResult, Chunk, Commit, EntryKind, Extra,
-    Fetch, FetchHead, FetchItem, Hash, Name,
+    FetchHead, FetchItem, FetchRequest, Hash, Name,
 };
 use crate::wire::revision::{Condition, Revision};
 
@@ -196,7 +196,7 @@ impl Files {
             if let Err(e) = body.read_to_end(&mut bytes) {
                 return answer(unread(&e));
             }
-            answer(match commit::shallow::<Fetch>(&bytes) {
+            answer(match commit::shallow::<FetchRequest>(&bytes) {
                 Ok(fetch) if fetch.items.len() > BATCH_FILES => {
                     Reply::error(413, format!("a batch has at most {BATCH_FILES} files"))
                 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use uuid::Uuid;
 
 use super::answer::unwritten;
-use super::upload::{Watched, unread};
+use super::upload::{WatchedBody, unread};
 use super::{Files, answer, commit};
 use crate::chunking;
 use crate::hub::http::{Job, Reply, Request};
@@ -165,7 +165,7 @@ impl Files {
                 return Err(answer::missing(unproven.into_iter().collect()));
             }
             // tells whether the connection or the disk failed
-            let mut body = Watched::new(&mut body);
+            let mut body = WatchedBody::new(&mut body);
             match self.store.stage_parts(hash, &list, &mut body) {
                 Ok(FromParts::Staged) => Ok((Reply::empty(204), size)),
                 Ok(FromParts::OtherBytes) => Err(Reply::error(

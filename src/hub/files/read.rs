@@ -11,7 +11,7 @@ use crate::hub::http::{Job, Reply, Request};
 use crate::hub::rights::Right;
 use crate::hub::store::files::{ChangesSince, Listing};
 use crate::wire::files::{COMPACT_ROWS, EntryKind, FileEvent, Hash, PAGE, PAGE_DEFAULT, Record};
-use crate::wire::revision::{Common, POINTS, Points, Revision};
+use crate::wire::revision::{CommonAnswer, CommonQuery, POINTS, Revision};
 
 /// Rows outside the scope of a request that one page of changes passes over: each page is to be answered soon.
 const MAX_SKIPPED_ROWS: usize = 10_000;
@@ -241,7 +241,7 @@ impl Files {
         if let Err(e) = body.read_to_end(&mut bytes) {
             return unread(&e);
         }
-        let Points { epoch, points } = match commit::shallow::<Points>(&bytes) {
+        let CommonQuery { epoch, points } = match commit::shallow::<CommonQuery>(&bytes) {
             Ok(asked) if asked.points.len() <= POINTS => asked,
             Ok(_) => {
                 return Reply::error(
@@ -261,7 +261,7 @@ impl Files {
             .map(|(rev, tag)| Revision { rev, tag })
             .collect();
         match self.store.common(epoch, &points) {
-            Ok(common) => Reply::json(200, &Common { common }),
+            Ok(common) => Reply::json(200, &CommonAnswer { common }),
             Err(e) => Reply::failed(&e),
         }
     }

@@ -157,7 +157,7 @@ impl Files {
             return Reply::disk_full();
         }
         // tells whether the connection or the disk failed
-        let mut body = Watched::new(body);
+        let mut body = WatchedBody::new(body);
         match self.store.stage_chunk(hash, &mut body, request.length) {
             Ok(true) => Reply::empty(204),
             Ok(false) => Reply::error(
@@ -177,18 +177,18 @@ fn is_parts(request: &Request) -> bool {
 }
 
 /// A body that remembers why it could not be read.
-pub(super) struct Watched<'a> {
+pub(super) struct WatchedBody<'a> {
     body: &'a mut dyn Read,
     pub(super) failed: Option<Reply>,
 }
 
-impl Watched<'_> {
-    pub(super) fn new(body: &mut dyn Read) -> Watched<'_> {
-        Watched { body, failed: None }
+impl WatchedBody<'_> {
+    pub(super) fn new(body: &mut dyn Read) -> WatchedBody<'_> {
+        WatchedBody { body, failed: None }
     }
 }
 
-impl Read for Watched<'_> {
+impl Read for WatchedBody<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.body
             .read(into)

@@ -49,17 +49,17 @@ struct Row {
 }
 
 /// Why the keys are not known.
-pub(super) enum Bad {
+pub(super) enum KeysFileFault {
     /// The file is missing or invalid: this lasts until it changes.
     Content(Error),
     /// It could not be opened or read, which may be temporary.
     Unread(Error),
 }
 
-impl From<Bad> for Error {
-    fn from(bad: Bad) -> Error {
+impl From<KeysFileFault> for Error {
+    fn from(bad: KeysFileFault) -> Error {
         match bad {
-            Bad::Content(e) | Bad::Unread(e) => e,
+            KeysFileFault::Content(e) | KeysFileFault::Unread(e) => e,
         }
     }
 }
@@ -104,7 +104,9 @@ pub(super) fn text(keys: &[Key]) -> String {
 }
 
 /// The keys, and the stamp of their file. A missing file has no keys.
-pub(super) fn read(path: &Path) -> std::result::Result<(Option<KeysFileStamp>, Vec<Key>), Bad> {
+pub(super) fn read(
+    path: &Path,
+) -> std::result::Result<(Option<KeysFileStamp>, Vec<Key>), KeysFileFault> {
     let cannot = |why: &str| {
         Error::new(
             Kind::Settings,
@@ -113,12 +115,12 @@ pub(super) fn read(path: &Path) -> std::result::Result<(Option<KeysFileStamp>, V
     };
     let failed =
         |why: String| {
-            Bad::Content(cannot(&why).hint(
+            KeysFileFault::Content(cannot(&why).hint(
                 "repair the file, or remove it and make new keys with \"mesync key add NAME\"",
             ))
         };
     let io = |e: io::Error| {
-        Bad::Unread(
+        KeysFileFault::Unread(
             cannot(&crate::error::plain(&e)).hint("it belongs to the user that the hub runs as"),
         )
     };
@@ -134,7 +136,7 @@ pub(super) fn read(path: &Path) -> std::result::Result<(Option<KeysFileStamp>, V
             "other users can write it (mode {:o})",
             meta.mode() & 0o7777
         ));
-        return Err(Bad::Content(
+        return Err(KeysFileFault::Content(
             writable.hint(format!("chmod 600 {}", path.display())),
         ));
     }

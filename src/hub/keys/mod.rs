@@ -16,13 +16,13 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use uuid::Uuid;
 
-use super::bucket::shared_files::Edit;
+use super::bucket::shared_files::DataFileEdit;
 use super::data_dir;
 use super::rights::Rights;
 use crate::config::limits;
 use crate::error::{Error, Kind, Result};
 use crate::{clock, disk, wire};
-use file::{Bad, KeysFileStamp, MAX_FILE_BYTES, hex, read, text};
+use file::{KeysFileFault, KeysFileStamp, MAX_FILE_BYTES, hex, read, text};
 
 /// SHA-256 of a key.
 pub type KeyHash = [u8; 32];
@@ -119,7 +119,7 @@ impl Keys {
             |stamp: &Option<KeysFileStamp>| stamp.is_none() && had_keys(disk::parent(&self.path));
         let read = read(&self.path).and_then(|read| {
             if is_gone(&read.0) {
-                Err(Bad::Content(gone(&self.path)))
+                Err(KeysFileFault::Content(gone(&self.path)))
             } else {
                 Ok(read)
             }
@@ -134,7 +134,7 @@ impl Keys {
                 None
             }
             Err(bad) => {
-                if let (Bad::Content(_), Some(_)) = (&bad, stamp) {
+                if let (KeysFileFault::Content(_), Some(_)) = (&bad, stamp) {
                     loaded.stamp = stamp;
                 }
                 Some(Error::from(bad).to_string())
@@ -326,7 +326,8 @@ pub fn own_secret(path: &Path) -> Result<String> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let secret = random();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            Edit::begin(disk::parent(path), &name)?.write(format!("{secret}\n").as_bytes())?;
+            DataFileEdit::begin(disk::parent(path), &name)?
+                .write(format!("{secret}\n").as_bytes())?;
             Ok(secret)
         }
         // an unreadable file may exist
@@ -380,7 +381,7 @@ fn edit(data_dir: &Path, change: impl FnOnce(&mut Vec<Key>) -> Result<()>) -> Re
     disk::create_dir(data_dir)?;
     let _held = lock(data_dir, LOCK_FILE)?;
     let path = keys_file(data_dir);
-    let file = Edit::begin(data_dir, KEYS_FILE)?;
+    let file = DataFileEdit::begin(data_dir, KEYS_FILE)?;
     let (before, mut keys) = read(&path)?;
     let old = before.map(|_| text(&keys));
     change(&mut keys)?;
@@ -397,7 +398,7 @@ fn edit(data_dir: &Path, change: impl FnOnce(&mut Vec<Key>) -> Result<()>) -> Re
     written.and_then(|()| remember(data_dir)).inspect_err(|_| {
         // a change that is reported as failed must not be in force
         let _ = match old {
-            Some(old) => Edit::begin(data_dir, KEYS_FILE)
+            Some(old) => DataFileEdit::begin(data_dir, KEYS_FILE)
                 .and_then(|file| file.write(old.as_bytes()))
                 .and_then(|()| data_dir::give_to_owner(data_dir, &path)),
             None => std::fs::remove_file(&path).map_err(|e| Error::io("remove the keys", &e)),

@@ -31,8 +31,8 @@ pub fn read(
 ) -> Result<MessageBatch, BatchRefusal> {
     let texts = match body.iter().find(|b| !b.is_ascii_whitespace()) {
         Some(b'[') => match serde_json::from_slice(body).map_err(not_json)? {
-            Texts(Some(texts)) => texts,
-            Texts(None) => {
+            RawMessages(Some(texts)) => texts,
+            RawMessages(None) => {
                 return Err((
                     413,
                     format!("the request has more than {MAX_BATCH} messages: send them in several"),
@@ -98,13 +98,13 @@ fn id_of(text: &[u8]) -> Option<Uuid> {
 }
 
 /// The elements of an array. `None`: too many, which is detected before they use memory.
-struct Texts<'a>(Option<Vec<&'a RawValue>>);
+struct RawMessages<'a>(Option<Vec<&'a RawValue>>);
 
-impl<'de> Deserialize<'de> for Texts<'de> {
+impl<'de> Deserialize<'de> for RawMessages<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Elements;
-        impl<'de> Visitor<'de> for Elements {
-            type Value = Texts<'de>;
+        struct RawMessagesVisitor;
+        impl<'de> Visitor<'de> for RawMessagesVisitor {
+            type Value = RawMessages<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an array of messages")
@@ -115,7 +115,7 @@ impl<'de> Deserialize<'de> for Texts<'de> {
                 while texts.len() < MAX_BATCH {
                     match seq.next_element()? {
                         Some(text) => texts.push(text),
-                        None => return Ok(Texts(Some(texts))),
+                        None => return Ok(RawMessages(Some(texts))),
                     }
                 }
                 let mut more = false;
@@ -126,10 +126,10 @@ impl<'de> Deserialize<'de> for Texts<'de> {
                 {
                     more = true;
                 }
-                Ok(Texts((!more).then_some(texts)))
+                Ok(RawMessages((!more).then_some(texts)))
             }
         }
-        deserializer.deserialize_seq(Elements)
+        deserializer.deserialize_seq(RawMessagesVisitor)
     }
 }
 

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::commit::{Committer, Permit};
 use super::continuity::{Continuity, PullIdentity};
-use super::fleet::{Evidence, Fleet, ToldState, judge};
+use super::fleet::{ConditionFacts, Fleet, ReportedState, judge};
 use super::http::{Caller, Job, Reply, Request};
 use super::rights::Right;
 use super::store::Store;
@@ -36,18 +36,18 @@ pub struct Messages {
     store: Arc<Store>,
     committer: Arc<Committer>,
     continuity: Arc<Continuity>,
-    silent: Silent,
+    silent: SilentHosts,
     fleet: Arc<Fleet>,
 }
 
 /// Returns the hosts that receive no messages.
-pub type Silent = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+pub type SilentHosts = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
 impl Messages {
     pub fn new(
         store: Arc<Store>,
         committer: Arc<Committer>,
-        silent: Silent,
+        silent: SilentHosts,
         data_dir: &Path,
     ) -> Messages {
         let fleet = Fleet::open(data_dir, committer.now());
@@ -428,7 +428,7 @@ fn info(host: &HostView, now: u64, doubt: Option<IdentityDoubt>) -> HostInfo {
 fn judged(
     mut info: HostInfo,
     oldest_queued: Option<u64>,
-    (awaited, told): (Option<u64>, Option<ToldState>),
+    (awaited, told): (Option<u64>, Option<ReportedState>),
     now: u64,
 ) -> HostInfo {
     let age = |at: u64| now.saturating_sub(at) / 1000;
@@ -439,7 +439,7 @@ fn judged(
         info.last_seen = Some(time(told.at, now));
         info.silent = info.state_age;
     }
-    let (condition, reason) = judge(&Evidence {
+    let (condition, reason) = judge(&ConditionFacts {
         told: told.as_ref().map(|told| (&told.state, age(told.at))),
         awaited,
         seen: info.silent,

@@ -68,7 +68,7 @@ struct PoolState {
     /// `None` after the stop.
     backend: Option<Arc<Backend>>,
     servers: u64,
-    idle: Vec<Line>,
+    idle: Vec<BackendConnection>,
     /// Idle and lent.
     open: usize,
     /// Lower than the pool's own for a while after a server could not be started.
@@ -80,7 +80,7 @@ struct PoolState {
 }
 
 /// One connection to tiny_http, which keeps its server alive.
-struct Line {
+struct BackendConnection {
     stream: UnixStream,
     backend: Arc<Backend>,
 }
@@ -88,7 +88,7 @@ struct Line {
 /// A connection for one exchange; it counts as broken until it is returned.
 pub struct PooledConnection<'a> {
     pool: &'a Pool,
-    line: Option<Line>,
+    line: Option<BackendConnection>,
 }
 
 impl Pool {
@@ -98,7 +98,7 @@ impl Pool {
         let first = new_server(&plan, 1)?;
         let backend = first.backend.clone();
         let mut idle = vec![first];
-        idle.extend((1..POOL_LEAST).map_while(|_| Line::open(backend.clone()).ok()));
+        idle.extend((1..POOL_LEAST).map_while(|_| BackendConnection::open(backend.clone()).ok()));
         let open = idle.len();
         let state = PoolState {
             backend: Some(backend),
@@ -147,7 +147,7 @@ impl Pool {
             };
             state.surplus = state.surplus.min(state.idle.len());
             drop(state);
-            if lent.line.as_ref().is_some_and(Line::silent) {
+            if lent.line.as_ref().is_some_and(BackendConnection::silent) {
                 return Some(lent);
             }
         }
@@ -187,7 +187,7 @@ impl Pool {
                 return;
             };
             drop(state);
-            let opened = Line::open(backend);
+            let opened = BackendConnection::open(backend);
             let refused = opened
                 .as_ref()
                 .is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
@@ -285,13 +285,13 @@ impl Pool {
 }
 
 /// A new server, with a first connection that has been tested.
-fn new_server(plan: &BackendConfig, number: u64) -> Result<Line> {
+fn new_server(plan: &BackendConfig, number: u64) -> Result<BackendConnection> {
     let backend = Backend::start(plan, number)?;
-    Line::open(backend).map_err(|e| Error::io("reach the workers", &e))
+    BackendConnection::open(backend).map_err(|e| Error::io("reach the workers", &e))
 }
 
 impl PoolState {
-    fn add(&mut self, line: Line) {
+    fn add(&mut self, line: BackendConnection) {
         self.open += 1;
         self.idle.push(line);
     }
@@ -344,9 +344,9 @@ impl Drop for PooledConnection<'_> {
     }
 }
 
-impl Line {
-    fn open(backend: Arc<Backend>) -> io::Result<Line> {
-        let mut line = Line {
+impl BackendConnection {
+    fn open(backend: Arc<Backend>) -> io::Result<BackendConnection> {
+        let mut line = BackendConnection {
             stream: backend.connect()?,
             backend,
         };

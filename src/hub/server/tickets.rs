@@ -21,10 +21,10 @@ pub struct Tickets {
 #[derive(Default)]
 struct Inner {
     last: u64,
-    slots: HashMap<u64, Slot>,
+    slots: HashMap<u64, TicketState>,
 }
 
-enum Slot {
+enum TicketState {
     /// No worker has seen it.
     Asked(Box<Request>),
     /// A worker has taken it.
@@ -47,7 +47,9 @@ impl Tickets {
         let mut inner = self.lock();
         inner.last += 1;
         let number = inner.last;
-        inner.slots.insert(number, Slot::Asked(Box::new(request)));
+        inner
+            .slots
+            .insert(number, TicketState::Asked(Box::new(request)));
         Ticket {
             tickets: self.clone(),
             number,
@@ -58,8 +60,9 @@ impl Tickets {
     pub fn take(&self, number: u64) -> Option<Box<Request>> {
         let mut inner = self.lock();
         match inner.slots.get_mut(&number) {
-            Some(slot @ Slot::Asked(_)) => match std::mem::replace(slot, Slot::Taken) {
-                Slot::Asked(request) => Some(request),
+            Some(slot @ TicketState::Asked(_)) => match std::mem::replace(slot, TicketState::Taken)
+            {
+                TicketState::Asked(request) => Some(request),
                 _ => None,
             },
             _ => None,
@@ -69,7 +72,7 @@ impl Tickets {
     /// Called by a worker before it sends the answer. The job is dropped if its thread no longer waits.
     pub fn leave(&self, number: u64, job: Job) {
         if let Some(slot) = self.lock().slots.get_mut(&number) {
-            *slot = Slot::Left(job);
+            *slot = TicketState::Left(job);
         }
     }
 }
@@ -78,7 +81,7 @@ impl Ticket {
     /// Takes the request back if no worker has seen it, so that sending it again cannot carry it out twice.
     pub fn withdraw(self) -> Option<Request> {
         match self.tickets.lock().slots.remove(&self.number) {
-            Some(Slot::Asked(request)) => Some(*request),
+            Some(TicketState::Asked(request)) => Some(*request),
             _ => None,
         }
     }
@@ -86,7 +89,7 @@ impl Ticket {
     /// The job that the worker left beside its answer.
     pub fn job(self) -> Option<Job> {
         match self.tickets.lock().slots.remove(&self.number) {
-            Some(Slot::Left(job)) => Some(job),
+            Some(TicketState::Left(job)) => Some(job),
             _ => None,
         }
     }

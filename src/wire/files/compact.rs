@@ -26,7 +26,7 @@ const KINDS: [EntryKind; 3] = [EntryKind::File, EntryKind::Dir, EntryKind::Symli
 
 /// What a row has in common with the one before it.
 #[derive(Default)]
-struct Previous {
+struct PreviousRow {
     rev: u64,
     tag: Tag,
     path: String,
@@ -43,7 +43,7 @@ impl ChangesPage {
         };
         let mut out = serde_json::to_vec(&head).unwrap_or_default();
         out.push(b'\n');
-        let mut before = Previous::default();
+        let mut before = PreviousRow::default();
         for record in &self.changes {
             if write_row(&mut out, record, &mut before).is_none() {
                 out.push(JSON);
@@ -57,7 +57,7 @@ impl ChangesPage {
     pub fn from_compact(bytes: &[u8]) -> Option<ChangesPage> {
         let end = bytes.iter().position(|b| *b == b'\n')?;
         let mut page: ChangesPage = serde_json::from_slice(&bytes[..end]).ok()?;
-        let (mut rest, mut before) = (Rest(&bytes[end + 1..]), Previous::default());
+        let (mut rest, mut before) = (UnreadBytes(&bytes[end + 1..]), PreviousRow::default());
         while !rest.0.is_empty() {
             if page.changes.len() == PAGE {
                 return None;
@@ -69,7 +69,7 @@ impl ChangesPage {
 }
 
 /// `None`: the record has more than a row can have, and nothing was written.
-fn write_row(out: &mut Vec<u8>, record: &Record, before: &mut Previous) -> Option<()> {
+fn write_row(out: &mut Vec<u8>, record: &Record, before: &mut PreviousRow) -> Option<()> {
     let (host, mode) = (record.host.as_deref()?, record.mode?);
     let mtime = nanos(clock::parse_rfc3339(record.mtime.as_deref()?)?)?;
     let deleted = match &record.deleted_at {
@@ -118,7 +118,7 @@ fn write_row(out: &mut Vec<u8>, record: &Record, before: &mut Previous) -> Optio
     if let Some(at) = deleted {
         write_number(out, at);
     }
-    *before = Previous {
+    *before = PreviousRow {
         rev,
         tag,
         path: record.path.clone(),
@@ -127,7 +127,7 @@ fn write_row(out: &mut Vec<u8>, record: &Record, before: &mut Previous) -> Optio
     Some(())
 }
 
-fn read_row(rest: &mut Rest<'_>, before: &mut Previous) -> Option<Record> {
+fn read_row(rest: &mut UnreadBytes<'_>, before: &mut PreviousRow) -> Option<Record> {
     let flags = rest.array::<1>()?[0];
     if flags == JSON {
         let json = rest.bytes()?;
@@ -216,9 +216,9 @@ fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// The bytes that are not read yet.
-struct Rest<'a>(&'a [u8]);
+struct UnreadBytes<'a>(&'a [u8]);
 
-impl<'a> Rest<'a> {
+impl<'a> UnreadBytes<'a> {
     fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;

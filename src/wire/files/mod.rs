@@ -331,7 +331,7 @@ pub struct OldName {
 /// The body of `POST /api/files/fetch`. The response has, for each item, one line of JSON, a [`FetchHead`], and then its
 /// `size` bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fetch {
+pub struct FetchRequest {
     pub items: Vec<FetchItem>,
 }
 

@@ -8,7 +8,7 @@ use super::schedule::{MachineId, Schedule, ThreadId};
 use super::witness::Witness;
 use crate::error::{Error, Kind};
 use crate::hub::bucket::objects::{
-    ListedObject, Object, ObjectStore, PutIf, PutOutcome, Response, Tried, Trouble,
+    ListedObject, Object, ObjectFault, ObjectStore, PutIf, PutOutcome, Response, Tried,
 };
 
 #[derive(Clone)]
@@ -131,7 +131,7 @@ impl Link {
     ) -> Tried<T> {
         let (bucket, schedule) = (&self.bucket, &self.bucket.schedule);
         let unknown = || {
-            Err(Trouble::Unknown(Error::new(
+            Err(ObjectFault::Unknown(Error::new(
                 Kind::Unreachable,
                 "no response",
             )))

@@ -134,7 +134,7 @@ impl Client {
             self.schedule.pass(me, self.schedule.below(300));
             let rests = self.state.lock().unwrap().rests;
             match if rests { 0 } else { self.schedule.below(10) } {
-                0..4 => self.look(me),
+                0..4 => self.poll(me),
                 4..8 => self.change(me),
                 _ => self.post(me),
             }
@@ -308,7 +308,7 @@ impl Client {
     }
 
     /// Reads files and messages as far as its hub has them.
-    fn look(&self, me: ThreadId) {
+    fn poll(&self, me: ThreadId) {
         let Some(running) = self.hub().running() else {
             return self.another_hub();
         };
@@ -320,12 +320,12 @@ impl Client {
         if counters.rev < newest.rev || counters.seq < after {
             // a number ahead of the view is not another history: the hub looks at the end of the log first
             let wanted = {
-                let mut looks = running.looks.lock().unwrap();
-                looks.0 += 1;
-                looks.0
+                let mut polls = running.polls.lock().unwrap();
+                polls.0 += 1;
+                polls.0
             };
             let mut left = 60;
-            while running.looks.lock().unwrap().1 < wanted {
+            while running.polls.lock().unwrap().1 < wanted {
                 self.schedule.pass(me, 50);
                 left -= 1;
                 if left == 0 || self.hub().running().is_none() {

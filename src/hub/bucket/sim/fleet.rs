@@ -243,7 +243,7 @@ fn run(number: usize, link: TimedLink, window: u64, all: &Arc<Vec<TimedHub>>, en
         if me.waiting.lock().unwrap().is_empty() {
             let told = me.told_at.load(Relaxed);
             let is_told = told > followed && told <= schedule.now();
-            if is_told || log.next_look().is_some_and(|left| left.is_zero()) {
+            if is_told || log.next_poll().is_some_and(|left| left.is_zero()) {
                 followed = schedule.now();
                 log.follow().unwrap();
             }

@@ -68,7 +68,7 @@ pub struct Running {
     pub clock: Arc<StoreClock>,
     pub queue: Arc<Mutex<VecDeque<Request>>>,
     /// How many looks at the end of the log have been asked for, and done.
-    pub looks: Arc<Mutex<(u64, u64)>>,
+    pub polls: Arc<Mutex<(u64, u64)>>,
 }
 
 impl SimHub {
@@ -221,7 +221,7 @@ impl SimHub {
             store: Arc::clone(&store),
             clock: Arc::clone(&clock),
             queue: Arc::default(),
-            looks: Arc::default(),
+            polls: Arc::default(),
         };
         match log.follow() {
             Ok(_) => {}
@@ -285,11 +285,11 @@ impl SimHub {
             let most = queue.len().min(4);
             queue.drain(..most).collect()
         };
-        let wanted = running.looks.lock().unwrap().0;
+        let wanted = running.polls.lock().unwrap().0;
         if taken.is_empty() {
-            if wanted > running.looks.lock().unwrap().1 || self.schedule().one_in(4) {
+            if wanted > running.polls.lock().unwrap().1 || self.schedule().one_in(4) {
                 log.follow()?;
-                running.looks.lock().unwrap().1 = wanted;
+                running.polls.lock().unwrap().1 = wanted;
             }
             return Ok(());
         }

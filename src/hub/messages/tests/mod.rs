@@ -55,7 +55,7 @@ impl TestHub {
         let (store, events) = (Arc::new(store), Arc::new(Subscribers::default()));
         let (committer, work) = Committer::new(
             Arc::clone(&store),
-            Box::new(crate::hub::commit_log::Disk::new(Arc::clone(&store))),
+            Box::new(crate::hub::commit_log::DiskLog::new(Arc::clone(&store))),
             Arc::clone(&events),
             LIMITS,
             Reserve::Bytes(0),

@@ -13,7 +13,7 @@ use crate::config::Reserve;
 use crate::hub::bucket::janitor::{Janitor, JanitorTimes, SNAPSHOT_ENTRIES};
 use crate::hub::bucket::objects::ObjectStore;
 use crate::hub::bucket::shared_files::{LOOK_INTERVAL, SharedFiles};
-use crate::hub::bucket::start::{OpenBucket, View, describe};
+use crate::hub::bucket::start::{OpenBucket, OpenedView, describe};
 use crate::hub::bucket::watch::BucketWatch;
 use crate::hub::commit::{Committer, Work};
 use crate::hub::store::Store;
@@ -73,7 +73,7 @@ fn an_idle_hub_puts_few_objects_a_day() {
         bucket_poll: std::time::Duration::from_secs(2),
         ..world.settings("one")
     };
-    let View { store, log, clock } = bucket.begin(&settings, 0).ok().unwrap();
+    let OpenedView { store, log, clock } = bucket.begin(&settings, 0).ok().unwrap();
     let (committer, work) = Committer::new(
         Arc::clone(&store),
         Box::new(log),
@@ -94,7 +94,7 @@ fn an_idle_hub_puts_few_objects_a_day() {
         times: JanitorTimes::default(),
     };
     let mut known = BTreeMap::new();
-    let (mut looked, mut pulled) = (0, 0);
+    let (mut polled, mut pulled) = (0, 0);
     let mut run = |time: u64| {
         let until = objects.monotonic() + time;
         while objects.monotonic() < until {
@@ -102,9 +102,11 @@ fn an_idle_hub_puts_few_objects_a_day() {
             objects.wait(pause);
             work.borrow_mut().turn();
             let now = objects.monotonic();
-            if now >= looked + LOOK_INTERVAL.as_millis() as u64 {
-                looked = now;
-                watch.look(&files.refresh_all(&mut known).unwrap()).unwrap();
+            if now >= polled + LOOK_INTERVAL.as_millis() as u64 {
+                polled = now;
+                watch
+                    .check(&files.refresh_all(&mut known).unwrap())
+                    .unwrap();
                 janitor.turn(&|op| submit(&committer, &work, op));
             }
             if now >= pulled + PULL_INTERVAL {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::LIMITS;
 use super::one_bucket::Fixture;
 use crate::config::Reserve;
-use crate::hub::bucket::start::View;
+use crate::hub::bucket::start::OpenedView;
 use crate::hub::commit::Committer;
 use crate::hub::commit_log::LONGEST_WAIT_MILLIS;
 use crate::hub::store::ops::{Incoming, Op, Outcome, digest};
@@ -34,7 +34,7 @@ fn submit(committer: &Committer, id: u128) -> Receiver<Outcome> {
 #[test]
 fn an_operation_that_waited_too_long_is_refused() {
     let world = Fixture::new();
-    let View { store, log, .. } = world.begin("one");
+    let OpenedView { store, log, .. } = world.begin("one");
     let (committer, mut work) = Committer::new(
         Arc::clone(&store),
         Box::new(log),

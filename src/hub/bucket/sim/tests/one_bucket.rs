@@ -14,9 +14,9 @@ use super::{BEGIN, CLUSTER, EPOCH, LIMITS, scratch};
 use crate::config::HubSettings;
 use crate::error::Result;
 use crate::hub::bucket::objects::{
-    ListedObject, Object, ObjectStore, PutIf, PutOutcome, Tried, Trouble,
+    ListedObject, Object, ObjectFault, ObjectStore, PutIf, PutOutcome, Tried,
 };
-use crate::hub::bucket::start::{OpenBucket, View, create_empty, describe};
+use crate::hub::bucket::start::{OpenBucket, OpenedView, create_empty, describe};
 use crate::hub::commit_log::Log;
 use crate::hub::store::ops::{Group, Op};
 use crate::wire::files::Hash;
@@ -34,7 +34,7 @@ pub enum RequestKind {
 pub struct Tapped {
     pub inner: Arc<dyn ObjectStore>,
     /// The error: the request is not made.
-    pub on_request: Box<dyn Fn(RequestKind) -> std::result::Result<(), Trouble> + Send + Sync>,
+    pub on_request: Box<dyn Fn(RequestKind) -> std::result::Result<(), ObjectFault> + Send + Sync>,
     pub on_wait: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -118,7 +118,7 @@ impl Fixture {
             .join(&hash)
     }
 
-    pub fn try_begin(&self, hub: &str) -> Result<View> {
+    pub fn try_begin(&self, hub: &str) -> Result<OpenedView> {
         let bucket = OpenBucket {
             objects: Arc::clone(&self.objects),
             description: describe(self.objects.as_ref())?.expect("the bucket has a hub"),
@@ -126,12 +126,12 @@ impl Fixture {
         bucket.begin(&self.settings(hub), 0)
     }
 
-    pub fn begin(&self, hub: &str) -> View {
+    pub fn begin(&self, hub: &str) -> OpenedView {
         self.try_begin(hub).map_err(|e| e.to_string()).unwrap()
     }
 
     /// Writes files with these contents, each in an entry of its own.
-    pub fn write(&self, view: &mut View, numbers: impl IntoIterator<Item = u64>) {
+    pub fn write(&self, view: &mut OpenedView, numbers: impl IntoIterator<Item = u64>) {
         for number in numbers {
             let bytes = content(number);
             let mut intake = view.store.intake().unwrap();

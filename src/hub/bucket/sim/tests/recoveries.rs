@@ -16,9 +16,9 @@ use super::replay::post;
 use super::{CLUSTER, EPOCH};
 use crate::error::{Error, Kind, Result};
 use crate::hub::bucket::janitor::{Janitor, JanitorTimes};
-use crate::hub::bucket::objects::{ObjectStore, PutIf, Trouble};
+use crate::hub::bucket::objects::{ObjectFault, ObjectStore, PutIf};
 use crate::hub::bucket::recovery::{RecoverFrom, RecoveredHub, recover_in};
-use crate::hub::bucket::start::{View, create_empty};
+use crate::hub::bucket::start::{OpenedView, create_empty};
 use crate::hub::bucket::watch::BucketWatch;
 use crate::hub::bucket::{DESCRIPTION, entry_name, snapshot};
 use crate::hub::commit_log::{Log, LogFault};
@@ -32,7 +32,7 @@ fn killed_after(requests: u64, inner: &Arc<dyn ObjectStore>) -> Tapped {
         on_request: Box::new(move |_| {
             let more = left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1));
             more.map(drop)
-                .map_err(|_| Trouble::Refused(Error::new(Kind::Failed, "killed")))
+                .map_err(|_| ObjectFault::Refused(Error::new(Kind::Failed, "killed")))
         }),
         on_wait: Box::new(|| {}),
     }
@@ -71,7 +71,7 @@ impl Fixture {
 }
 
 /// Contents that can be read there.
-fn readable(view: &View, numbers: std::ops::Range<u64>) -> Vec<u64> {
+fn readable(view: &OpenedView, numbers: std::ops::Range<u64>) -> Vec<u64> {
     let is_there = |number: &u64| {
         let bytes = content(*number);
         let mut read = Vec::new();
@@ -107,7 +107,7 @@ fn a_bucket_that_was_set_back_continues_with_the_newest_view() {
     world.bucket.set_back(&earlier);
     // a hub that runs ends
     world.objects.wait(Duration::from_secs(61));
-    let seen = watch.look(&BTreeMap::new());
+    let seen = watch.check(&BTreeMap::new());
     assert!(
         matches!(&seen, Err(LogFault::Final(e)) if e.kind == Kind::Damaged),
         "{seen:?}"
@@ -119,7 +119,7 @@ fn a_bucket_that_was_set_back_continues_with_the_newest_view() {
         "{e}"
     );
 
-    let recovered = world.recover_often("one", RecoverFrom::View);
+    let recovered = world.recover_often("one", RecoverFrom::OpenedView);
     assert_eq!((recovered.files, recovered.lost_chunks), (5, 0));
     assert_eq!(recovered.dropped_entries, 0);
     // the chunks come from the bucket
@@ -140,7 +140,7 @@ fn a_bucket_that_was_set_back_continues_with_the_newest_view() {
     assert_eq!(readable(&one, 0..6), [0, 1, 2, 3, 4, 5]);
     drop((one, two));
     refused(
-        world.recover("one", RecoverFrom::View),
+        world.recover("one", RecoverFrom::OpenedView),
         Kind::Settings,
         "it has all that the view",
     );
@@ -158,7 +158,7 @@ fn an_emptied_bucket_gets_what_the_view_and_its_chunks_have() {
     let data = world.settings("one").data_dir;
     std::fs::write(data.join("keys.toml"), "of the hub").unwrap();
 
-    let recovered = world.recover_often("one", RecoverFrom::View);
+    let recovered = world.recover_often("one", RecoverFrom::OpenedView);
     assert_eq!((recovered.chunks, recovered.lost_chunks), (2, 2));
     assert_eq!(
         recovered.lost,
@@ -174,7 +174,12 @@ fn an_emptied_bucket_gets_what_the_view_and_its_chunks_have() {
     assert_eq!(keys.unwrap().value.unwrap().bytes, b"of the hub");
     drop(two);
     // run once more, as after a kill just before its end
-    assert!(world.recover("one", RecoverFrom::View).unwrap().already);
+    assert!(
+        world
+            .recover("one", RecoverFrom::OpenedView)
+            .unwrap()
+            .already
+    );
 }
 
 #[test]
@@ -187,7 +192,7 @@ fn entries_before_a_gap_are_kept_and_those_after_it_are_not() {
     world.write(&mut two, 1..4);
     drop(two);
     world.objects.delete(&entry_name(3)).unwrap();
-    let recovered = world.recover_often("one", RecoverFrom::View);
+    let recovered = world.recover_often("one", RecoverFrom::OpenedView);
     assert_eq!((recovered.files, recovered.dropped_entries), (2, 1));
     assert_eq!(readable(&world.begin("one"), 0..4), [0, 1]);
 }
@@ -202,7 +207,7 @@ fn without_a_view_the_bucket_continues_with_what_it_has() {
     drop(one);
     world.bucket.set_back(&earlier);
     refused(
-        world.recover("none", RecoverFrom::View),
+        world.recover("none", RecoverFrom::OpenedView),
         Kind::Settings,
         "there is no view",
     );
@@ -240,17 +245,17 @@ fn a_recovery_is_refused_while_a_hub_runs_or_if_the_bucket_has_another_one() {
         on_request: Box::new(|_| Ok(())),
         on_wait: Box::new(move || {
             let versions = BTreeMap::from([("recovering".to_string(), 1)]);
-            running.lock().unwrap().look(&versions).unwrap();
+            running.lock().unwrap().check(&versions).unwrap();
         }),
     });
     refused(
-        recover_in(&beside, &world.settings("one"), RecoverFrom::View, 0),
+        recover_in(&beside, &world.settings("one"), RecoverFrom::OpenedView, 0),
         Kind::Busy,
         "a hub of it runs on",
     );
     // a hub that has not seen the question begins with the new view as soon as it looks
-    world.recover("one", RecoverFrom::View).unwrap();
-    let seen = late.look(&BTreeMap::from([("recovered".to_string(), 1)]));
+    world.recover("one", RecoverFrom::OpenedView).unwrap();
+    let seen = late.check(&BTreeMap::from([("recovered".to_string(), 1)]));
     assert!(matches!(seen, Err(LogFault::StartAgain(_))), "{seen:?}");
 
     let stranger = Uuid::from_u128(7);
@@ -259,7 +264,7 @@ fn a_recovery_is_refused_while_a_hub_runs_or_if_the_bucket_has_another_one() {
     let objects = world.objects.as_ref();
     create_empty(objects, world.dirs.path(), 1 << 20, stranger, stranger).unwrap();
     refused(
-        world.recover("one", RecoverFrom::View),
+        world.recover("one", RecoverFrom::OpenedView),
         Kind::Settings,
         "the bucket has another hub",
     );
