@@ -201,7 +201,7 @@ impl Transfer<'_> {
         let mut received = self.hub.parts(record.id, asked)?;
         let mut buffer = vec![0; COPY_BUFFER_BYTES];
         for part in received.list.parts.clone() {
-            let (ChunkPart::New(mut left) | ChunkPart::Copy(mut left, ..)) = part;
+            let mut left = part.length();
             let mut from_old = match part {
                 ChunkPart::Copy(_, base, at) => Some(old.reader(received.list.bases[base], at)?),
                 ChunkPart::New(_) => None,

@@ -65,6 +65,14 @@ pub enum ChunkPart {
     New(u64),
 }
 
+impl ChunkPart {
+    /// The number of its bytes.
+    pub fn length(self) -> u64 {
+        let (ChunkPart::New(length) | ChunkPart::Copy(length, ..)) = self;
+        length
+    }
+}
+
 /// What bytes consist of.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -112,7 +120,7 @@ impl PartList {
     pub fn new_ranges(&self) -> Vec<Range<u64>> {
         let (mut at, mut new) = (0, Vec::new());
         for part in &self.parts {
-            let (ChunkPart::New(length) | ChunkPart::Copy(length, ..)) = *part;
+            let length = part.length();
             if let ChunkPart::New(_) = part {
                 new.push(at..at + length);
             }
@@ -125,8 +133,8 @@ impl PartList {
     pub fn size(&self) -> Option<u64> {
         let mut size: u64 = 0;
         for part in &self.parts {
-            let (ChunkPart::New(length) | ChunkPart::Copy(length, ..)) = *part;
-            if let ChunkPart::Copy(length, base, at) = *part
+            let length = part.length();
+            if let ChunkPart::Copy(_, base, at) = *part
                 && (base >= self.bases.len() || at.checked_add(length)? > SINGLE)
             {
                 return None;
