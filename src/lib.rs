@@ -169,6 +169,7 @@
 //! `tests/tidy/` and `clippy.toml` hold these rules; `tests/fuzz/checks/` holds what must be true of every parser of foreign
 //! bytes.
 
+mod agent;
 mod backoff;
 mod chunking;
 mod cli;

@@ -8,17 +8,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use ureq::unversioned::transport::DefaultConnector;
-
 use super::proxy::{self, Proxy};
 use super::url::is_address;
 use super::zone::ZoneResolver;
 use crate::config::{Settings, environment, server_url, zone};
 use crate::error::Result;
-use crate::pins::{self, Pins};
+use crate::pins::Pins;
 use crate::tls::Trust;
 use crate::wire::files::Hash;
-use crate::{clock, wire};
+use crate::{agent, clock, wire};
 
 /// Kept connections, at most: as many as the threads of one directory use.
 const MAX_KEPT_CONNECTIONS: usize = 16;
@@ -73,13 +71,7 @@ impl Endpoint {
         let resolve = (!is_address(&bare)).then_some(connect);
         let proxy = proxy::find(&bare, environment::text)?;
         let config = || {
-            let config = ureq::Agent::config_builder()
-                .http_status_as_error(false)
-                .max_redirects(0)
-                .max_redirects_will_error(false)
-                .user_agent(concat!("mesync/", env!("CARGO_PKG_VERSION")))
-                .max_idle_connections(MAX_KEPT_CONNECTIONS)
-                .max_idle_connections_per_host(MAX_KEPT_CONNECTIONS)
+            agent::config(MAX_KEPT_CONNECTIONS, trust)
                 .input_buffer_size(16 * 1024)
                 .output_buffer_size(16 * 1024)
                 // below the hub's own limit for idle connections
@@ -88,13 +80,9 @@ impl Endpoint {
                 .timeout_connect(Some(connect))
                 .timeout_send_request(Some(timeout))
                 .timeout_per_write(Some(timeout))
-                .proxy(proxy.as_ref().map(|proxy| proxy.agent.clone()));
-            match trust {
-                Some(trust) => trust.apply(config),
-                None => config,
-            }
+                .proxy(proxy.as_ref().map(|proxy| proxy.agent.clone()))
         };
-        let agent = config()
+        let requests = config()
             .timeout_recv_response(Some(timeout))
             .timeout_per_read(Some(timeout))
             .build();
@@ -103,16 +91,13 @@ impl Endpoint {
             .timeout_per_read(Some(Duration::from_secs(3 * wire::KEEP_ALIVE)))
             .build();
         let make = |config| {
-            let zoned = ZoneResolver(zone::of(url).map(str::to_string));
-            match pins {
-                Some(pins) => pins::agent(config, pins, zoned),
-                None => ureq::Agent::with_parts(config, DefaultConnector::default(), zoned),
-            }
+            let resolver = ZoneResolver(zone::of(url).map(str::to_string));
+            agent::new(config, pins, resolver)
         };
         Ok(Endpoint {
             url: url.to_string(),
             proxy,
-            agent: make(agent),
+            agent: make(requests),
             streams: make(streams),
             has_responded: AtomicBool::new(false),
         })

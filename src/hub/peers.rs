@@ -15,11 +15,11 @@ use super::certificate::Certificates;
 use super::commit::Committer;
 use super::fleet::Fleet;
 use super::http::{Reply, Request};
-use crate::clock;
 use crate::config::{HubSettings, server_url};
 use crate::error::{Error, Result};
 use crate::pins::{self, Pins};
 use crate::wire::peers::PeerNews;
+use crate::{agent, clock};
 
 /// How often a peer is told of the machines that have called since.
 const TELL_INTERVAL: Duration = Duration::from_secs(10);
@@ -94,31 +94,23 @@ struct Peer {
 
 impl Peer {
     fn new(url: String, teller: &Arc<PeerNotifier>) -> Peer {
-        let config = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .user_agent(concat!("mesync/", env!("CARGO_PKG_VERSION")))
+        let config = agent::config(1, None)
             .proxy(None)
             .timeout_global(Some(TELL_TIMEOUT))
             .build();
         // all hubs of a bucket have one certificate
-        let (url, agent) = match &teller.certificates {
-            Some(certificates) => {
-                let known = [
-                    Some(certificates.fingerprint()),
-                    certificates.next_fingerprint(),
-                ];
-                let pins = Pins::new(&known.into_iter().flatten().collect::<Vec<_>>());
-                (
-                    pins::secured(&url),
-                    pins::agent(config, &pins, DefaultResolver::default()),
-                )
-            }
-            None => (url, ureq::Agent::new_with_config(config)),
-        };
+        let pins = teller.certificates.as_ref().map(|certificates| {
+            let known = [
+                Some(certificates.fingerprint()),
+                certificates.next_fingerprint(),
+            ];
+            Pins::new(&known.into_iter().flatten().collect::<Vec<_>>())
+        });
         Peer {
-            url,
-            agent,
+            url: pins
+                .as_ref()
+                .map_or_else(|| url.clone(), |_| pins::secured(&url)),
+            agent: agent::new(config, pins.as_ref(), DefaultResolver::default()),
             teller: Arc::clone(teller),
         }
     }

@@ -13,11 +13,11 @@ use ureq::http;
 use super::objects::{
     ListedObject, Object, ObjectFault, ObjectStore, PutIf, PutOutcome, Response, Tried,
 };
-use crate::clock;
 use crate::config::bucket::{AccessKey, BucketUrl};
 use crate::error::{Error, Kind, plain};
 use crate::tls::Trust;
 use crate::wire::files::Hash;
+use crate::{agent, clock};
 
 /// Bytes of an object that is read at once, at most: a part of a snapshot.
 const MAX_OBJECT_BYTES: u64 = 64 * 1024 * 1024;
@@ -55,21 +55,11 @@ struct UnsignedRequest<'a> {
 impl S3 {
     /// `trust`: the authorities that must have signed the certificate of an `https` store; the public ones if `None`.
     pub fn new(url: BucketUrl, region: String, key: AccessKey, trust: Option<&Trust>) -> S3 {
-        let config = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .user_agent(concat!("mesync/", env!("CARGO_PKG_VERSION")))
-            .max_idle_connections(MAX_KEPT_CONNECTIONS)
-            .max_idle_connections_per_host(MAX_KEPT_CONNECTIONS)
+        let config = agent::config(MAX_KEPT_CONNECTIONS, trust)
             .max_idle_age(Duration::from_secs(20))
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_recv_response(Some(RESPONSE_TIMEOUT))
             .timeout_global(Some(WHOLE_TIMEOUT));
-        let config = match trust {
-            Some(trust) => trust.apply(config),
-            None => config,
-        };
         S3 {
             url,
             region,
