@@ -110,6 +110,11 @@ pub mod messages {
     }
 }
 
+#[cfg(feature = "tls")]
+pub mod pins {
+    pub use crate::pins::{Pins, client_config};
+}
+
 pub mod relpath {
     pub use crate::relpath::MAX_PATH_BYTES;
 }

@@ -19,7 +19,7 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// If none is known, the first one that is seen is trusted from then on.
+    /// If `known` is empty, the first certificate that a server shows is trusted, and no other.
     pub fn new(known: &[Hash]) -> Arc<Pins> {
         Arc::new(Pins {
             known: Mutex::new(known.to_vec()),
@@ -115,7 +115,7 @@ pub fn agent(config: Config, _: &Arc<Pins>, resolver: impl Resolver) -> ureq::Ag
 }
 
 #[cfg(feature = "tls")]
-pub use pinned::agent;
+pub use pinned::{agent, client_config};
 
 #[cfg(feature = "tls")]
 mod pinned {
@@ -138,24 +138,26 @@ mod pinned {
 
     /// The agent for a hub that is known by its certificate.
     pub fn agent(config: Config, pins: &Arc<Pins>, resolver: impl Resolver) -> ureq::Agent {
+        let connector =
+            ().chain(ConnectProxyConnector::default())
+                .chain(TcpConnector::default())
+                .chain(TlsConnector(client_config(pins).map(Arc::new)));
+        ureq::Agent::with_parts(config, connector, resolver)
+    }
+
+    /// TLS with a server that has one of these certificates.
+    pub fn client_config(pins: &Arc<Pins>) -> Result<ClientConfig, Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier = Arc::new(Verifier {
             pins: Arc::clone(pins),
             provider: Arc::clone(&provider),
         });
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map(|builder| {
-                builder
-                    .dangerous()
-                    .with_custom_certificate_verifier(verifier)
-                    .with_no_client_auth()
-            });
-        let connector =
-            ().chain(ConnectProxyConnector::default())
-                .chain(TcpConnector::default())
-                .chain(TlsConnector(tls.map(Arc::new)));
-        ureq::Agent::with_parts(config, connector, resolver)
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])?;
+        Ok(builder
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth())
     }
 
     #[derive(Debug)]
