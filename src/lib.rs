@@ -157,7 +157,7 @@
 //! carried out, [`files::tree`], [`files::state`] and [`files::remote`] on what, [`files::watch`], [`files::debounce`] and
 //! [`mod@files::rescan`] how changes are found, [`files::directory`] all of that together. [`daemon`] is how it
 //! runs, [`hub::store`] what the hub keeps and [`hub`] how it serves. [`disk`] has the durable write and the only renames,
-//! [`wait`] the wait of the threads that watch.
+//! [`database`] the files of tables, [`wait`] the wait of the threads that watch.
 //! Dependencies point down: `messages` does not know the hub's insides, `hub` does not know the client, both know `wire`. `files`
 //! and `messages` do not know each other: [`daemon`] tells news of the one to the other as messages of mesync's own
 //! ([`messages::local_events`]). Among the files of any folder the uses form no circle.

@@ -1,8 +1,12 @@
-//! A file of tables (redb) as all parts of the program open it: private, one process at a time, its errors in our words.
+//! A file of tables (redb) as all parts of the program open it: private, one process at a time, its errors in our words. Its
+//! tables have types, but redb is compiled for one pair of them only ([`table`]).
 //!
-//! It knows no table.
+//! It does not know which tables there are.
 
 pub mod file;
+mod layout;
+mod raw;
+pub mod table;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -100,3 +104,6 @@ fn damaged(path: &Path, why: &str, hints: &Hints) -> Error {
     )
     .hint(hints.damaged)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,10 @@
 //! What each write does to the tables, within one transaction.
 
-use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
+use redb::WriteTransaction;
 
 use super::codec::{StateRecord, encode_feed};
 use super::{APPROVALS, DELETES, HASHES, META, POINTS, PREFIX, ROWS, Tried, decode, meta_number};
+use crate::database::table::{OpenTable, ReadableTable, Table};
 use crate::files::engine::rows::{hear, hear_of_none, set_back};
 use crate::files::engine::traits::{OpenKey, Rows, Write};
 use crate::files::plan::{BaseRow, RemoteRow};
@@ -44,17 +45,17 @@ pub fn apply<'a>(tx: &WriteTransaction, writes: impl Iterator<Item = &'a Write>)
 
 impl<'tx> StateTables<'tx> {
     pub fn open(tx: &'tx WriteTransaction) -> Tried<StateTables<'tx>> {
-        let meta = tx.open_table(META)?;
+        let meta = tx.table(META)?;
         let (files, listing) = (
             meta_number(&meta, "files")?,
             meta_number(&meta, "listing")? + 1,
         );
         Ok(StateTables {
-            rows: tx.open_table(ROWS)?,
-            hashes: tx.open_table(HASHES)?,
-            deletes: tx.open_table(DELETES)?,
-            approvals: tx.open_table(APPROVALS)?,
-            points: tx.open_table(POINTS)?,
+            rows: tx.table(ROWS)?,
+            hashes: tx.table(HASHES)?,
+            deletes: tx.table(DELETES)?,
+            approvals: tx.table(APPROVALS)?,
+            points: tx.table(POINTS)?,
             meta,
             files,
             listing,

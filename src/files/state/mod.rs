@@ -18,14 +18,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use redb::{
-    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
-};
+use redb::{Database, Durability, ReadTransaction, ReadableDatabase, TableDefinition};
 use uuid::Uuid;
 
 use super::batcher::Batcher;
 use super::engine::traits::{Called, Fault, Feed, Rows, State, Token, Write};
 use crate::database::file::Happened;
+use crate::database::table::{OpenTable, ReadableTable};
 use crate::database::{self, Hints};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
@@ -204,7 +203,7 @@ impl DiskState {
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
         let db = db.as_ref().ok_or(redb::Error::DatabaseClosed)?;
         let schema = |meta: &dyn Fn(&str) -> Tried<Option<u64>>| meta("schema");
-        if let Ok(meta) = db.begin_read()?.open_table(META)
+        if let Ok(meta) = db.begin_read()?.table(META)
             && let Some(schema) =
                 schema(&|name| Ok(meta.get(name)?.and_then(|v| number(v.value()))))?
             && schema != UNTAGGED
@@ -214,7 +213,7 @@ impl DiskState {
         let tx = db.begin_write()?;
         let tables = apply::StateTables::open(&tx)?;
         drop(tables);
-        tx.open_table(META)?
+        tx.table(META)?
             .insert("schema", SCHEMA.to_le_bytes().as_slice())?;
         tx.commit()?;
         Ok(SCHEMA)
@@ -225,7 +224,7 @@ impl DiskState {
     pub fn note(&self, name: &str) -> Called<Option<String>> {
         let get = |tx: &ReadTransaction| {
             Ok(tx
-                .open_table(META)?
+                .table(META)?
                 .get(note(name).as_str())?
                 .map(|v| v.value().to_vec()))
         };
@@ -236,7 +235,7 @@ impl DiskState {
 
     pub fn set_note(&self, name: &str, text: &str) -> Called<()> {
         self.transaction(Durability::Immediate, &|tx| {
-            tx.open_table(META)?
+            tx.table(META)?
                 .insert(note(name).as_str(), text.as_bytes())?;
             Ok(())
         })
@@ -332,7 +331,7 @@ fn range<'a>(
 
 impl State for DiskState {
     fn rows(&self, path: &str) -> Called<Rows> {
-        self.read(|tx| match tx.open_table(ROWS)?.get(path)? {
+        self.read(|tx| match tx.table(ROWS)?.get(path)? {
             Some(row) => Ok(decode(row.value())?.rows),
             None => Ok(Rows::default()),
         })
@@ -340,8 +339,7 @@ impl State for DiskState {
 
     fn below(&self, dir: &str, after: &str, most: usize) -> Called<Vec<(String, Rows)>> {
         self.read(|tx| {
-            let (table, mut ends, mut found) =
-                (tx.open_table(ROWS)?, Default::default(), Vec::new());
+            let (table, mut ends, mut found) = (tx.table(ROWS)?, Default::default(), Vec::new());
             for row in table.range::<&str>(range(dir, after, &mut ends))? {
                 let (path, row) = row?;
                 if dir.is_empty() || super::plan::is_below(path.value(), dir) {
@@ -357,8 +355,7 @@ impl State for DiskState {
 
     fn with_hash(&self, hash: &Hash, most: usize) -> Called<Vec<String>> {
         self.read(|tx| {
-            let (hashes, rows, mut found) =
-                (tx.open_table(HASHES)?, tx.open_table(ROWS)?, Vec::new());
+            let (hashes, rows, mut found) = (tx.table(HASHES)?, tx.table(ROWS)?, Vec::new());
             for key in hashes.range::<&[u8]>(&hash.0[..PREFIX]..)? {
                 let key = key?.0;
                 let Some(path) = key
@@ -384,9 +381,8 @@ impl State for DiskState {
 
     fn not_listed(&self, after: &str, most: usize) -> Called<Vec<String>> {
         self.read(|tx| {
-            let listing = meta_number(&tx.open_table(META)?, "listing")? + 1;
-            let (table, mut ends, mut found) =
-                (tx.open_table(ROWS)?, Default::default(), Vec::new());
+            let listing = meta_number(&tx.table(META)?, "listing")? + 1;
+            let (table, mut ends, mut found) = (tx.table(ROWS)?, Default::default(), Vec::new());
             for row in table.range::<&str>(range("", after, &mut ends))? {
                 let (path, row) = row?;
                 let StateRecord { rows, listed } = decode(row.value())?;
@@ -402,7 +398,7 @@ impl State for DiskState {
     }
 
     fn feed(&self) -> Called<Feed> {
-        self.read(|tx| match tx.open_table(META)?.get("feed")? {
+        self.read(|tx| match tx.table(META)?.get("feed")? {
             Some(bytes) => codec::decode_feed(bytes.value()).map_err(corrupted),
             None => Ok(Feed::default()),
         })
@@ -411,7 +407,7 @@ impl State for DiskState {
     fn points(&self) -> Called<Vec<Revision>> {
         let point = |(rev, tag): (u64, u64)| Revision { rev, tag: Tag(tag) };
         self.read(|tx| {
-            tx.open_table(POINTS)?
+            tx.table(POINTS)?
                 .iter()?
                 .map(|row| Ok(row.map(|(rev, tag)| point((rev.value(), tag.value())))?))
                 .collect()
@@ -419,12 +415,12 @@ impl State for DiskState {
     }
 
     fn files(&self) -> Called<u64> {
-        self.read(|tx| meta_number(&tx.open_table(META)?, "files"))
+        self.read(|tx| meta_number(&tx.table(META)?, "files"))
     }
 
     fn deletes(&self) -> Called<BTreeMap<u64, u32>> {
         self.read(|tx| {
-            tx.open_table(DELETES)?
+            tx.table(DELETES)?
                 .iter()?
                 .map(|row| row.map(|(m, n)| (m.value(), n.value())).map_err(Into::into))
                 .collect()
@@ -434,7 +430,7 @@ impl State for DiskState {
     fn approved(&self, token: &Token) -> Called<bool> {
         self.read(|tx| {
             Ok(tx
-                .open_table(APPROVALS)?
+                .table(APPROVALS)?
                 .get((token.path.as_str(), token.base, token.remote))?
                 .is_some())
         })

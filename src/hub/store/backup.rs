@@ -10,13 +10,14 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use redb::{ReadableDatabase, ReadableTable};
+use redb::ReadableDatabase;
 
 use super::files::{self, CHUNKS, ChunkRow, FileTotals};
 use super::messages::tables;
 use super::meta::{META, Tried};
 use super::{Store, open};
 use crate::config::limits;
+use crate::database::table::{OpenTable, ReadableTable};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::{Backup, Hash};
@@ -91,12 +92,12 @@ impl Store {
             files::copy(&from, &tx)?;
             tx.commit()?;
             let mut chunks = Vec::new();
-            for row in from.open_table(CHUNKS)?.iter()? {
+            for row in from.table(CHUNKS)?.iter()? {
                 let (hash, row) = row?;
                 let is_file = ChunkRow::from_value(row.value()).is_file();
                 chunks.extend(is_file.then(|| Hash(*hash.value())));
             }
-            Ok((FileTotals::read(&from.open_table(META)?)?, chunks))
+            Ok((FileTotals::read(&from.table(META)?)?, chunks))
         };
         let copied = copy().map_err(|e| open::error("copy into", path, &e))?;
         to.close()

@@ -8,11 +8,12 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::{Database, ReadableDatabase, ReadableTable};
+use redb::{Database, ReadableDatabase};
 
 use super::findings::Findings;
 use super::meta::{CLUSTER, META, SCHEMA, Tried, UNPACKED, UNTAGGED};
 use super::{Store, files, open};
+use crate::database::table::{OpenTable, ReadableTable};
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::Hash;
 
@@ -68,7 +69,7 @@ pub fn ask_for_lost(dir: &Path, cache: usize, lost: &BTreeSet<Hash>, wall: u64) 
     let write = || -> Tried<()> {
         let tx = db.begin_write()?;
         {
-            let mut table = tx.open_table(files::WANTED)?;
+            let mut table = tx.table(files::WANTED)?;
             table.retain(|hash, _| lost.contains(&Hash(*hash)))?;
             for hash in lost {
                 if table.get(&hash.0)?.is_none() {
@@ -82,14 +83,14 @@ pub fn ask_for_lost(dir: &Path, cache: usize, lost: &BTreeSet<Hash>, wall: u64) 
 }
 
 fn is_view(db: &Database) -> bool {
-    let read = || -> Tried<bool> { Ok(db.begin_read()?.open_table(META)?.get(CLUSTER)?.is_some()) };
+    let read = || -> Tried<bool> { Ok(db.begin_read()?.table(META)?.get(CLUSTER)?.is_some()) };
     // damaged tables are checked like others
     std::panic::catch_unwind(AssertUnwindSafe(read)).is_ok_and(|read| read.unwrap_or(false))
 }
 
 fn look(db: &Database, dir: &Path, findings: &mut Findings) -> Tried<()> {
     let tx = db.begin_read()?;
-    match tx.open_table(META)?.get("schema")?.map(|v| v.value()) {
+    match tx.table(META)?.get("schema")?.map(|v| v.value()) {
         Some(UNTAGGED | UNPACKED | SCHEMA) => files::check(&tx, dir, findings),
         other => {
             findings.damaged(format!(

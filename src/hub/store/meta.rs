@@ -1,6 +1,8 @@
 //! Shared by messages and files: the table of single numbers, the version of all tables, and the copy of a table.
 
-use redb::{Key, ReadTransaction, ReadableTable, TableDefinition, Value, WriteTransaction};
+use redb::{Key, ReadTransaction, TableDefinition, Value, WriteTransaction};
+
+use crate::database::table::OpenTable;
 
 /// Raised when an older program could no longer read the tables.
 pub const SCHEMA: u128 = 3;
@@ -23,7 +25,7 @@ pub fn copy_table_if_there<K: Key + 'static, V: Value + 'static>(
     to: &WriteTransaction,
     table: TableDefinition<K, V>,
 ) -> Tried<()> {
-    match from.open_table(table) {
+    match from.table(table) {
         Err(redb::TableError::TableDoesNotExist(_)) => Ok(()),
         _ => copy_table(from, to, table),
     }
@@ -34,10 +36,5 @@ pub fn copy_table<K: Key + 'static, V: Value + 'static>(
     to: &WriteTransaction,
     table: TableDefinition<K, V>,
 ) -> Tried<()> {
-    let mut to = to.open_table(table)?;
-    for row in from.open_table(table)?.iter()? {
-        let (key, value) = row?;
-        to.insert(key.value(), value.value())?;
-    }
-    Ok(())
+    Ok(to.table(table)?.copy_from(&from.table(table)?)?)
 }

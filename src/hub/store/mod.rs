@@ -29,10 +29,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use redb::{Database, ReadableDatabase, ReadableTable};
+use redb::{Database, ReadableDatabase};
 use uuid::Uuid;
 
 use crate::database::file::{self, Happened};
+use crate::database::table::{OpenTable, ReadableTable};
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::Hash;
 use apply::StoreTables;
@@ -234,7 +235,7 @@ impl Store {
         if group.full || !files::concerns(group) {
             return Ok(Placed::default());
         }
-        let known = || -> Tried<_> { Ok(db.begin_read()?.open_table(files::CHUNKS)?) };
+        let known = || -> Tried<_> { Ok(db.begin_read()?.table(files::CHUNKS)?) };
         let known = known()?;
         let placed = self.chunks.place(&group.ops, |hash| {
             known.get(&hash.0).is_ok_and(|row| row.is_some())
@@ -320,7 +321,7 @@ impl Store {
 
     fn tidy(&self, db: &Database, now: u64, wall: u64) -> bool {
         let removed = || -> Tried<usize> {
-            let table = db.begin_read()?.open_table(files::CHUNKS)?;
+            let table = db.begin_read()?.table(files::CHUNKS)?;
             Ok(self.chunks.remove_unknown(|hash| {
                 table
                     .get(&hash.0)
@@ -381,7 +382,7 @@ impl Store {
     /// Removes the chunks of a failed transaction. It may have been committed although it ended with an error (redb truncates
     /// its file afterwards), so the current tables decide.
     fn decide_chunks(&self, db: &Database) -> Tried<()> {
-        let table = db.begin_read()?.open_table(files::CHUNKS)?;
+        let table = db.begin_read()?.table(files::CHUNKS)?;
         let undecided = std::mem::take(
             &mut *self
                 .undecided
@@ -431,17 +432,17 @@ impl Store {
             return Ok(true);
         }
         self.read(|tx| {
-            let seq = tables::Totals::read(&tx.open_table(meta::META)?)?.seq;
-            let floor = floor(&tx.open_table(tables::HOSTS)?, seq, now)?;
+            let seq = tables::Totals::read(&tx.table(meta::META)?)?.seq;
+            let floor = floor(&tx.table(tables::HOSTS)?, seq, now)?;
             let done = tx
-                .open_table(tables::BROADCASTS)?
+                .table(tables::BROADCASTS)?
                 .first()?
                 .is_some_and(|(seq, _)| seq.value() <= floor);
             let over = tx
-                .open_table(tables::EXPIRIES)?
+                .table(tables::EXPIRIES)?
                 .first()?
                 .is_some_and(|(key, _)| key.value().0 <= now);
-            let ids = forgettable(&tx.open_table(tables::ID_AGES)?, now)?;
+            let ids = forgettable(&tx.table(tables::ID_AGES)?, now)?;
             Ok(done || over || ids || files::is_wanted(tx, now, full, limits)?)
         })
     }

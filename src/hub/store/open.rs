@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
 
-use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction};
+use redb::{Database, ReadableDatabase, WriteTransaction};
 use uuid::Uuid;
 
 use super::Store;
@@ -21,6 +21,7 @@ use super::meta::{CLUSTER, META, SCHEMA, Tried, UNPACKED, UNTAGGED};
 use super::ops::resume;
 use crate::database::Hints;
 use crate::database::file::Happened;
+use crate::database::table::{OpenTable, ReadableTable};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::wire::revision::Tag;
@@ -112,7 +113,7 @@ struct Meta {
 }
 
 fn read_meta(db: &Database) -> Tried<Meta> {
-    let meta = db.begin_read()?.open_table(META)?;
+    let meta = db.begin_read()?.table(META)?;
     let get = |name| Ok::<_, redb::Error>(meta.get(name)?.map(|v| v.value()));
     let clocks = get("age")?
         .zip(get("wall")?)
@@ -137,7 +138,7 @@ fn begin_epoch(db: &Database, epoch: Uuid) -> Tried<Uuid> {
 
 /// The same within a transaction.
 pub fn begin_epoch_in(tx: &WriteTransaction, epoch: Uuid) -> Tried<()> {
-    let (mut meta, mut hosts) = (tx.open_table(META)?, tx.open_table(HOSTS)?);
+    let (mut meta, mut hosts) = (tx.table(META)?, tx.table(HOSTS)?);
     let rev = meta.get("rev")?.map_or(0, |v| v.value());
     meta.insert("rev", rev + REVISIONS_SKIPPED_BY_RESTORE)?;
     // the history before the backup is still valid for clients
@@ -146,7 +147,7 @@ pub fn begin_epoch_in(tx: &WriteTransaction, epoch: Uuid) -> Tried<()> {
         meta.get("age")?.map_or(0, |v| v.value() as u64),
         Some(rev as u64),
     );
-    tx.open_table(files::COMMITS)?
+    tx.table(files::COMMITS)?
         .insert((rev + REVISIONS_SKIPPED_BY_RESTORE) as u64, first)?;
     meta.insert("epoch", epoch.as_u128())?;
     let mut rows = Vec::new();
@@ -170,7 +171,7 @@ pub fn begin_epoch_in(tx: &WriteTransaction, epoch: Uuid) -> Tried<()> {
 
 /// Adds the tables that a store of an older program does not have. `tag`: for its latest revision.
 fn gain_tables(db: &Database, tag: Tag) -> Tried<()> {
-    let meta = db.begin_read()?.open_table(META)?;
+    let meta = db.begin_read()?.table(META)?;
     let schema = if meta.get(CLUSTER)?.is_some() {
         UNPACKED
     } else {
@@ -194,7 +195,7 @@ fn gain_tables(db: &Database, tag: Tag) -> Tried<()> {
 }
 
 fn latest(db: &Database) -> Tried<u64> {
-    Ok(FileTotals::read(&db.begin_read()?.open_table(META)?)?.rev)
+    Ok(FileTotals::read(&db.begin_read()?.table(META)?)?.rev)
 }
 
 /// Makes a new file, complete before it gets its name: a partial one would be taken for damage at the next start.

@@ -5,7 +5,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use redb::ReadableTable;
 use uuid::Uuid;
 
 use super::chunk_name::ChunkName;
@@ -14,6 +13,7 @@ use super::files::{CHUNKS, ChunkRow, WANTED, each_that_needs};
 use super::meta::{CLUSTER, META};
 use super::shared::{NONCE, POSITION};
 use super::{Store, open};
+use crate::database::table::{OpenTable, ReadableTable};
 use crate::error::Result;
 use crate::wire::files::Hash;
 
@@ -43,8 +43,8 @@ impl Store {
     pub fn named_chunks(&self) -> Result<Vec<NamedChunk>> {
         self.read(|tx| {
             let mut found = Vec::new();
-            let chunks = tx.open_table(CHUNKS)?;
-            for row in tx.open_table(objects::OBJECTS)?.iter()? {
+            let chunks = tx.table(CHUNKS)?;
+            for row in tx.table(objects::OBJECTS)?.iter()? {
                 let (hash, name) = row?;
                 let row = chunks.get(hash.value())?;
                 let size = row.map(|row| ChunkRow::from_value(row.value()).size);
@@ -86,7 +86,7 @@ impl Store {
         self.copy_into(path, |from, tx| {
             objects::copy(from, tx)?;
             {
-                let mut meta = tx.open_table(META)?;
+                let mut meta = tx.table(META)?;
                 meta.insert(CLUSTER, successor.cluster.as_u128())?;
                 meta.insert(POSITION, u128::from(successor.first))?;
                 meta.remove(NONCE)?;
@@ -95,7 +95,7 @@ impl Store {
                     tables.forget(*hash)?;
                     tables.objects.insert(&hash.0, name.to_string().as_str())?;
                 }
-                let mut wanted = tx.open_table(WANTED)?;
+                let mut wanted = tx.table(WANTED)?;
                 for hash in &successor.lost {
                     if wanted.get(&hash.0)?.is_none() {
                         wanted.insert(&hash.0, successor.wall)?;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use redb::{Durability, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
+use redb::{Durability, ReadTransaction, ReadableDatabase, WriteTransaction};
 use uuid::Uuid;
 
 use super::apply::StoreTables;
@@ -20,6 +20,7 @@ use super::ops::files::{Bytes, FileOp};
 use super::ops::shared::{LogEntry, Position, TableCounters};
 use super::ops::{Op, Outcome};
 use super::{Store, open};
+use crate::database::table::{OpenTable, ReadableTable};
 use crate::error::{Error, Result};
 use crate::wire::files::Hash;
 
@@ -43,7 +44,7 @@ impl Store {
     pub fn cluster(&self) -> Result<Option<Uuid>> {
         self.read(|tx| {
             Ok(tx
-                .open_table(META)?
+                .table(META)?
                 .get(CLUSTER)?
                 .map(|id| Uuid::from_u128(id.value())))
         })
@@ -56,17 +57,12 @@ impl Store {
 
     /// Hub time of the last applied entry.
     pub fn age(&self) -> Result<u64> {
-        self.read(|tx| {
-            Ok(tx
-                .open_table(META)?
-                .get("age")?
-                .map_or(0, |v| v.value() as u64))
-        })
+        self.read(|tx| Ok(tx.table(META)?.get("age")?.map_or(0, |v| v.value() as u64)))
     }
 
     /// The counters that the next entry must name.
     pub fn counters(&self) -> Result<TableCounters> {
-        self.read(|tx| counters(&tx.open_table(META)?))
+        self.read(|tx| counters(&tx.table(META)?))
     }
 
     /// Chunks that are not here are fetched from there.
@@ -212,14 +208,14 @@ impl Store {
 
     /// The hub was moved out of the bucket.
     pub fn is_closed(&self) -> Result<bool> {
-        self.read(|tx| objects::is_closed(&tx.open_table(META)?))
+        self.read(|tx| objects::is_closed(&tx.table(META)?))
     }
 
     /// The chunks that are files, with their sizes.
     pub fn chunk_files(&self) -> Result<Vec<(Hash, u64)>> {
         self.read(|tx| {
             let mut found = Vec::new();
-            for row in tx.open_table(files::CHUNKS)?.iter()? {
+            for row in tx.table(files::CHUNKS)?.iter()? {
                 let (hash, row) = row?;
                 let row = ChunkRow::from_value(row.value());
                 found.extend(row.is_file().then(|| (Hash(*hash.value()), row.size)));
@@ -254,7 +250,7 @@ impl Store {
     ) -> Result<()> {
         self.copy_into(path, |from, tx| {
             files::unpack(from, tx)?;
-            let mut meta = tx.open_table(META)?;
+            let mut meta = tx.table(META)?;
             meta.insert("schema", UNPACKED)?;
             meta.insert("epoch", self.epoch.as_u128())?;
             meta.insert(CLUSTER, cluster.as_u128())?;
@@ -276,7 +272,7 @@ impl Store {
                 .begin_write()?;
             objects::leave(&tx)?;
             {
-                let mut meta = tx.open_table(META)?;
+                let mut meta = tx.table(META)?;
                 for name in [CLUSTER, POSITION, NONCE] {
                     meta.remove(name)?;
                 }
@@ -292,9 +288,9 @@ impl Store {
         self.copy_into(path, |from, tx| {
             objects::copy(from, tx)?;
             // a backup has no epoch, but this is the same hub
-            let epoch = from.open_table(META)?.get("epoch")?.map(|v| v.value());
+            let epoch = from.table(META)?.get("epoch")?.map(|v| v.value());
             if let Some(epoch) = epoch {
-                tx.open_table(META)?.insert("epoch", epoch)?;
+                tx.table(META)?.insert("epoch", epoch)?;
             }
             position(from)
         })
@@ -326,7 +322,7 @@ impl Store {
 }
 
 fn position(tx: &ReadTransaction) -> Tried<Position> {
-    let meta = tx.open_table(META)?;
+    let meta = tx.table(META)?;
     let get = |name| Tried::Ok(meta.get(name)?.map_or(0, |v| v.value()));
     Ok(Position {
         n: get(POSITION)? as u64,

@@ -5,13 +5,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use redb::ReadableTable;
 use uuid::Uuid;
 
 use super::super::ops::{Group, Outcome};
 use super::rows::{KeyOutcome, Row};
 use super::tables::FileTables;
 use crate::clock;
+use crate::database::table::ReadableTable;
 use crate::hub::store::meta::Tried;
 use crate::hub::store::ops::files::{Author, Bytes, Changed, FileChange, FileOp, KeyLookup, Put};
 use crate::wire::files::{Chunk, Hash, Name, OldName};

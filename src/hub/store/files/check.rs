@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
+use redb::ReadTransaction;
 use sha2::{Digest, Sha256};
 
 use super::super::findings::{Findings, Lost};
@@ -15,6 +15,7 @@ use super::rows::{Row, rfc3339};
 use super::schema::{self, FileTotals, state};
 use super::short;
 use super::wanted::{each_that_needs, since as wanted_since};
+use crate::database::table::{OpenTable, ReadableTable};
 use crate::disk;
 use crate::error::plain;
 use crate::hub::store::meta::{META, Tried};
@@ -25,12 +26,12 @@ type References = HashMap<Hash, (u64, u64)>;
 
 /// Checks everything about files, if the store has their tables.
 pub fn check(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings) -> Tried<()> {
-    if let Err(redb::TableError::TableDoesNotExist(_)) = tx.open_table(schema::CHUNKS) {
+    if let Err(redb::TableError::TableDoesNotExist(_)) = tx.table(schema::CHUNKS) {
         return Ok(());
     }
     let mut references = References::new();
     let mut cut = BTreeMap::new();
-    let totals = FileTotals::read(&tx.open_table(META)?)?;
+    let totals = FileTotals::read(&tx.table(META)?)?;
     let found = files(tx, findings, &mut references, &mut cut)?;
     let wanted = FileTotals {
         files: found.files,
@@ -78,13 +79,13 @@ fn files(
     cut: &mut Cut,
 ) -> Tried<FileTotals> {
     let (names, changes, tombstones) = (
-        tx.open_table(schema::NAMES)?,
-        tx.open_table(schema::CHANGES)?,
-        tx.open_table(schema::TOMBSTONES)?,
+        tx.table(schema::NAMES)?,
+        tx.table(schema::CHANGES)?,
+        tx.table(schema::TOMBSTONES)?,
     );
-    let lists = tx.open_table(schema::LISTS)?;
+    let lists = tx.table(schema::LISTS)?;
     let (mut found, mut count, mut buried) = (FileTotals::default(), 0, 0);
-    for entry in tx.open_table(schema::FILES)?.iter()? {
+    for entry in tx.table(schema::FILES)?.iter()? {
         let (id, bytes) = entry?;
         count += 1;
         let Ok(row) = Row::from_bytes(bytes.value()) else {
@@ -136,11 +137,11 @@ fn versions(
     cut: &mut Cut,
 ) -> Tried<()> {
     let (files, ages, lists) = (
-        tx.open_table(schema::FILES)?,
-        tx.open_table(schema::VERSION_AGES)?,
-        tx.open_table(schema::LISTS)?,
+        tx.table(schema::FILES)?,
+        tx.table(schema::VERSION_AGES)?,
+        tx.table(schema::LISTS)?,
     );
-    for entry in tx.open_table(schema::VERSIONS)?.iter()? {
+    for entry in tx.table(schema::VERSIONS)?.iter()? {
         let (key, bytes) = entry?;
         let (id, rev) = key.value();
         findings.versions += 1;
@@ -241,14 +242,11 @@ fn stored(
     findings: &mut Findings,
     references: &References,
 ) -> Tried<BTreeMap<Hash, String>> {
-    let (inline, loose) = (
-        tx.open_table(schema::INLINE)?,
-        tx.open_table(schema::LOOSE)?,
-    );
+    let (inline, loose) = (tx.table(schema::INLINE)?, tx.table(schema::LOOSE)?);
     let packed = check_packs::packs(tx, findings)?;
     let (mut seen, mut unused, mut short) = (0, 0, 0);
     let mut lost = BTreeMap::new();
-    for entry in tx.open_table(schema::CHUNKS)?.iter()? {
+    for entry in tx.table(schema::CHUNKS)?.iter()? {
         let (key, row) = entry?;
         let hash = Hash(*key.value());
         let ChunkRow {
@@ -351,7 +349,7 @@ fn whole(tx: &ReadTransaction, data_dir: &Path, list: &[Chunk]) -> io::Result<Op
 }
 
 fn orphans(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings) -> Tried<()> {
-    let table = tx.open_table(schema::CHUNKS)?;
+    let table = tx.table(schema::CHUNKS)?;
     let mut dirs: Vec<PathBuf> = entries(&chunks::root(data_dir))?;
     dirs.sort();
     for path in dirs

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 
-use redb::{ReadTransaction, ReadableTable};
+use redb::ReadTransaction;
 
 use super::super::findings::Findings;
 use super::chunk_row::{ChunkPlace, ChunkRow, PackPlace};
 use super::packs::{PACKS, PACKS_DEAD, PackItem, items};
 use super::schema::CHUNKS;
+use crate::database::table::{OpenTable, ReadableTable};
 use crate::hub::store::meta::Tried;
 use crate::wire::files::Hash;
 
@@ -17,12 +18,12 @@ pub fn packs(
     findings: &mut Findings,
 ) -> Tried<HashMap<Hash, (PackPlace, u64)>> {
     let mut whole = HashMap::new();
-    let (packs, dead) = match (tx.open_table(PACKS), tx.open_table(PACKS_DEAD)) {
+    let (packs, dead) = match (tx.table(PACKS), tx.table(PACKS_DEAD)) {
         // tables of an earlier version
         (Err(redb::TableError::TableDoesNotExist(_)), _) => return Ok(whole),
         (packs, dead) => (packs?, dead?),
     };
-    let chunks = tx.open_table(CHUNKS)?;
+    let chunks = tx.table(CHUNKS)?;
     for pack in packs.iter()? {
         let (number, pack) = pack?;
         let (number, pack) = (number.value(), pack.value());

@@ -2,10 +2,11 @@
 //!
 //! It is needed because a hub whose disk was restored uses its numbers again. This file only reads; `tables` adds rows.
 
-use redb::{ReadableTable, TableDefinition};
+use redb::TableDefinition;
 use uuid::Uuid;
 
 use super::super::Store;
+use crate::database::table::{OpenTable, ReadableTable};
 use crate::error::Result;
 use crate::hub::store::meta::Tried;
 use crate::wire::revision::{Revision, Tag};
@@ -76,7 +77,7 @@ pub fn tag_of(commits: &impl ReadableTable<u64, (u64, u64, Option<u64>)>, rev: u
 impl Store {
     /// Whether a revision may be in this hub's history, as far as the chain tells.
     pub fn is_ours(&self, at: Revision) -> Result<bool> {
-        self.read(|tx| Ok(knows(&tx.open_table(COMMITS)?, at)? != Known::No))
+        self.read(|tx| Ok(knows(&tx.table(COMMITS)?, at)? != Known::No))
     }
 
     /// The last revision that is common to this hub and a client that knows `points`, from a hub of `epoch`; 0: none.
@@ -91,7 +92,7 @@ impl Store {
             .collect();
         points.sort_unstable();
         self.read(|tx| {
-            let (commits, mut known) = (tx.open_table(COMMITS)?, 0);
+            let (commits, mut known) = (tx.table(COMMITS)?, 0);
             for point in &points {
                 if knows(&commits, *point)? == Known::Yes {
                     known = point.rev;

@@ -12,6 +12,7 @@ use redb::ReadTransaction;
 use super::super::Store;
 use super::rows::{Row, damaged, kind_number};
 use super::schema::{self, DELETED, FileTotals};
+use crate::database::table::OpenTable;
 use crate::error::Result;
 use crate::hub::store::meta::{META, Tried};
 use crate::wire::files::{EntryKind, Hash, PAGE, Record};
@@ -56,7 +57,7 @@ impl Store {
             } else {
                 walk(tx, listing, None)?
             };
-            let files = tx.open_table(schema::FILES)?;
+            let files = tx.table(schema::FILES)?;
             let row = |id: &u128| {
                 Row::from_bytes(files.get(id)?.ok_or_else(|| damaged("a name"))?.value())
             };
@@ -70,8 +71,8 @@ impl Store {
     /// Those of `wanted` that files below these directories have.
     pub fn held_below(&self, wanted: &BTreeSet<Hash>, dirs: &[String]) -> Result<BTreeSet<Hash>> {
         self.read(|tx| {
-            let (names, files) = (tx.open_table(schema::NAMES)?, tx.open_table(schema::FILES)?);
-            let (lists, mut held) = (tx.open_table(schema::LISTS)?, BTreeSet::new());
+            let (names, files) = (tx.table(schema::NAMES)?, tx.table(schema::FILES)?);
+            let (lists, mut held) = (tx.table(schema::LISTS)?, BTreeSet::new());
             for span in below(dirs) {
                 for row in names.range::<(&str, &str)>((&*span.from, "")..)? {
                     let (key, value) = row?;
@@ -97,7 +98,7 @@ impl Store {
     }
 
     fn page_of_all(&self, tx: &ReadTransaction, listing: &Listing) -> Tried<(Vec<u128>, u64)> {
-        let rev = FileTotals::read(&tx.open_table(META)?)?.rev;
+        let rev = FileTotals::read(&tx.table(META)?)?.rev;
         if let Some((nearest, total)) = self.nearest(rev, listing) {
             let ids = nearest.map_or(Ok(Vec::new()), |(at, path, name)| {
                 page_from(tx, listing, at, (&path, &name))
@@ -153,7 +154,7 @@ fn page_from(
     name: (&str, &str),
 ) -> Tried<Vec<u128>> {
     let (shown, mut page) = (shown(listing), Vec::new());
-    for row in tx.open_table(schema::NAMES)?.range(name..)? {
+    for row in tx.table(schema::NAMES)?.range(name..)? {
         let (id, state) = row?.1.value();
         if at >= shown.end {
             break;
@@ -172,7 +173,7 @@ fn walk(
     listing: &Listing,
     mut landmarks: Option<&mut Vec<(String, String)>>,
 ) -> Tried<(Vec<u128>, u64)> {
-    let (names, shown) = (tx.open_table(schema::NAMES)?, shown(listing));
+    let (names, shown) = (tx.table(schema::NAMES)?, shown(listing));
     let (mut total, mut page) = (0u64, Vec::new());
     let asked = spans(&listing.path);
     let walked = listing.below.as_deref().map(below);

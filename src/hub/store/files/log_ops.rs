@@ -1,9 +1,8 @@
 //! Applies what an entry of a shared log says about the objects of chunks: the tables and the entry decide everything.
 
-use redb::ReadableTable;
-
 use super::rows::damaged;
 use super::tables::FileTables;
+use crate::database::table::ReadableTable;
 use crate::hub::store::chunk_name::ChunkName;
 use crate::hub::store::meta::Tried;
 use crate::hub::store::ops::shared::{ChunkObject, LogOp};

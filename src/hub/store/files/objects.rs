@@ -4,9 +4,10 @@
 //! Which object an entry may name is decided here; it is put, fetched and removed elsewhere. Without a shared log these tables
 //! do not exist.
 
-use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, TableDefinition, WriteTransaction};
 
 use super::rows::damaged;
+use crate::database::table::{OpenTable, ReadableTable, Table};
 use crate::hub::store::chunk_name::ChunkName;
 use crate::hub::store::meta::{META, Tried, copy_table};
 use crate::wire::files::Hash;
@@ -33,8 +34,8 @@ impl<'t> ObjectTables<'t> {
         meta: &impl ReadableTable<&'static str, u128>,
     ) -> Tried<Self> {
         Ok(ObjectTables {
-            objects: tx.open_table(OBJECTS)?,
-            dropped: tx.open_table(DROPPED_OBJECTS)?,
+            objects: tx.table(OBJECTS)?,
+            dropped: tx.table(DROPPED_OBJECTS)?,
             horizon: horizon(meta)?,
             closed: is_closed(meta)?,
         })
@@ -74,7 +75,7 @@ pub fn write_closed(meta: &mut Table<'_, &'static str, u128>) -> Tried<()> {
 
 /// Removes all that makes the tables a view of a bucket.
 pub fn leave(tx: &WriteTransaction) -> Tried<()> {
-    let mut meta = tx.open_table(META)?;
+    let mut meta = tx.table(META)?;
     for name in [HORIZON, CLOSED] {
         meta.remove(name)?;
     }
@@ -94,7 +95,7 @@ fn horizon(meta: &impl ReadableTable<&'static str, u128>) -> Tried<u64> {
 
 /// The object with a chunk's bytes; `None`: the chunk is in the tables, or there is no such chunk.
 pub fn name_of(tx: &ReadTransaction, hash: Hash) -> Tried<Option<ChunkName>> {
-    let row = tx.open_table(OBJECTS)?.get(&hash.0)?;
+    let row = tx.table(OBJECTS)?.get(&hash.0)?;
     row.map(|name| {
         name.value()
             .parse()
@@ -112,7 +113,7 @@ pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> Tried<()> {
 /// The objects that the janitor may remove now.
 pub fn dropped(tx: &ReadTransaction, most: usize) -> Tried<Vec<ChunkName>> {
     let mut names = Vec::new();
-    for row in tx.open_table(DROPPED_OBJECTS)?.iter()? {
+    for row in tx.table(DROPPED_OBJECTS)?.iter()? {
         let (name, removed) = row?;
         if names.len() < most && !removed.value() {
             names.extend(name.value().parse::<ChunkName>());
@@ -125,7 +126,7 @@ pub fn dropped(tx: &ReadTransaction, most: usize) -> Tried<Vec<ChunkName>> {
 #[cfg(test)]
 pub fn all(tx: &ReadTransaction) -> Tried<Vec<ChunkName>> {
     let mut names = Vec::new();
-    for row in tx.open_table(OBJECTS)?.iter()? {
+    for row in tx.table(OBJECTS)?.iter()? {
         names.extend(row?.1.value().parse::<ChunkName>());
     }
     Ok(names)
@@ -135,22 +136,18 @@ pub fn all(tx: &ReadTransaction) -> Tried<Vec<ChunkName>> {
 pub fn is_known(tx: &ReadTransaction, name: &ChunkName) -> Tried<bool> {
     let text = name.to_string();
     let named = tx
-        .open_table(OBJECTS)?
+        .table(OBJECTS)?
         .get(&name.hash.0)?
         .is_some_and(|there| there.value() == text);
-    Ok(named
-        || tx
-            .open_table(DROPPED_OBJECTS)?
-            .get(text.as_str())?
-            .is_some())
+    Ok(named || tx.table(DROPPED_OBJECTS)?.get(text.as_str())?.is_some())
 }
 
 /// See [`ObjectTables::admits`].
 pub fn admits(tx: &ReadTransaction, name: &ChunkName) -> Tried<bool> {
-    let dropped = tx.open_table(DROPPED_OBJECTS)?;
+    let dropped = tx.table(DROPPED_OBJECTS)?;
     Ok(name.made >= read_horizon(tx)? && dropped.get(name.to_string().as_str())?.is_none())
 }
 
 pub fn read_horizon(tx: &ReadTransaction) -> Tried<u64> {
-    horizon(&tx.open_table(META)?)
+    horizon(&tx.table(META)?)
 }

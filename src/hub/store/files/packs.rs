@@ -4,9 +4,10 @@
 //! A pack is written once, by the transaction that brings its chunks, and never changed; the row of a chunk says where its
 //! bytes are. Once half of a pack belongs to no chunk, the rest is to move to another one: the caller does so.
 
-use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{TableDefinition, WriteTransaction};
 
 use super::chunk_row::PackPlace;
+use crate::database::table::{OpenTable, ReadableTable, Table};
 use crate::hub::store::meta::Tried;
 use crate::hub::store::ops::files::MAX_INLINE_BYTES;
 use crate::wire::files::Hash;
@@ -52,8 +53,8 @@ pub enum Filled {
 impl<'t> PackTables<'t> {
     pub fn open(tx: &'t WriteTransaction) -> Tried<PackTables<'t>> {
         Ok(PackTables {
-            packs: tx.open_table(PACKS)?,
-            dead: tx.open_table(PACKS_DEAD)?,
+            packs: tx.table(PACKS)?,
+            dead: tx.table(PACKS_DEAD)?,
             number: 0,
             filling: Vec::new(),
         })

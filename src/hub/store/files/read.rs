@@ -4,7 +4,7 @@
 
 use std::ops::Bound;
 
-use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
+use redb::ReadTransaction;
 use uuid::Uuid;
 
 use super::super::Store;
@@ -14,6 +14,7 @@ use super::commits::{self, Known};
 use super::reader::ContentReader;
 use super::rows::{Row, damaged, kind_of, rfc3339};
 use super::schema::{self, ACTIONS, FileTotals};
+use crate::database::table::{OpenTable, ReadableTable};
 use crate::error::Result;
 use crate::hub::store::meta::{META, Tried};
 use crate::wire::files::{ChangesPage, Chunk, FileEvent, Hash, Name, PAGE, Record, Version};
@@ -48,7 +49,7 @@ impl Store {
         missing.sort_unstable();
         missing.dedup();
         self.read(|tx| {
-            let table = tx.open_table(schema::CHUNKS)?;
+            let table = tx.table(schema::CHUNKS)?;
             let mut error = None;
             missing.retain(|hash| match table.get(&hash.0) {
                 Ok(row) => {
@@ -71,7 +72,7 @@ impl Store {
     pub fn chunk(&self, hash: Hash) -> Result<Option<ContentReader>> {
         let size = self.read(|tx| {
             Ok(tx
-                .open_table(schema::CHUNKS)?
+                .table(schema::CHUNKS)?
                 .get(&hash.0)?
                 .map(|row| ChunkRow::from_value(row.value()).size))
         })?;
@@ -100,7 +101,7 @@ impl Store {
     pub fn file_named(&self, name: &crate::wire::files::Name) -> Result<Option<Record>> {
         self.read(|tx| {
             let id = tx
-                .open_table(schema::NAMES)?
+                .table(schema::NAMES)?
                 .get((name.path.as_str(), name.name.as_str()))?
                 .map(|row| row.value().0);
             Ok(id
@@ -115,7 +116,7 @@ impl Store {
     pub fn chunks_named(&self, name: &Name) -> Result<Vec<Chunk>> {
         let id = self.read(|tx| {
             Ok(tx
-                .open_table(schema::NAMES)?
+                .table(schema::NAMES)?
                 .get((name.path.as_str(), name.name.as_str()))?
                 .map(|row| Uuid::from_u128(row.value().0)))
         })?;
@@ -139,7 +140,7 @@ impl Store {
             let Some(row) = row.filter(|row| at.is_none_or(|at| at.is(row.revision()))) else {
                 return Ok(None);
             };
-            let chunks = schema::chunks_of(&tx.open_table(schema::LISTS)?, &row)?;
+            let chunks = schema::chunks_of(&tx.table(schema::LISTS)?, &row)?;
             Ok(Some((row.record(), chunks)))
         })
     }
@@ -182,8 +183,8 @@ impl Store {
         (reads, most_skipped): (&dyn Fn(&str) -> bool, usize),
     ) -> Result<ChangesSince> {
         self.read(|tx| {
-            let totals = FileTotals::read(&tx.open_table(META)?)?;
-            let chain = tx.open_table(super::commits::COMMITS)?;
+            let totals = FileTotals::read(&tx.table(META)?)?;
+            let chain = tx.table(super::commits::COMMITS)?;
             let known = commits::knows(&chain, newest)?;
             if known == Known::No {
                 return Ok(ChangesSince::OtherHistory);
@@ -193,10 +194,7 @@ impl Store {
             {
                 return Ok(ChangesSince::Gone);
             }
-            let (changes, files) = (
-                tx.open_table(schema::CHANGES)?,
-                tx.open_table(schema::FILES)?,
-            );
+            let (changes, files) = (tx.table(schema::CHANGES)?, tx.table(schema::FILES)?);
             let (limit, mut page, mut skipped) = (limit.clamp(1, PAGE), Vec::new(), 0);
             let (mut more, mut passed) = (false, after);
             for row in changes.range((Bound::Excluded(after), Bound::Unbounded))? {
@@ -234,10 +232,10 @@ impl Store {
     /// Events after a revision, in order, at most `limit`; `None`: some of them are no longer kept.
     pub fn events_after(&self, after: u64, limit: usize) -> Result<Option<Vec<(u64, FileEvent)>>> {
         self.read(|tx| {
-            if after < FileTotals::read(&tx.open_table(META)?)?.forgotten {
+            if after < FileTotals::read(&tx.table(META)?)?.forgotten {
                 return Ok(None);
             }
-            let events = tx.open_table(schema::EVENTS)?;
+            let events = tx.table(schema::EVENTS)?;
             let mut found = Vec::new();
             for row in events.range((Bound::Excluded(after), Bound::Unbounded))? {
                 let (rev, row) = row?;
@@ -260,7 +258,7 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<FileEvent>> {
         self.read(|tx| {
-            let events = tx.open_table(schema::EVENTS)?;
+            let events = tx.table(schema::EVENTS)?;
             let (mut skipped, mut found) = (0, Vec::new());
             // the clock may have jumped, so times may not be in the order of revisions
             for row in events.iter()? {
@@ -292,7 +290,7 @@ impl Store {
         self.read(|tx| {
             let id = id.as_u128();
             let rows = tx
-                .open_table(schema::VERSIONS)?
+                .table(schema::VERSIONS)?
                 .range((id, 0)..=(id, u64::MAX))?
                 .rev();
             rows.map(|row| Ok(Row::from_bytes(row?.1.value())?.version()))
@@ -302,7 +300,7 @@ impl Store {
 
     /// The latest revision.
     pub fn rev(&self) -> Result<u64> {
-        self.read(|tx| Ok(FileTotals::read(&tx.open_table(META)?)?.rev))
+        self.read(|tx| Ok(FileTotals::read(&tx.table(META)?)?.rev))
     }
 
     /// Counts everything about files.
@@ -310,14 +308,14 @@ impl Store {
         self.read(|tx| {
             let FileTotals {
                 files, bytes, rev, ..
-            } = FileTotals::read(&tx.open_table(META)?)?;
+            } = FileTotals::read(&tx.table(META)?)?;
             let (versions, chunks) = (
-                tx.open_table(schema::VERSIONS)?.len()?,
-                tx.open_table(schema::CHUNKS)?.len()?,
+                tx.table(schema::VERSIONS)?.len()?,
+                tx.table(schema::CHUNKS)?.len()?,
             );
             let (tombstones, events) = (
-                tx.open_table(schema::TOMBSTONES)?.len()?,
-                tx.open_table(schema::EVENTS)?.len()?,
+                tx.table(schema::TOMBSTONES)?.len()?,
+                tx.table(schema::EVENTS)?.len()?,
             );
             Ok(Counts {
                 files,
@@ -333,14 +331,14 @@ impl Store {
 }
 
 fn current(tx: &ReadTransaction, id: u128) -> Tried<Option<Row>> {
-    tx.open_table(schema::FILES)?
+    tx.table(schema::FILES)?
         .get(id)?
         .map(|row| Row::from_bytes(row.value()))
         .transpose()
 }
 
 fn version(tx: &ReadTransaction, id: u128, rev: u64) -> Tried<Option<Row>> {
-    tx.open_table(schema::VERSIONS)?
+    tx.table(schema::VERSIONS)?
         .get((id, rev))?
         .map(|row| Row::from_bytes(row.value()))
         .transpose()

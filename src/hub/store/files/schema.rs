@@ -2,12 +2,13 @@
 //!
 //! It changes none of them: `tables` does.
 
-use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, TableDefinition, WriteTransaction};
 
 use super::chunk_row::ChunkValue;
 use super::commits::COMMITS;
 use super::packs::{PACKS, PACKS_DEAD};
 use super::rows::{Row, kind_number, list_from_bytes};
+use crate::database::table::ReadableTable;
 use crate::hub::store::meta::{Tried, copy_table, copy_table_if_there};
 use crate::wire::files::Chunk;
 
@@ -147,10 +148,11 @@ pub fn implied(row: &Row) -> Vec<Chunk> {
 
 #[cfg(test)]
 pub fn dump(tx: &ReadTransaction) -> Vec<String> {
+    use crate::database::table::OpenTable;
     let mut rows = Vec::new();
     macro_rules! rows {
         ($name:literal, $table:expr) => {
-            for row in tx.open_table($table).unwrap().iter().unwrap() {
+            for row in tx.table($table).unwrap().iter().unwrap() {
                 let (key, value) = row.unwrap();
                 rows.push(format!("{} {:?} {:?}", $name, key.value(), value.value()));
             }
@@ -165,7 +167,7 @@ pub fn dump(tx: &ReadTransaction) -> Vec<String> {
     rows!("list", LISTS);
     rows!("chunk", CHUNKS);
     rows!("inline", INLINE);
-    if tx.open_table(PACKS).is_ok() {
+    if tx.table(PACKS).is_ok() {
         rows!("pack", PACKS);
         rows!("dead", PACKS_DEAD);
     }
@@ -175,7 +177,7 @@ pub fn dump(tx: &ReadTransaction) -> Vec<String> {
     rows!("key-age", KEY_AGES);
     rows!("wanted", WANTED);
     rows!("commit", COMMITS);
-    if tx.open_table(super::objects::OBJECTS).is_ok() {
+    if tx.table(super::objects::OBJECTS).is_ok() {
         rows!("object", super::objects::OBJECTS);
         rows!("dropped-object", super::objects::DROPPED_OBJECTS);
     }
@@ -185,15 +187,13 @@ pub fn dump(tx: &ReadTransaction) -> Vec<String> {
 /// Adds this many events, and void keys of the host `a`, numbered from 1.
 #[cfg(test)]
 pub fn fill_for_test(db: &std::sync::RwLock<Option<redb::Database>>, events: u64, keys: u64) {
+    use crate::database::table::OpenTable;
     let db = db.read().unwrap();
     let tx = db.as_ref().unwrap().begin_write().unwrap();
-    let mut table = tx.open_table(EVENTS).unwrap();
+    let mut table = tx.table(EVENTS).unwrap();
     (1..=events).for_each(|rev| drop(table.insert(rev, (0, 0, 0, 0)).unwrap()));
     drop(table);
-    let (mut table, mut ages) = (
-        tx.open_table(KEYS).unwrap(),
-        tx.open_table(KEY_AGES).unwrap(),
-    );
+    let (mut table, mut ages) = (tx.table(KEYS).unwrap(), tx.table(KEY_AGES).unwrap());
     let burnt = super::rows::KeyOutcome::Burnt.to_bytes();
     for key in 1..=keys {
         table

@@ -1,27 +1,28 @@
 //! Reads the bytes of short chunks wherever the tables have them.
 
-use redb::{ReadTransaction, ReadableTable, WriteTransaction};
+use redb::{ReadTransaction, WriteTransaction};
 
 use super::chunk_row::{ChunkPlace, ChunkRow};
 use super::packs::{PACKS, PACKS_DEAD, items, within};
 use super::schema::{CHUNKS, INLINE};
+use crate::database::table::{OpenTable, ReadableTable};
 use crate::hub::store::meta::Tried;
 use crate::wire::files::Hash;
 
 /// The bytes of a chunk; `None`: it is not in the tables, or its bytes are not.
 pub fn bytes_of(tx: &ReadTransaction, hash: Hash) -> Tried<Option<Vec<u8>>> {
-    let row = tx.open_table(CHUNKS)?.get(&hash.0)?;
+    let row = tx.table(CHUNKS)?.get(&hash.0)?;
     let Some(row) = row.map(|row| ChunkRow::from_value(row.value())) else {
         return Ok(None);
     };
     match row.place {
         // a reader that began before the chunk became a file
         ChunkPlace::File | ChunkPlace::Value => {
-            let bytes = tx.open_table(INLINE)?.get(&hash.0)?;
+            let bytes = tx.table(INLINE)?.get(&hash.0)?;
             Ok(bytes.map(|bytes| bytes.value().to_vec()))
         }
         ChunkPlace::Pack(place) => {
-            let pack = tx.open_table(PACKS)?.get(place.pack)?;
+            let pack = tx.table(PACKS)?.get(place.pack)?;
             Ok(pack.and_then(|pack| within(pack.value(), place, row.size).map(<[u8]>::to_vec)))
         }
     }
@@ -29,13 +30,13 @@ pub fn bytes_of(tx: &ReadTransaction, hash: Hash) -> Tried<Option<Vec<u8>>> {
 
 /// Stores each chunk of a pack of `from` as a value of its own in a copy of the tables.
 pub fn unpack(from: &ReadTransaction, to: &WriteTransaction) -> Tried<()> {
-    let packs = match from.open_table(PACKS) {
+    let packs = match from.table(PACKS) {
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
         packs => packs?,
     };
     to.delete_table(PACKS)?;
     to.delete_table(PACKS_DEAD)?;
-    let (mut chunks, mut values) = (to.open_table(CHUNKS)?, to.open_table(INLINE)?);
+    let (mut chunks, mut values) = (to.table(CHUNKS)?, to.table(INLINE)?);
     for pack in packs.iter()? {
         let (number, pack) = pack?;
         for item in items(number.value(), pack.value()).unwrap_or_default() {

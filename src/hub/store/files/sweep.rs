@@ -3,13 +3,14 @@
 //! Only the tables and the group decide. The transaction that removes a chunk itself checks that nothing refers to it, and
 //! trusts no index in memory, which would not have an upload in progress.
 
-use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
+use redb::ReadTransaction;
 
 use super::super::ops::{Group, Op};
 use super::commits::COMMITS;
 use super::schema::{EVENTS, KEY_AGES, LOOSE, TOMBSTONES, VERSION_AGES};
 use super::tables::FileTables;
 use crate::config::limits;
+use crate::database::table::{OpenTable, ReadableTable};
 use crate::hub::store::meta::Tried;
 use crate::hub::store::ops::files::FileLimits;
 use crate::hub::store::ops::files::FileOp;
@@ -95,10 +96,10 @@ pub fn is_wanted(tx: &ReadTransaction, now: u64, full: bool, limits: FileLimits)
     let passed = |at: Option<u64>, through: Option<u64>| {
         at.zip(through).is_some_and(|(at, through)| at <= through)
     };
-    let (versions, loose) = (tx.open_table(VERSION_AGES)?, tx.open_table(LOOSE)?);
+    let (versions, loose) = (tx.table(VERSION_AGES)?, tx.table(LOOSE)?);
     let oldest = versions.first()?.map(|(key, _)| key.value().0);
     let first_loose = loose.first()?.map(|(key, _)| key.value().0);
-    let (keys, tombstones) = (tx.open_table(KEY_AGES)?, tx.open_table(TOMBSTONES)?);
+    let (keys, tombstones) = (tx.table(KEY_AGES)?, tx.table(TOMBSTONES)?);
     Ok(passed(oldest, over.versions)
         || passed(first_loose, over.loose)
         || (full && oldest.is_some() && first_loose.is_none())
@@ -107,9 +108,9 @@ pub fn is_wanted(tx: &ReadTransaction, now: u64, full: bool, limits: FileLimits)
             over.tombstones,
         )
         || passed(keys.first()?.map(|(_, row)| row.value().0), over.keys)
-        || commit_is_over(&tx.open_table(COMMITS)?, over)?
+        || commit_is_over(&tx.table(COMMITS)?, over)?
         || keys.len()? > KEYS_KEPT
-        || tx.open_table(EVENTS)?.len()? > EVENTS_KEPT)
+        || tx.table(EVENTS)?.len()? > EVENTS_KEPT)
 }
 
 fn old_versions(t: &mut FileTables<'_>, over: Over, now: u64, most: usize) -> Tried<usize> {

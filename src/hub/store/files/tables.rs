@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use redb::{ReadableTable, Table, WriteTransaction};
+use redb::WriteTransaction;
 use uuid::Uuid;
 
 use super::super::ops::Group;
@@ -18,6 +18,7 @@ use super::schema::{
     CHANGES, CHUNKS, EVENTS, FILES, FileTotals, INLINE, KEY_AGES, KEYS, LISTS, LOOSE, NAMES,
     TOMBSTONES, VERSION_AGES, VERSIONS, WANTED, chunks_of, implied, state,
 };
+use crate::database::table::{OpenTable, ReadableTable, Table};
 use crate::hub::store::meta::Tried;
 use crate::wire::files::{Chunk, Hash, Name};
 use crate::wire::revision::{Revision, Tag};
@@ -61,22 +62,22 @@ pub struct FileTables<'t> {
 impl<'t> FileTables<'t> {
     pub fn open(tx: &'t WriteTransaction, totals: FileTotals) -> Tried<FileTables<'t>> {
         Ok(FileTables {
-            files: tx.open_table(FILES)?,
-            names: tx.open_table(NAMES)?,
-            changes: tx.open_table(CHANGES)?,
-            versions: tx.open_table(VERSIONS)?,
-            version_ages: tx.open_table(VERSION_AGES)?,
-            tombstones: tx.open_table(TOMBSTONES)?,
-            lists: tx.open_table(LISTS)?,
-            chunks: tx.open_table(CHUNKS)?,
-            inline: tx.open_table(INLINE)?,
+            files: tx.table(FILES)?,
+            names: tx.table(NAMES)?,
+            changes: tx.table(CHANGES)?,
+            versions: tx.table(VERSIONS)?,
+            version_ages: tx.table(VERSION_AGES)?,
+            tombstones: tx.table(TOMBSTONES)?,
+            lists: tx.table(LISTS)?,
+            chunks: tx.table(CHUNKS)?,
+            inline: tx.table(INLINE)?,
             packs: PackTables::open(tx)?,
-            loose: tx.open_table(LOOSE)?,
-            events: tx.open_table(EVENTS)?,
-            keys: tx.open_table(KEYS)?,
-            key_ages: tx.open_table(KEY_AGES)?,
-            wanted: tx.open_table(WANTED)?,
-            commits: tx.open_table(COMMITS)?,
+            loose: tx.table(LOOSE)?,
+            events: tx.table(EVENTS)?,
+            keys: tx.table(KEYS)?,
+            key_ages: tx.table(KEY_AGES)?,
+            wanted: tx.table(WANTED)?,
+            commits: tx.table(COMMITS)?,
             objects: None,
             totals,
             tag: Tag::default(),

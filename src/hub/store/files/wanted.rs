@@ -14,6 +14,7 @@ use super::super::Store;
 use super::rows::Row;
 use super::schema::{self, FILES, LISTS, VERSIONS, WANTED};
 use crate::config::limits;
+use crate::database::table::OpenTable;
 use crate::error::{Result, plain};
 use crate::hub::store::meta::Tried;
 use crate::hub::store::ops::files::MAX_INLINE_BYTES;
@@ -157,7 +158,7 @@ impl Store {
                     && chunk.size > MAX_INLINE_BYTES
                     && !self.chunks.is_there(chunk.sha256, chunk.size)
         };
-        let lists = tx.open_table(LISTS)?;
+        let lists = tx.table(LISTS)?;
         for (row, record) in rows.iter().zip(records) {
             record.wanted = row.is_live() && schema::chunks_of(&lists, row)?.iter().any(is_lost);
         }
@@ -171,7 +172,7 @@ pub fn each_that_needs(
     lost: &BTreeSet<Hash>,
     tell: &mut dyn FnMut(&Row, bool, Hash),
 ) -> Tried<()> {
-    let lists = tx.open_table(LISTS)?;
+    let lists = tx.table(LISTS)?;
     let mut look = |bytes: &[u8], is_current: bool| -> Tried<()> {
         // the check of the tables reports rows that cannot be parsed
         let Ok(row) = Row::from_bytes(bytes) else {
@@ -186,10 +187,10 @@ pub fn each_that_needs(
         }
         Ok(())
     };
-    for row in tx.open_table(FILES)?.range(0u128..)? {
+    for row in tx.table(FILES)?.range(0u128..)? {
         look(row?.1.value(), true)?;
     }
-    for row in tx.open_table(VERSIONS)?.range((0u128, 0u64)..)? {
+    for row in tx.table(VERSIONS)?.range((0u128, 0u64)..)? {
         look(row?.1.value(), false)?;
     }
     Ok(())
@@ -197,7 +198,7 @@ pub fn each_that_needs(
 
 /// The lost chunks of the tables, with the time (wall clock, ms) of their loss.
 pub fn since(tx: &ReadTransaction) -> Tried<BTreeMap<Hash, u64>> {
-    let table = match tx.open_table(WANTED) {
+    let table = match tx.table(WANTED) {
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(BTreeMap::new()),
         table => table?,
     };

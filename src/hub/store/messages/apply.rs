@@ -2,10 +2,10 @@
 //!
 //! It opens no transaction and commits none, reads no clock, and does not know the state in memory.
 
-use redb::ReadableTable;
 use uuid::Uuid;
 
 use super::tables::{HostRow, HostValue, Tables};
+use crate::database::table::ReadableTable;
 use crate::hub::store::meta::Tried;
 use crate::hub::store::ops::{Group, Incoming, Op, Outcome, Wake};
 use crate::wire::{self, PostResult, Status};

@@ -4,10 +4,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use redb::ReadableTable;
 use uuid::Uuid;
 
 use super::tables::{BROADCASTS, HOSTS, HostRow, ID_AGES, MESSAGES, TARGETED, Totals};
+use crate::database::table::{OpenTable, ReadableTable};
 use crate::error::Result;
 use crate::hub::store::Store;
 use crate::hub::store::meta::{META, Tried};
@@ -79,13 +79,13 @@ impl Store {
                 return Ok(Pulled::OtherEpoch);
             }
             let host = ask.host.as_str();
-            let row = HostRow::read(&tx.open_table(HOSTS)?, host)?.unwrap_or_default();
+            let row = HostRow::read(&tx.table(HOSTS)?, host)?.unwrap_or_default();
             if row.instance.is_some() && row.instance != ask.instance {
                 return Ok(Pulled::OtherInstance);
             }
-            let seq = Totals::read(&tx.open_table(META)?)?.seq;
+            let seq = Totals::read(&tx.table(META)?)?.seq;
             let given = ask.after.and_then(|after| {
-                tx.open_table(ID_AGES)
+                tx.table(ID_AGES)
                     .ok()?
                     .get(after)
                     .ok()?
@@ -153,9 +153,9 @@ impl Store {
     ) -> Tried<(MessagePage, bool)> {
         let host = ask.host.as_str();
         let (broadcasts, targeted, messages) = (
-            tx.open_table(BROADCASTS)?,
-            tx.open_table(TARGETED)?,
-            tx.open_table(MESSAGES)?,
+            tx.table(BROADCASTS)?,
+            tx.table(TARGETED)?,
+            tx.table(MESSAGES)?,
         );
         // an unregistered host gets no broadcasts
         let from = row.registered.map_or(seq, |at| at.max(through));
@@ -210,11 +210,8 @@ impl Store {
     /// To count, each broadcast that some host has not acknowledged is read once, for any number of hosts.
     pub fn hosts(&self, only: Option<&str>, now: u64) -> Result<Vec<HostView>> {
         self.read(|tx| {
-            let (table, targeted, messages) = (
-                tx.open_table(HOSTS)?,
-                tx.open_table(TARGETED)?,
-                tx.open_table(MESSAGES)?,
-            );
+            let (table, targeted, messages) =
+                (tx.table(HOSTS)?, tx.table(TARGETED)?, tx.table(MESSAGES)?);
             let mut rows = BTreeMap::new();
             match only {
                 Some(name) => {
@@ -232,7 +229,7 @@ impl Store {
                 row.cursor = row.cursor.max(live.through(name, row.instance));
                 row.last_seen = row.last_seen.max(live.seen(name));
             }
-            let waiting = count(&tx.open_table(BROADCASTS)?, &rows, now)?;
+            let waiting = count(&tx.table(BROADCASTS)?, &rows, now)?;
             let mut views = Vec::with_capacity(rows.len());
             for (name, row) in &rows {
                 let (broadcasts, first) = waiting.get(name.as_str()).copied().unwrap_or((0, None));
@@ -267,7 +264,7 @@ impl Store {
 
     /// The number of stored messages, and their bytes of JSON.
     pub fn totals(&self) -> Result<Totals> {
-        self.read(|tx| Totals::read(&tx.open_table(META)?))
+        self.read(|tx| Totals::read(&tx.table(META)?))
     }
 }
 

@@ -4,11 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use redb::{
-    ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
-};
+use redb::{ReadTransaction, TableDefinition, WriteTransaction};
 use uuid::Uuid;
 
+use crate::database::table::{OpenTable, ReadableTable, Table};
 use crate::hub::store::meta::{META, Tried, copy_table};
 use crate::hub::store::ops::{Group, Incoming};
 
@@ -33,7 +32,7 @@ pub type HostValue = (Option<u64>, Option<u128>, u64, Option<u64>, u64, u64, u64
 /// Copies all tables without the epoch, for a backup: a restored hub must differ from the one that was backed up.
 pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> Tried<()> {
     copy_table(from, to, META)?;
-    to.open_table(META)?.remove("epoch")?;
+    to.table(META)?.remove("epoch")?;
     copy_table(from, to, MESSAGES)?;
     copy_table(from, to, EXPIRIES)?;
     copy_table(from, to, BROADCASTS)?;
@@ -146,17 +145,17 @@ pub struct Tables<'t> {
 
 impl<'t> Tables<'t> {
     pub fn open(tx: &'t WriteTransaction) -> Tried<Tables<'t>> {
-        let meta = tx.open_table(META)?;
+        let meta = tx.table(META)?;
         let totals = Totals::read(&meta)?;
         Ok(Tables {
             meta,
-            messages: tx.open_table(MESSAGES)?,
-            expiries: tx.open_table(EXPIRIES)?,
-            broadcasts: tx.open_table(BROADCASTS)?,
-            targeted: tx.open_table(TARGETED)?,
-            hosts: tx.open_table(HOSTS)?,
-            ids: tx.open_table(IDS)?,
-            id_ages: tx.open_table(ID_AGES)?,
+            messages: tx.table(MESSAGES)?,
+            expiries: tx.table(EXPIRIES)?,
+            broadcasts: tx.table(BROADCASTS)?,
+            targeted: tx.table(TARGETED)?,
+            hosts: tx.table(HOSTS)?,
+            ids: tx.table(IDS)?,
+            id_ages: tx.table(ID_AGES)?,
             totals,
             began: totals.seq,
             rows: BTreeMap::new(),

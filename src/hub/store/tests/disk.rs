@@ -1,6 +1,7 @@
 //! Files of another program, of another process, of a newer version; and full disks.
 
 use super::*;
+use crate::database::table::OpenTable;
 
 #[test]
 fn the_store_and_its_epoch_survive_a_reopening() {
@@ -68,7 +69,7 @@ fn files_that_cannot_be_used_say_why() {
             drop(open(file.parent().unwrap()));
             let db = redb::Database::open(file).unwrap();
             let tx = db.begin_write().unwrap();
-            tx.open_table(crate::hub::store::meta::META)
+            tx.table(crate::hub::store::meta::META)
                 .unwrap()
                 .insert("schema", crate::hub::store::meta::SCHEMA + 1)
                 .unwrap();

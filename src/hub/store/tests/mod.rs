@@ -8,7 +8,7 @@ pub mod model;
 
 use std::path::Path;
 
-use redb::{ReadableDatabase, ReadableTable};
+use redb::ReadableDatabase;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -17,6 +17,7 @@ use super::messages::read::{PullRequest, Pulled};
 use super::messages::tables;
 use super::ops::files::FileLimits;
 use super::ops::{Group, Incoming, Limits, Op, Outcome, Wake};
+use crate::database::table::{OpenTable, ReadableTable};
 use crate::error::Kind;
 use crate::wire::revision::Tag;
 use crate::wire::{Message, PostResult, Status};
@@ -29,7 +30,7 @@ impl Store {
         let mut rows = Vec::new();
         macro_rules! rows {
             ($name:literal, $table:expr) => {
-                for row in tx.open_table($table).unwrap().iter().unwrap() {
+                for row in tx.table($table).unwrap().iter().unwrap() {
                     let (key, value) = row.unwrap();
                     rows.push(format!("{} {:?} {:?}", $name, key.value(), value.value()));
                 }

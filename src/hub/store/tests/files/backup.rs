@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 
 use super::disk::SmallDisk;
 use super::*;
+use crate::database::table::OpenTable;
 use crate::hub::store::check::check;
 use crate::hub::store::findings::Findings;
 
@@ -199,14 +200,14 @@ fn a_check_names_damaged_chunks() {
     let db = redb::Database::open(dir.path().join("hub.redb")).unwrap();
     let tx = db.begin_write().unwrap();
     {
-        let mut chunks = tx.open_table(crate::hub::store::files::CHUNKS).unwrap();
+        let mut chunks = tx.table(crate::hub::store::files::CHUNKS).unwrap();
         let hash = Hash::of(&first).0;
         let (size, count, since, on_disk) = chunks.get(&hash).unwrap().unwrap().value();
         chunks
             .insert(&hash, (size, count + 1, since, on_disk))
             .unwrap();
         chunks.remove(&Hash::of(&second).0).unwrap();
-        tx.open_table(crate::hub::store::meta::META)
+        tx.table(crate::hub::store::meta::META)
             .unwrap()
             .insert("files", 9)
             .unwrap();
@@ -262,7 +263,7 @@ fn a_store_that_knew_no_files_gains_them() {
             tx.delete_table(handle).unwrap();
         }
     }
-    tx.open_table(crate::hub::store::meta::META)
+    tx.table(crate::hub::store::meta::META)
         .unwrap()
         .insert("schema", crate::hub::store::meta::UNTAGGED)
         .unwrap();

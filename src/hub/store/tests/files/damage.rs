@@ -1,6 +1,7 @@
 //! Chunks that are lost, damaged, or cannot be moved to their place.
 
 use super::*;
+use crate::database::table::OpenTable;
 
 #[test]
 fn uploads_that_cannot_be_placed_fail_alone_and_work_when_they_can() {
@@ -246,7 +247,7 @@ fn short_contents_in_the_tables_are_mended_too() {
         let db = hub.store.db.read().unwrap();
         let tx = db.as_ref().unwrap().begin_write().unwrap();
         {
-            let mut packs = tx.open_table(crate::hub::store::files::PACKS).unwrap();
+            let mut packs = tx.table(crate::hub::store::files::PACKS).unwrap();
             let number = packs.last().unwrap().unwrap().0.value();
             match bytes {
                 Some(bytes) => {

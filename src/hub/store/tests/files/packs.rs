@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use redb::{ReadableDatabase, ReadableTable};
+use redb::ReadableDatabase;
 
 use super::*;
+use crate::database::table::{OpenTable, ReadableTable};
 use crate::hub::store::files::{CHUNKS, ChunkPlace, ChunkRow, INLINE, PACKS, PACKS_DEAD, items};
 use crate::hub::store::meta::{META, UNPACKED};
 
@@ -15,14 +16,14 @@ fn packs(store: &Store) -> (u64, u64, u64) {
     let db = store.db.read().unwrap();
     let tx = db.as_ref().unwrap().begin_read().unwrap();
     let (mut count, mut bytes, mut unused) = (0, 0, 0);
-    if tx.open_table(PACKS).is_err() {
+    if tx.table(PACKS).is_err() {
         return (0, 0, 0);
     }
-    for row in tx.open_table(PACKS).unwrap().iter().unwrap() {
+    for row in tx.table(PACKS).unwrap().iter().unwrap() {
         count += 1;
         bytes += row.unwrap().1.value().len() as u64;
     }
-    for row in tx.open_table(PACKS_DEAD).unwrap().iter().unwrap() {
+    for row in tx.table(PACKS_DEAD).unwrap().iter().unwrap() {
         unused += row.unwrap().1.value().0;
     }
     (count, bytes, unused)
@@ -127,9 +128,9 @@ fn unpack_in_place(dir: &Path) {
     let db = redb::Database::open(dir.join(Store::FILE)).unwrap();
     let tx = db.begin_write().unwrap();
     {
-        let packs = tx.open_table(PACKS).unwrap();
-        let mut chunks = tx.open_table(CHUNKS).unwrap();
-        let mut values = tx.open_table(INLINE).unwrap();
+        let packs = tx.table(PACKS).unwrap();
+        let mut chunks = tx.table(CHUNKS).unwrap();
+        let mut values = tx.table(INLINE).unwrap();
         for pack in packs.iter().unwrap() {
             let (number, pack) = pack.unwrap();
             for item in items(number.value(), pack.value()).unwrap() {
@@ -145,7 +146,7 @@ fn unpack_in_place(dir: &Path) {
     }
     tx.delete_table(PACKS).unwrap();
     tx.delete_table(PACKS_DEAD).unwrap();
-    let mut meta = tx.open_table(META).unwrap();
+    let mut meta = tx.table(META).unwrap();
     meta.insert("schema", UNPACKED).unwrap();
     drop(meta);
     tx.commit().unwrap();
@@ -215,7 +216,7 @@ fn damage_to_packs_is_found() {
         let db = redb::Database::open(dir.path().join(Store::FILE)).unwrap();
         let tx = db.begin_write().unwrap();
         {
-            let mut packs = tx.open_table(PACKS).unwrap();
+            let mut packs = tx.table(PACKS).unwrap();
             let mut pack = packs.get(1).unwrap().unwrap().value().to_vec();
             harm(&mut pack);
             packs.insert(1, pack.as_slice()).unwrap();
