@@ -7,7 +7,7 @@ use super::{
 
 const WHAT: &str = "ID|PATH";
 const RECURSIVE: &str = "recursive";
-const PATHS: &str = "A path is that on the hub, such as docs/a.txt, or that of a file in a directory that is synced with it: ./a.txt is always local, and a.txt if the hub has no file of that path.";
+const PATHS: &str = "PATH is a path on the hub, such as docs/a.txt, or the path of a file in a directory that is synced with it: ./a.txt is always local, and a.txt is local if the hub has no file at that path.";
 
 pub const LOGIN: Command = Command {
     name: "login",
@@ -35,8 +35,8 @@ pub const LOGIN: Command = Command {
     ],
     doc: "choose the server for files, and save its key",
     long: &[
-        "Saves server, key and a token in ~/.config/s3ec/config.toml, for this user alone; s3ec reads the same file. Without a key on the command line: from MESYNC_API_KEY, or, at a terminal, asked for without showing it.",
-        "The commands about files go to this server. Without a login they go to that of the messages. The key is sent to no other server.",
+        "Saves server, key and a token in ~/.config/s3ec/config.toml, for this user alone; s3ec reads the same file. Without a key on the command line, it is taken from MESYNC_API_KEY, or, at a terminal, asked for without being shown.",
+        "The file commands use this server. Without a login, they use the server for messages. The key is sent to no other server.",
     ],
     examples: &[
         (
@@ -70,7 +70,7 @@ pub const UPLOAD: Command = Command {
         short(
             'r',
             RECURSIVE,
-            "upload directories with all that is in them",
+            "upload directories and everything in them",
         ),
         BYTES,
     ],
@@ -102,16 +102,16 @@ pub const DOWNLOAD: Command = Command {
             "output",
             "FILE",
             ValueKind::File,
-            "where to (default: its own name, here); \"-\": standard output",
+            "where to write it (default: its own name, here); \"-\" is standard output",
         ),
-        short('r', RECURSIVE, "a directory with all that is below it"),
+        short('r', RECURSIVE, "a directory and everything below it"),
         BYTES,
     ],
     doc: "download a file or directory",
     long: &[
         PATHS,
-        "FILE and -o FILE are the same: a file, or a directory for a file of its own name.",
-        "The file gets its name only when it is whole, verified and on the disk; it replaces a file of that name. An interrupted download resumes when it is repeated; until then its bytes are in a hidden file beside it, .mesync-….tmp. Mode and modification time are restored.",
+        "FILE and -o FILE are the same: the file to write, or a directory in which it keeps its own name.",
+        "The file gets its name only when it is whole, verified and on the disk; it replaces an existing file of that name. An interrupted download resumes when it is repeated; until then its bytes are in a hidden file beside it, .mesync-….tmp. Mode and modification time are restored.",
         "With -r, files that are there already with the same content are left alone, others of the same name are replaced, and nothing is removed. A file that cannot be downloaded is reported, and the others follow.",
     ],
     examples: &[
@@ -139,7 +139,7 @@ pub const LS: Command = Command {
             "path",
             "PREFIX",
             ValueKind::Text,
-            "only files in directories whose path begins so",
+            "only files in directories whose path begins with this",
         ),
         valued(
             "search",
@@ -165,7 +165,7 @@ pub const LS: Command = Command {
     ],
     doc: "list the files on the hub",
     long: &[
-        "DIR is a directory on the hub, listed with all below it, or a file. Without DIR: all of the hub. \".\" and \"./docs\" are local directories that are synced with the hub, and so is docs if the hub has nothing of that path.",
+        "DIR is a directory on the hub, listed with everything below it, or a file. Without DIR, everything on the hub is listed. \".\" and \"./docs\" are local directories that are synced with the hub, and so is docs if the hub has nothing at that path.",
         "Sorted by directory, then name. A slash after a name marks an empty directory, an @ a symbolic link.",
     ],
     examples: &[
@@ -179,7 +179,7 @@ pub const INFO: Command = Command {
     group: CommandGroup::Files,
     arguments: &[one(WHAT, ValueKind::Names("files"))],
     flags: &[BYTES],
-    doc: "show all about a file on the hub",
+    doc: "show everything about a file on the hub",
     long: &[PATHS],
     examples: &[(
         "mesync info docs/report.pdf",
@@ -194,7 +194,7 @@ pub const RM: Command = Command {
     flags: &[short(
         'r',
         RECURSIVE,
-        "with all that is below, if it is a directory",
+        "everything below as well, if it is a directory",
     )],
     doc: "remove files from the hub",
     long: &[
@@ -215,7 +215,7 @@ pub const VERSIONS: Command = Command {
     doc: "list the versions that can be restored",
     long: &[
         PATHS,
-        "Newest first; a deleted file has versions, too. The hub keeps them for 30 days, unless its version_ttl says otherwise.",
+        "Newest first; a deleted file has versions too. The hub keeps them for 30 days, unless its version_ttl says otherwise.",
     ],
     examples: &[(
         "mesync versions docs/report.pdf",
@@ -266,7 +266,7 @@ pub const EVENTS: Command = Command {
     ],
     doc: "show what happened to files on the hub",
     long: &[
-        "With --follow it runs until it is stopped, and reconnects by itself; without --since it begins now.",
+        "With --follow, it runs until it is stopped, and reconnects by itself; without --since, it then begins now.",
     ],
     examples: &[
         ("mesync events --since 2h", "the last two hours"),

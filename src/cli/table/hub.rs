@@ -32,7 +32,7 @@ pub const SERVE: Command = Command {
     ],
     doc: "run the hub",
     long: &[
-        "As long as it has let no machine in, only its own machine is served: see accept, invite and key add. Its port speaks TLS, which machines that have joined use, and plain HTTP beside it: [hub] plain says for which clients.",
+        "Until it has let a machine in, it serves its own machine only: see accept, invite and key add. Its port speaks TLS, which machines that have joined use, and plain HTTP beside it: [hub] plain says for which clients.",
     ],
     examples: &[
         ("mesync serve --start", "the hub and this machine's client"),
@@ -48,7 +48,7 @@ pub const BACKUP: Command = Command {
     flags: &[DATA],
     doc: "copy the hub's data into a new directory",
     long: &[
-        "Run it on the hub's machine, as the hub's user. A running hub makes the copy itself and serves requests meanwhile. DIR must be new or empty. On the same disk the contents of files are hard links, so keep a backup against the loss of the disk on another one.",
+        "Run it on the hub's machine, as the hub's user. A running hub makes the copy itself and serves requests meanwhile. DIR must be new or empty. On the same disk the contents of files are hard links, so keep a backup that is to survive the loss of the disk on another one.",
         "To restore it, stop the hub and put DIR in the place of its data directory. Every machine then compares all its files with the hub. Changes that were in sync after the backup are sent again, deletes included; later changes of other machines are kept beside them. A machine that does not know what it has in common with the hub deletes nothing.",
     ],
     examples: &[("mesync hub backup /mnt/usb/hub-monday", "onto another disk")],
@@ -71,8 +71,8 @@ pub const MOVE: Command = Command {
     ],
     doc: "move the hub into a shared bucket, or out of it",
     long: &[
-        "The hub must be stopped to move into a bucket; its data directory becomes a view of the bucket, and any other machine with the bucket's access key may start a hub then. Broken off, nothing has happened: run it again. Clients keep their keys and notice nothing.",
-        "--to-disk ends all hubs of the bucket, copies everything into the directory --data, which must be new or empty, and makes a hub of its own of it: take [hub] bucket out of the settings before you start it. The bucket stays as it is, and no hub uses it any more. Broken off, it continues when it is run again.",
+        "The hub must be stopped to move into a bucket; its data directory becomes a view of the bucket, and any other machine with the bucket's access key can then start a hub. If it is interrupted, nothing has changed: run it again. Clients keep their keys and notice nothing.",
+        "--to-disk ends all hubs of the bucket, copies everything into the directory --data, which must be new or empty, and makes that a hub of its own: remove [hub] bucket from the settings before you start it. The bucket stays as it is, and no hub uses it any more. If it is interrupted, it continues when it is run again.",
     ],
     examples: &[
         ("mesync hub move --to-bucket", "the hub of this machine"),
@@ -91,11 +91,11 @@ pub const RECOVER: Command = Command {
             "no machine has a view: continue with what the bucket has",
         ),
     ],
-    doc: "begin a damaged bucket anew with this view of it",
+    doc: "start a damaged bucket again from this view of it",
     long: &[
-        "For hubs that end with status 65 because the bucket lacks what they have seen. Stop all hubs of the bucket, then run this on the machine whose hub ran last: the bucket begins anew with the view in its data directory, and with the chunks that are there and that the bucket lacks. Files whose contents are lost are named; machines that have them send them again. Every machine then compares all its files with the hub, as after a backup was restored.",
-        "It is refused if the bucket has all that the view needs, or while a hub of the bucket runs, which takes 20 seconds to find out. Broken off, run it again. Then start the hubs: those of other machines replace their views.",
-        "With --without-view, in a directory without a hub's data, the bucket begins anew with its newest snapshot and what its log has after that. What is lost then is what the bucket has lost; machines send their files again.",
+        "For hubs that end with status 65 because the bucket lacks what they have seen. Stop all hubs of the bucket, then run this on the machine whose hub ran last: the bucket starts again from the view in its data directory and from the chunks there that the bucket lacks. Files whose contents are lost are named; machines that have them send them again. Every machine then compares all its files with the hub, as after a backup was restored.",
+        "It is refused if the bucket has all that the view needs, or while a hub of the bucket runs, which takes 20 seconds to find out. If it is interrupted, run it again. Then start the hubs: those of other machines replace their views.",
+        "With --without-view, in a directory without a hub's data, the bucket starts again from its newest snapshot and what its log has after that. What the bucket has lost is then lost; machines send their files again.",
     ],
     examples: &[("mesync hub recover", "with the view of this machine")],
 };
@@ -114,7 +114,7 @@ pub const CHECK: Command = Command {
     doc: "check that the hub's data are complete and undamaged",
     long: &[
         "Files and versions whose content is lost are named. With --repair the hub asks for them after its next start, and a machine that has one in a synced directory sends it; contents that stay in the list are on no machine. Nothing is removed.",
-        "Reads the contents of all files, so it can take long. The hub must be stopped; to check a running one, make a backup and check that. Exit status 65 if something is damaged. Data that are no longer needed are named too, and are no damage: the hub removes them.",
+        "It reads the contents of all files, which can take a long time. The hub must be stopped; to check a running one, make a backup and check that. Exit status 65 if something is damaged. Data that are no longer needed are named too, but are not damage: the hub removes them.",
     ],
     examples: &[
         ("mesync hub check", "the hub of this machine"),
@@ -130,15 +130,15 @@ pub const HOSTS: Command = Command {
         "wait",
         "TIME",
         ValueKind::Text,
-        "wait until they are in sync, at most so long",
+        "wait until they are in sync, at most this long",
     )],
     doc: "list the machines that the hub knows, trouble first",
     long: &[
-        "With the state of each and the reason, the time when it was last seen, and the number of messages that wait for it. A machine is silent when it has not told its state for 45 seconds, degraded when it reports a problem (\"mesync status\" there shows more) or a message has waited for it for a minute, unknown when it has told no state since the hub was started: an older mesync, or one that cron runs.",
-        "With --wait the status is 0 when all of these machines have reported twice that they are in sync, and 1 if the time is over: changes from before the command have then arrived everywhere. Without HOST it waits for all machines that the hub knows.",
+        "Shows the state of each and the reason, when it was last seen, and how many messages wait for it. A machine is silent when it has not reported its state for 45 seconds; degraded when it reports a problem (\"mesync status\" there shows more) or a message has waited for it for a minute; and unknown when it has reported no state since the hub was started, such as an older mesync, or one that cron runs.",
+        "With --wait, the exit status is 0 when all of these machines have reported twice that they are in sync: changes from before the command have then arrived everywhere. It is 1 if the time is over first. Without HOST, it waits for all machines that the hub knows.",
     ],
     examples: &[
-        ("mesync hosts", "which machines need a look"),
+        ("mesync hosts", "which machines need attention"),
         ("mesync hosts --wait 5m", "in a script that deploys"),
         ("mesync hosts --wait 1m web-1 web-2", "these two only"),
     ],
@@ -167,6 +167,6 @@ pub const HOSTS_REMOVE: Command = Command {
     ],
     examples: &[(
         "mesync hosts remove web-1",
-        "web-1 was switched off for ever",
+        "web-1 was retired",
     )],
 };

@@ -9,7 +9,7 @@ const FOR: Flag = valued(
     ValueKind::Text,
     "for how long: 90s, 10m, 24h",
 );
-const REPLACE: Flag = switch("replace", "take the place of the key that the name has");
+const REPLACE: Flag = switch("replace", "replace the key that the name already has");
 
 pub const JOIN: Command = Command {
     name: "join",
@@ -20,7 +20,7 @@ pub const JOIN: Command = Command {
             "name",
             "NAME",
             ValueKind::Text,
-            "a name, if it is not the present one",
+            "the name to ask for, instead of the present one",
         ),
         sync::WATCH,
         sync::YES,
@@ -28,16 +28,16 @@ pub const JOIN: Command = Command {
     ],
     doc: "ask a hub to let this machine in, and wait until it does",
     long: &[
-        "Makes a key for this machine, asks the hub at URL (http://HOST:PORT) to accept it, and waits. On the hub \"mesync accept\" shows the request with a code, which must be the one that is shown here: otherwise a relay is between the two. What was accepted is written to config.toml: the hub, this machine's name, the key's file and the SHA-256 of the hub's certificate, by which alone the hub is known from then on. All other lines of config.toml stay. No key travels, and the hub is called through TLS only.",
+        "Makes a key for this machine, asks the hub at URL (http://HOST:PORT) to accept it, and waits. On the hub \"mesync accept\" shows the request with a code, which must be the one that is shown here: otherwise something between the two relays the request. When it is accepted, the hub, this machine's name, the key's file and the SHA-256 of the hub's certificate are written to config.toml; all its other lines stay. From then on, the hub is recognised by that certificate alone and called through TLS only. The key itself is never sent.",
         "start, daemon, sync and start --once ask by themselves if the hub refuses them and they have no key.",
         "URL may be an invitation as \"mesync invite\" prints it; with \"-\" it is read from standard input. It needs no accept.",
-        "If the name has a key already, another machine has it, or this one was set up anew: in the latter case ask with --replace.",
+        "If the name already has a key, either another machine uses it or this machine was reinstalled: in the latter case, ask with --replace.",
     ],
     examples: &[
         ("mesync join http://machine-1:8080", "ask to be let in"),
         (
             "mesync join http://machine-1:8080 -w ~/share",
-            "and sync a directory from then on",
+            "and sync a directory afterwards",
         ),
         ("mesync join - <invitation", "in a script"),
     ],
@@ -65,11 +65,11 @@ pub const ACCEPT: Command = Command {
         NO_MESSAGES,
         ADMIN,
     ],
-    doc: "let machines in that ask, or list them",
+    doc: "admit machines that ask to join, or list them",
     long: &[
         "Run it on the hub's machine, while the hub runs. Without a name it lists the machines that ask: name, address, code and since when. Compare the code with the one that the machine shows. A request is forgotten after an hour.",
-        "Flags of rights are those of key add: the machine gets them. Without any it may do everything but administer the hub; with --replace it keeps the rights of the key that it replaces.",
-        "With --all --for TIME every machine that asks is let in, and named, until the time is over or the command ends; a name that has a key is not given away so.",
+        "The flags for rights are those of key add, and apply to the machine. Without any, it may do everything except administer the hub; with --replace, it keeps the rights of the key that it replaces.",
+        "With --all --for TIME, every machine that asks is let in and printed, until the time is over or the command ends. A name that already has a key is not given to another machine this way.",
     ],
     examples: &[
         ("mesync accept", "which machines ask"),
@@ -88,7 +88,7 @@ pub const INVITE: Command = Command {
     arguments: &[one("NAME", ValueKind::Text)],
     flags: &[
         FOR,
-        valued("url", "URL", ValueKind::Text, "how machines call the hub"),
+        valued("url", "URL", ValueKind::Text, "the URL at which machines reach the hub"),
         REPLACE,
         DATA,
         FILES,
@@ -100,8 +100,8 @@ pub const INVITE: Command = Command {
     ],
     doc: "print a command that lets the machine NAME in, once",
     long: &[
-        "Run it on the hub's machine. The command is good once and for 24 hours, or as long as --for says (at most 30 days). It has a secret in it, which the hub keeps the hash of: give it to that machine only. An invitation ends an earlier one for the same name.",
-        "Flags of rights are those of key add: the machine gets them.",
+        "Run it on the hub's machine. The command works once, within 24 hours or the time that --for sets (at most 30 days). It contains a secret, of which the hub keeps only the hash: give it to that machine only. An invitation ends an earlier one for the same name.",
+        "The flags for rights are those of key add, and apply to the machine.",
     ],
     examples: &[(
         "mesync invite web-1 | ssh web-1 mesync join -",
@@ -114,12 +114,12 @@ pub const PAGE: Command = Command {
     group: CommandGroup::Hub,
     arguments: &[],
     flags: &[
-        valued("url", "URL", ValueKind::Text, "how a browser calls the hub"),
+        valued("url", "URL", ValueKind::Text, "the URL at which browsers reach the hub"),
         DATA,
     ],
     doc: "print an address of the hub's page, good for a day",
     long: &[
-        "Run it on the hub's machine, while the hub runs. The address opens the page without a key: machines and their trouble, what waits for them, the latest changes of files, the disk. Who has it can change nothing, and read no file. It has a token in the part after #, which a browser sends to no server and writes to no log.",
+        "Run it on the hub's machine, while the hub runs. The address opens the page without a key: machines and their trouble, what waits for them, the latest changes of files, the disk. Whoever has it can change nothing and read no file. It contains a token after the #, which a browser sends to no server and writes to no log.",
         "With [hub] plain = \"local\" or \"none\" the address begins with https://, and a browser asks whether to trust the hub's own certificate, unless tls_cert names another.",
     ],
     examples: &[("mesync hub page", "open what it prints in a browser")],
@@ -132,7 +132,7 @@ pub const RENEW_CERTIFICATE: Command = Command {
     flags: &[DATA],
     doc: "make the certificate that the hub uses in 30 days",
     long: &[
-        "Machines that have joined know the hub by its certificate. The hub tells them of the new one over their connections to the old one, and uses it from 30 days on. A machine that did not call the hub in that time must join again.",
+        "Machines that have joined know the hub by its certificate. The hub tells them of the new one over their connections to the old one, and uses it after 30 days. A machine that does not call the hub within that time must join again.",
     ],
-    examples: &[("mesync hub renew-certificate", "once in some years")],
+    examples: &[("mesync hub renew-certificate", "once every few years")],
 };

@@ -6,11 +6,11 @@ pub const FILES: Flag = valued(
     "files",
     "DIR",
     ValueKind::Text,
-    "it may reach files below DIR of the hub only; repeatable",
+    "it may access only files below DIR on the hub; repeatable",
 )
 .repeatable();
-pub const READ_ONLY: Flag = switch("read-only", "it may read files, and change none");
-pub const NO_FILES: Flag = switch("no-files", "it may not reach any file");
+pub const READ_ONLY: Flag = switch("read-only", "it may read files, but not change them");
+pub const NO_FILES: Flag = switch("no-files", "it may not access any files");
 pub const SEND: Flag = valued(
     "send",
     "HOSTS",
@@ -31,7 +31,7 @@ pub const ADD: Command = Command {
     doc: "make a key for the machine NAME and print it",
     long: &[
         "Run it on the hub's machine. The key is shown only once, since the hub keeps its hash alone, and is valid at once. On the other machine, write it to a file of mode 0600 and set api_key_file to that.",
-        "Without flags the key has every right but to administer the hub. What a key may not read it does not learn of, not even as a name in an event.",
+        "Without flags, the key has every right except to administer the hub. A key learns nothing about what it may not read, not even a name in an event.",
     ],
     examples: &[
         ("mesync key add web-1", "a key for web-1"),
@@ -49,7 +49,7 @@ pub const LIST: Command = Command {
     flags: &[DATA],
     doc: "list the keys",
     long: &[
-        "Names, rights and times, never the keys themselves. When and from where a key was used last is kept by the running hub, from its start on.",
+        "Names, rights and times, never the keys themselves. The running hub also knows when and from where each key was last used since the hub was started.",
     ],
     examples: &[("mesync key list", "the machines that have a key")],
 };
@@ -93,7 +93,7 @@ pub const ROTATE: Command = Command {
     flags: &[DATA],
     doc: "make a new key for NAME and print it",
     long: &[
-        "The old key is accepted until the new one is used for the first time, for a day at most: put the new one into the api_key_file of the machine, which reads it again by itself. Rights stay.",
+        "The old key is accepted until the new one is used for the first time, for a day at most: put the new one into the api_key_file of the machine, which reads it again by itself. The rights stay the same.",
     ],
     examples: &[(
         "mesync key rotate web-1",

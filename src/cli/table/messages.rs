@@ -50,7 +50,7 @@ pub const SEND: Command = Command {
             "ttl",
             "SECONDS",
             ValueKind::Text,
-            "the hub drops it if it is not delivered by then (1 to 604800)",
+            "the hub drops it if it is not delivered within this time (1 to 604800)",
         ),
     ],
     doc: "write a message to the outbox and print its id",
@@ -83,7 +83,7 @@ pub const LIST: Command = Command {
     flags: &[BYTES],
     doc: "list outbox, inbox, sent, failed or hooks",
     long: &[
-        "The outbox is listed in the order of sending, the others by time. An id is shown by as many of its last digits as tell the messages apart; show and retry take them, and --json has the whole. Files that are not messages are listed with the reason. In the inbox, \"hook failed\" marks messages whose hook has failed: see retry --hooks.",
+        "The outbox is listed in the order of sending, the others by time. An id is shortened to as many of its last digits as tell the messages apart; show and retry accept them, and --json has the whole id. Files that are not messages are listed with the reason. In the inbox, \"hook failed\" marks messages whose hook has failed: see retry --hooks.",
         "\"list hooks\" shows pending and failed hooks: why one failed, and the remedy. Their messages may have left the inbox.",
     ],
     examples: &[
@@ -105,7 +105,7 @@ pub const SHOW: Command = Command {
     long: &[
         "ID is the id of a message, at least four characters of its beginning or its end, or the name of its file.",
     ],
-    examples: &[("mesync show 7c1e", "the message whose id begins or ends so")],
+    examples: &[("mesync show 7c1e", "the message whose id begins or ends with this")],
 };
 
 pub const RETRY: Command = Command {

@@ -220,7 +220,7 @@ pub const SHELLS: &[&str] = &["bash", "zsh", "fish"];
 
 /// Flags that every command takes.
 pub static GLOBAL: &[Flag] = &[
-    switch("json", "print data as one JSON object, or one a line"),
+    switch("json", "print data as one JSON object, or one per line"),
     short('q', "quiet", "log errors only"),
     short('v', "verbose", "log more; twice for everything"),
     short('h', "help", "show the help of the command"),
@@ -289,7 +289,7 @@ pub static COMMANDS: &[Command] = &[
         ],
         doc: "say whether this machine is healthy, or why not",
         long: &[
-            "The last line is \"healthy\" (exit status 0), or \"degraded\" with the reasons (exit status 1). A directory that is not in sync, held deletes, files that cannot be synced, and directories that are not watched are reasons too. Conflict copies and skipped files (sockets, devices, names that are not UTF-8 or too long) are shown, and are no reason.",
+            "The last line is \"healthy\" (exit status 0), or \"degraded\" with the reasons (exit status 1). A directory that is not in sync, held deletes, files that cannot be synced, and directories that are not watched are reasons too. Conflict copies and skipped files (sockets, devices, names that are not UTF-8 or too long) are shown, but are not reasons.",
         ],
         examples: &[
             ("mesync status || echo degraded", "in a script"),
@@ -330,7 +330,7 @@ pub static COMMANDS: &[Command] = &[
             optional("BEGINNING", ValueKind::Text),
         ],
         flags: &[],
-        doc: "print the names that a shell completes, one a line",
+        doc: "print the names that a shell completes, one per line",
         long: &[
             "The completions call it: the hosts that the hub knows, the names of the keys of the hub on this machine, the ids of all messages or of failed ones, the files on the hub in the directory of BEGINNING, the old paths of the files in the trash. It waits for the hub for two seconds at most.",
         ],

@@ -26,9 +26,9 @@ const SEND_ONLY: Flag = switch("send-only", "changes go to the hub only");
 const RECEIVE_ONLY: Flag = switch("receive-only", "changes come from the hub only");
 
 const DIRECTORY: &[Argument] = &[optional("DIR", ValueKind::Directory)];
-const GUARD: &str = "If more than ten files or a quarter of all are deleted within an hour, or all of them, the deletes are held until they are approved, here and on each machine that receives them: see approve. Files that other machines deleted are in DIR/.mesync/trash for 30 days.";
+const GUARD: &str = "If more than ten files (or a quarter of all, if that is more), or all files, are deleted within an hour, the deletes are held until they are approved, here and on each machine that receives them: see approve. Files that other machines deleted are in DIR/.mesync/trash for 30 days.";
 const OVERLAP: &str = "A directory that is inside a synced one, or contains one, is refused (78), whichever client syncs the other: DIR/.mesync marks it. A subdirectory that gets such a marker later is skipped, and status reports it.";
-const SETTINGS: &str = "DIR and -w DIR are the same. Without either: the directories under [[watch]] in config.toml. With it, the settings of that directory there apply too.";
+const SETTINGS: &str = "DIR and -w DIR are the same. Without either: the directories under [[watch]] in config.toml. If DIR is listed there, its settings apply too.";
 
 pub const SYNC: Command = Command {
     name: "sync",
@@ -75,12 +75,12 @@ pub const DAEMON: Command = Command {
             "debounce",
             "MS",
             ValueKind::Text,
-            "milliseconds for which a file must be quiet after repeated changes (default: 500)",
+            "milliseconds that a file must stay unchanged after repeated changes (default: 500)",
         ),
     ],
     doc: "keep a directory in sync with the hub",
     long: &[
-        "Runs in the foreground until SIGTERM or SIGINT. A change here reaches the other machines within a moment, and a change there this one. start does the same and exchanges messages as well. Exit status 75 if another process already syncs the directory.",
+        "Runs in the foreground until SIGTERM or SIGINT. A change here reaches the other machines within a moment, and a change there reaches this one. start does the same and exchanges messages as well. Exit status 75 if another process already syncs the directory.",
         SETTINGS,
         OVERLAP,
         GUARD,
@@ -108,21 +108,21 @@ pub const APPROVE: Command = Command {
         ),
         switch(
             "everywhere",
-            "on all machines, also on those that hear of them later",
+            "on all machines, including those that receive the deletes later",
         ),
     ],
     doc: "allow held deletes",
     long: &[
         "Allows exactly the deletes that this machine holds now: later ones are judged again, and so are these on each machine that receives them. If they were a mistake, put the files back instead. A running daemon carries them out at once, otherwise the next start or sync does.",
-        "With --listed it allows those that a list from --dry-run --json has, as far as they are still held at the same revision. Lines may be removed from the list.",
-        "With --everywhere the hub keeps the approval for 30 days, and every machine that holds the delete of the same file at the same revision carries it out: those that have the list, and those that receive the deletes. It needs a key with --admin, or the hub's own machine. With --listed the deletes need not be held here.",
+        "With --listed, it allows only the deletes in a list that --dry-run --json has printed, and of those only the ones that are still held at the same revision. Lines may be removed from the list.",
+        "With --everywhere, the hub keeps the approval for 30 days, and every machine that holds a delete of the same file at the same revision carries it out, including machines that receive the deletes later. It needs a key with --admin, or the hub's own machine. With --listed, the deletes need not be held here.",
     ],
     examples: &[
         (
             "mesync approve ~/share --dry-run",
             "which files would be deleted",
         ),
-        ("mesync approve ~/share", "they may go"),
+        ("mesync approve ~/share", "allow them"),
         (
             "mesync approve ~/share --dry-run --json > list",
             "save the list, to read it first",
@@ -133,7 +133,7 @@ pub const APPROVE: Command = Command {
         ),
         (
             "mesync approve ~/share --everywhere",
-            "ask no other machine for them again",
+            "allow them on all machines",
         ),
     ],
 };
@@ -145,7 +145,7 @@ pub const ADOPT: Command = Command {
     flags: &[],
     doc: "accept a directory whose marker is missing",
     long: &[
-        "For a directory that is held because its marker, DIR/.mesync/id, is missing or belongs to another directory. An unmounted disk looks the same, so check that first. It deletes nothing on either side: equal files are in sync, both versions of different files are kept, and files on one side only are copied to the other.",
+        "For a directory that is held because its marker, DIR/.mesync/id, is missing or belongs to another directory. An unmounted disk looks the same, so check that first. It deletes nothing on either side: equal files count as in sync, both versions of files that differ are kept, and files that exist on one side only are copied to the other.",
     ],
     examples: &[("mesync adopt ~/share", "it was restored from a backup")],
 };
@@ -237,8 +237,8 @@ pub const FORGET: Command = Command {
     flags: &[],
     doc: "forget a directory that is no longer synced",
     long: &[
-        "Removes what this machine remembers of the directory, and the marker DIR/.mesync/id. All files stay, here and on the hub, and so does the trash, DIR/.mesync/trash. A process that syncs the directory must be stopped first, and a directory under [[watch]] in config.toml must be taken out there.",
-        "If the directory is synced again later, equal files are in sync, and both versions of different files are kept.",
+        "Removes what this machine remembers about the directory, and the marker DIR/.mesync/id. All files stay, here and on the hub, and so does the trash, DIR/.mesync/trash. A process that syncs the directory must be stopped first, and a directory under [[watch]] in config.toml must be removed from there.",
+        "If the directory is synced again later, equal files count as in sync, and both versions of files that differ are kept.",
     ],
     examples: &[("mesync forget ~/share", "status no longer shows it")],
 };
