@@ -113,6 +113,10 @@ def table(rows, peers, samples):
 
 
 def main():
+    if len(sys.argv) > 1:
+        asks = sys.argv[1] in ("-h", "--help")
+        print(__doc__.rstrip(), file=sys.stdout if asks else sys.stderr)
+        sys.exit(0 if asks else f"\nbench: there are no arguments, only variables: {sys.argv[1]}")
     if os.geteuid() == 0 and shutil.which("unshare") and shutil.which("ip") and NAMESPACE not in os.environ:
         # bytes on the wire are those of this namespace's loopback
         os.environ[NAMESPACE] = "1"
