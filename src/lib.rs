@@ -62,13 +62,13 @@
 //!
 //!
 //! ```text
-//!  changes here --> inotify --> debounce --> look --offer--> engine <--poll-- feed <-- sse: files changed on the hub
+//!  changes here --> inotify --> debounce --> rescan --offer--> engine <--poll-- feed <-- sse: files changed on the hub
 //!                                            scan              |                       clock: waiting paths are due
 //!                                 tree on the disk <-- upload-1 … N, download-1 … N --> hub
 //!                                 state/watch/KEY.redb: base, remote rows, cursor, intents
 //! ```
 //!
-//! `sync-N` opens the directory, starts `inotify`, `debounce`, `look`, `feed`, `upload-1` and `download-1` in a scope (and more of the last two
+//! `sync-N` opens the directory, starts `inotify`, `debounce`, `rescan`, `feed`, `upload-1` and `download-1` in a scope (and more of the last two
 //! while there is work for them; each carries out a group of paths at a time, which share commits, requests and syncs), writes the state of the directory for
 //! `mesync status`, takes requests of a person (`KEY.approve`, `KEY.adopt`), and reopens the directory after a failure, which does
 //! not affect the others. `sse` tells all of them that files changed on the hub; `sse-files` does if files are on another server

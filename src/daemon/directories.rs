@@ -29,7 +29,7 @@ use crate::files::engine::traits::Called;
 use crate::files::engine::{Direction, Neighbours};
 use crate::files::events::Event;
 use crate::files::repointed;
-use crate::files::stats::News;
+use crate::files::stats::Notification;
 use crate::files::status::{DirectoryCondition, StatusFiles};
 use crate::files::trash;
 use crate::files::tree::marker;
@@ -58,7 +58,7 @@ const LINK_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 const TRASH_SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Receives the events of a directory.
-pub type Tell = Arc<dyn Fn(&News, &WatchSettings) + Send + Sync>;
+pub type NotificationHandler = Arc<dyn Fn(&Notification, &WatchSettings) + Send + Sync>;
 
 /// The supervisor of one directory, before its thread runs.
 pub struct Supervisor {
@@ -71,7 +71,7 @@ pub struct Supervisor {
     poll_interval: Duration,
     heard: Receiver<()>,
     shared: Arc<Shared>,
-    news: Tell,
+    news: NotificationHandler,
 }
 
 impl Supervisor {
@@ -80,7 +80,7 @@ impl Supervisor {
         watch: &WatchSettings,
         hub: Arc<HubClient>,
         (shared, neighbours): (Arc<Shared>, Arc<Neighbours>),
-        news: Tell,
+        news: NotificationHandler,
     ) -> Supervisor {
         let (control, heard) = Control::new();
         Supervisor {
@@ -199,7 +199,7 @@ impl Supervisor {
                 scoped(scope, "debounce", failed, move || {
                     debouncer.run(&batches_read, &hints)
                 })?;
-                scoped(scope, "look", failed, move || look(d, &hinted))?;
+                scoped(scope, "rescan", failed, move || rescan_hinted(d, &hinted))?;
                 scoped(scope, "feed", failed, move || self.follow(d))?;
                 start_workers(scope, d)
             })();
@@ -335,8 +335,8 @@ fn start_worker<'scope>(
         .inspect_err(|_| d.worker_ended(way))
 }
 
-/// Thread `look`: rescans the places that the hints name.
-fn look(d: &Directory, hinted: &Receiver<Hint>) {
+/// Thread `rescan`: rescans the places that the hints name.
+fn rescan_hinted(d: &Directory, hinted: &Receiver<Hint>) {
     let mut first = d.clear_left_over();
     let mut next_trash = clock::monotonic();
     loop {
@@ -353,7 +353,7 @@ fn look(d: &Directory, hinted: &Receiver<Hint>) {
         }
         first = match hinted.recv_timeout(next_trash.saturating_duration_since(clock::monotonic()))
         {
-            Ok(hint) => look_together(d, hint, hinted),
+            Ok(hint) => rescan_hints(d, hint, hinted),
             Err(RecvTimeoutError::Timeout) => Ok(()),
             Err(RecvTimeoutError::Disconnected) => return,
         };
@@ -362,12 +362,12 @@ fn look(d: &Directory, hinted: &Receiver<Hint>) {
 
 /// Rescans the place of a hint, and those of the hints right after it. Deletes wait until all are
 /// done, because half a rename looks like a delete.
-fn look_together(d: &Directory, hint: Hint, hinted: &Receiver<Hint>) -> Called<()> {
-    let (looking, end) = (d.engine.look_around(), clock::monotonic() + FOLLOWS_MOST);
+fn rescan_hints(d: &Directory, hint: Hint, hinted: &Receiver<Hint>) -> Called<()> {
+    let (rescan, end) = (d.engine.look_around(), clock::monotonic() + FOLLOWS_MOST);
     let mut next = Some(hint);
-    let mut looked = Ok(());
-    while let Some(hint) = next.filter(|_| looked.is_ok()) {
-        looked = d.rescan(&hint);
+    let mut rescanned = Ok(());
+    while let Some(hint) = next.filter(|_| rescanned.is_ok()) {
+        rescanned = d.rescan(&hint);
         let pause = if matches!(hint, Hint::Path(_)) {
             Duration::ZERO
         } else {
@@ -379,9 +379,9 @@ fn look_together(d: &Directory, hint: Hint, hinted: &Receiver<Hint>) -> Called<(
             None
         };
     }
-    drop(looking);
+    drop(rescan);
     d.wakeup.wake();
-    looked
+    rescanned
 }
 
 /// Forgets the last versions in sync, if a user has requested that; not of a directory that another

@@ -32,7 +32,7 @@ use crate::config::{Settings, limits};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::files::engine::Neighbours;
-use crate::files::stats::News;
+use crate::files::stats::Notification;
 use crate::messages::exchange::{Exchange, TickEvent};
 use crate::messages::hooks::HookRecord;
 use crate::messages::hooks::run::HookRunner;
@@ -168,7 +168,7 @@ impl Daemon {
             self.settings.base_dir.clone(),
             self.settings.host_id.clone(),
         );
-        let news = move |news: &News, watch: &WatchSettings| {
+        let news = move |news: &Notification, watch: &WatchSettings| {
             if let Some(hooks) = &hooks
                 && tell_hook(&base, &host, news, watch)
             {
@@ -319,18 +319,23 @@ impl RunningDirectory {
 }
 
 /// Runs the hook for an event of a directory, if there is one; returns whether there is.
-fn tell_hook(base: &std::path::Path, host: &str, news: &News, watch: &WatchSettings) -> bool {
+fn tell_hook(
+    base: &std::path::Path,
+    host: &str,
+    news: &Notification,
+    watch: &WatchSettings,
+) -> bool {
     let dir = watch.path.to_string_lossy();
     let (kind, payload) = match news {
-        News::Changed { count, paths } => (
+        Notification::Changed { count, paths } => (
             "mesync.changed",
             serde_json::json!({ "dir": dir, "count": count, "paths": paths }),
         ),
-        News::Conflict { path, copy } => (
+        Notification::Conflict { path, copy } => (
             "mesync.conflict",
             serde_json::json!({ "dir": dir, "path": path, "copy": copy }),
         ),
-        News::Held { count, paths } => (
+        Notification::Held { count, paths } => (
             "mesync.held",
             serde_json::json!({ "dir": dir, "count": count, "paths": paths }),
         ),

@@ -147,17 +147,17 @@ pub fn run(
         if started.is_ok() {
             // a scan of many files sometimes waits for room in the queue, and the progress must be
             // shown meanwhile
-            let looked = scoped(
+            let rescan = scoped(
                 scope,
-                "look",
+                "rescan",
                 |e| d.fail(e),
                 move || match d.rescan_all() {
                     Ok(()) => {}
                     Err(fault) => d.rescan_failed(fault),
                 },
             );
-            if let Ok(looking) = looked {
-                while !looking.is_finished() {
+            if let Ok(rescan) = rescan {
+                while !rescan.is_finished() {
                     show(progress(d));
                     d.wakeup.pause(PROGRESS_REDRAW_INTERVAL);
                 }

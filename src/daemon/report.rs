@@ -10,7 +10,7 @@ use crate::config::watch::WatchSettings;
 use crate::error::Error;
 use crate::files::directory::Directory;
 use crate::files::engine::traits::{State, Token};
-use crate::files::stats::{LONG_WAIT, NAMED, News};
+use crate::files::stats::{LONG_WAIT, NAMED, Notification};
 use crate::files::status::{DirectoryCondition, DirectoryStatus, Examples, NamedPath, StatusFiles};
 use crate::files::tree::scan::Example;
 use crate::files::watch::WatchCounters;
@@ -102,7 +102,7 @@ impl Reporter {
         d: &Directory,
         counters: &WatchCounters,
         stream: Option<String>,
-    ) -> Vec<News> {
+    ) -> Vec<Notification> {
         let deletes = if d.engine.due() > d.engine.active() {
             d.engine.deletes()
         } else {
@@ -129,7 +129,7 @@ impl Reporter {
         let mut news = d.stats.news(in_sync);
         if !held.is_empty() && self.held.is_empty() {
             let paths = held.iter().take(NAMED).map(|t| t.path.clone()).collect();
-            news.push(News::Held {
+            news.push(Notification::Held {
                 count: held.len() as u64,
                 paths,
             });
@@ -268,7 +268,7 @@ impl Reporter {
 
     /// Records that work on the directory ends for now: returns unreported events, and writes the
     /// last status.
-    pub fn stopped(&mut self, d: &Directory) -> Vec<News> {
+    pub fn stopped(&mut self, d: &Directory) -> Vec<Notification> {
         self.put(DirectoryStatus {
             running: false,
             ..self.last.clone()

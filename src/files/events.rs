@@ -3,7 +3,7 @@
 //!
 //! Events carry no data: they are hints, and the loop reads the state that they are about. So one of
 //! a kind is as good as many, the channel has room for one of each, and a sender neither waits nor
-//! loses one. Paths that changed here go to `debounce` and `look` instead, which scan them.
+//! loses one. Paths that changed here go to `debounce` and `rescan` instead, which scan them.
 
 use std::sync::atomic::{AtomicBool, Ordering::AcqRel};
 use std::time::{Duration, Instant};

@@ -11,11 +11,11 @@
 //! The threads of a directory share one [`Directory`](directory::Directory) with its engine;
 //! dropping it at any moment loses nothing. In a daemon they are, by name:
 //!
-//! * `look` calls [`clear_left_over`](directory::Directory::clear_left_over) first, and then
+//! * `rescan` calls [`clear_left_over`](directory::Directory::clear_left_over) first, and then
 //!   [`rescan`](directory::Directory::rescan) for each hint. `inotify` reads events ([`watch`]), and
 //!   `debounce` sends a hint when a path is quiet ([`watch::debouncer`]); the first one, one after
 //!   an overflow, and one at each interval ask for a rescan of the whole tree. Neither waits for
-//!   `look`: what finds no room in a channel becomes a rescan.
+//!   `rescan`: what finds no room in a channel becomes a rescan.
 //!   A rescan offers each path that may differ from its base: comparing `stat` with
 //!   [`BaseRow::seen`](plan::BaseRow) is enough, the engine hashes. It also offers paths that the
 //!   base has and the tree does not, and pending rows of the state, such as intents and open keys

@@ -16,7 +16,7 @@ use super::engine::traits::{Called, Fault, Rows, State, Tree};
 use super::engine::{Polled, Preview};
 use super::ignore;
 use super::plan::{Action, BaseRow, Stamp, parent};
-use super::tree::Folds;
+use super::tree::NameFolding;
 use super::tree::scan::{self, Depth, ScanItem, SkippedEntries};
 use crate::clock;
 use crate::config::limits;
@@ -49,7 +49,7 @@ pub struct Plans {
 }
 
 /// Offers paths to the engine, and waits while the queue is full.
-struct Offers<'a> {
+struct Offerer<'a> {
     d: &'a Directory,
     /// The queue length above which offers wait.
     room: usize,
@@ -174,7 +174,7 @@ impl Directory {
 
     fn rescan_below(&self, dir: &str, depth: Depth) -> Called<WalkFindings> {
         let looking = self.engine.look_around();
-        let mut offers = Offers {
+        let mut offers = Offerer {
             d: self,
             room: limits::OFFERED_PATHS,
         };
@@ -200,7 +200,7 @@ impl Directory {
 
     /// Offers the other names that the disk folds into a free one.
     fn twins_perhaps(&self, path: &str) {
-        if self.tree.folds() != Folds::Nowhere {
+        if self.tree.folds() != NameFolding::Nowhere {
             self.stats
                 .refused_below(parent(path).unwrap_or(""))
                 .iter()
@@ -311,7 +311,7 @@ impl Directory {
     }
 }
 
-impl Offers<'_> {
+impl Offerer<'_> {
     fn offer(&mut self, path: &str) {
         self.d.engine.offer(path);
         self.wait_for_room();

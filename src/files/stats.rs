@@ -96,7 +96,7 @@ struct WaitingPath {
 
 /// News for the hooks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
+pub enum Notification {
     /// Changes by others were applied here: their number, and some of the paths.
     Changed {
         count: u64,
@@ -286,16 +286,16 @@ impl Stats {
     }
 
     /// News that was not reported yet. Changes only with `all`, after they have come to an end.
-    pub fn news(&self, all: bool) -> Vec<News> {
+    pub fn news(&self, all: bool) -> Vec<Notification> {
         let mut facts = self.lock();
-        let mut news: Vec<News> = facts
+        let mut news: Vec<Notification> = facts
             .set_aside
             .drain(..)
-            .map(|(path, copy)| News::Conflict { path, copy })
+            .map(|(path, copy)| Notification::Conflict { path, copy })
             .collect();
         if all && facts.changed_count > 0 {
             let count = std::mem::take(&mut facts.changed_count);
-            news.push(News::Changed {
+            news.push(Notification::Changed {
                 count,
                 paths: facts.changed.drain(..).collect(),
             });

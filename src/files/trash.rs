@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::fs::AtFlags;
 
 use super::conflict::{self, TRASH};
-use super::engine::traits::{Called, Fault, Moved, Tree};
+use super::engine::traits::{Called, Fault, RenameOutcome, Tree};
 use super::plan::{DIR_MODE, parent};
 use super::state::DiskState;
 use super::tree::DiskTree;
@@ -89,10 +89,10 @@ pub fn restore(tree: &DiskTree, name: &str, path: &str) -> Called<()> {
     };
     tree.make_directories(&[(parent(path).unwrap_or_default(), DIR_MODE)])?;
     match tree.shift(&format!("{TRASH}/{name}"), path, None)? {
-        Moved::Done => Ok(()),
-        Moved::Changed => Err(refused("the file is no longer in the trash".into())),
-        Moved::Taken if tree.stamp(path)?.is_some() => Err(refused("it exists".into())),
-        Moved::Taken => Err(refused("a directory above it is a file or a link".into())),
+        RenameOutcome::Done => Ok(()),
+        RenameOutcome::Changed => Err(refused("the file is no longer in the trash".into())),
+        RenameOutcome::Taken if tree.stamp(path)?.is_some() => Err(refused("it exists".into())),
+        RenameOutcome::Taken => Err(refused("a directory above it is a file or a link".into())),
     }
 }
 

@@ -67,11 +67,7 @@ pub const UPLOAD: Command = Command {
             ValueKind::Text,
             "another name on the hub, for one file",
         ),
-        short(
-            'r',
-            RECURSIVE,
-            "upload directories and everything in them",
-        ),
+        short('r', RECURSIVE, "upload directories and everything in them"),
         BYTES,
     ],
     doc: "upload files, directories or standard input",

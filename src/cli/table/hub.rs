@@ -165,8 +165,5 @@ pub const HOSTS_REMOVE: Command = Command {
     long: &[
         "Removes HOST from the list of machines, with the messages that wait for it; it needs a key with --admin, or the hub's own machine. Its key is another matter: see key remove. A machine that calls again is listed again.",
     ],
-    examples: &[(
-        "mesync hosts remove web-1",
-        "web-1 was retired",
-    )],
+    examples: &[("mesync hosts remove web-1", "web-1 was retired")],
 };

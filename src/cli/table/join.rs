@@ -88,7 +88,12 @@ pub const INVITE: Command = Command {
     arguments: &[one("NAME", ValueKind::Text)],
     flags: &[
         FOR,
-        valued("url", "URL", ValueKind::Text, "the URL at which machines reach the hub"),
+        valued(
+            "url",
+            "URL",
+            ValueKind::Text,
+            "the URL at which machines reach the hub",
+        ),
         REPLACE,
         DATA,
         FILES,
@@ -114,7 +119,12 @@ pub const PAGE: Command = Command {
     group: CommandGroup::Hub,
     arguments: &[],
     flags: &[
-        valued("url", "URL", ValueKind::Text, "the URL at which browsers reach the hub"),
+        valued(
+            "url",
+            "URL",
+            ValueKind::Text,
+            "the URL at which browsers reach the hub",
+        ),
         DATA,
     ],
     doc: "print an address of the hub's page, good for a day",

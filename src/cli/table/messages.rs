@@ -105,7 +105,10 @@ pub const SHOW: Command = Command {
     long: &[
         "ID is the id of a message, at least four characters of its beginning or its end, or the name of its file.",
     ],
-    examples: &[("mesync show 7c1e", "the message whose id begins or ends with this")],
+    examples: &[(
+        "mesync show 7c1e",
+        "the message whose id begins or ends with this",
+    )],
 };
 
 pub const RETRY: Command = Command {

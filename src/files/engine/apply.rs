@@ -12,7 +12,8 @@ use super::step::{
     Departure, Finish, MetadataChange, NextStep, PathWork, Placement, Refuge, Results,
 };
 use super::traits::{
-    CompletedChange, ContentSource, Delivery, Fault, Intent, Look, Moved, StagedFile, Write,
+    CompletedChange, ContentSource, Fault, Intent, Look, RenameOutcome, StageItem, StagedFile,
+    Write,
 };
 use super::{Engine, Interrupted, LOCAL_CHANGED, NO_FREE_NAME, PLAN_CHANGED, PathState};
 
@@ -41,7 +42,7 @@ impl Engine {
             return self.adopt(path, known, &node, mode);
         }
         if known.node.is_none()
-            && let Some(twin) = self.env.tree.twin(path)?
+            && let Some(twin) = self.env.tree.name_collision(path)?
         {
             return self.respell(known, &twin).map(NextStep::Ended);
         }
@@ -122,8 +123,8 @@ impl Engine {
         for ((work, ()), placed) in all.into_iter().zip(placed) {
             let (_, staged, intent) = &work.what;
             let done = match placed {
-                Ok(Moved::Done) => self.resolve(&work.path, &work.known, intent),
-                Ok(Moved::Taken | Moved::Changed) => self
+                Ok(RenameOutcome::Done) => self.resolve(&work.path, &work.known, intent),
+                Ok(RenameOutcome::Taken | RenameOutcome::Changed) => self
                     .clear_away(&work.path, &work.known, &staged.temp)
                     .and(Err(Interrupted::Again(LOCAL_CHANGED))),
                 // the path is not retried for a while, so nothing of this attempt may be left behind
@@ -153,10 +154,10 @@ impl Engine {
                 above.map(|(dir, mode)| (dir.as_str(), *mode)).collect()
             })
             .collect();
-        let deliveries: Vec<Delivery<'_>> = all
+        let deliveries: Vec<StageItem<'_>> = all
             .iter()
             .zip(&above)
-            .map(|(work, above)| Delivery {
+            .map(|(work, above)| StageItem {
                 path: &work.path,
                 row: work.known.remote(),
                 entry: &work.what.entry,
@@ -215,7 +216,7 @@ impl Engine {
 
     /// Decides on a conflict name for the local file, which leaves its name. The intent keeps its absence from looking like
     /// a delete by the user.
-    pub(super) fn aside(
+    pub(super) fn set_aside(
         &self,
         path: &str,
         local: &Local,
@@ -228,7 +229,7 @@ impl Engine {
         for nth in 1.. {
             let copy = copy_name(path, &local.entry, nth);
             let taken = match self.env.tree.look(&copy, None)? {
-                Look::Absent if self.env.tree.twin(&copy)?.is_some() => None,
+                Look::Absent if self.env.tree.name_collision(&copy)?.is_some() => None,
                 Look::Absent => return leave(Refuge::Copy(copy)),
                 Look::Here(there) => Some(there),
                 Look::Unknown(_) => None,
@@ -344,11 +345,13 @@ impl Engine {
         let (mut finished, mut stayed) = (Vec::new(), Vec::new());
         for ((work, ()), moved) in all.into_iter().zip(moved) {
             match moved {
-                Ok(Moved::Done) => match self.resolve(&work.path, &work.known, &work.what.2) {
-                    Ok(finish) => finished.push((work, finish)),
-                    Err(stop) => results.set(&work, Err(stop)),
-                },
-                Ok(Moved::Taken | Moved::Changed) => stayed.push(work),
+                Ok(RenameOutcome::Done) => {
+                    match self.resolve(&work.path, &work.known, &work.what.2) {
+                        Ok(finish) => finished.push((work, finish)),
+                        Err(stop) => results.set(&work, Err(stop)),
+                    }
+                }
+                Ok(RenameOutcome::Taken | RenameOutcome::Changed) => stayed.push(work),
                 Err(fault) => results.set(&work, Err(fault.into())),
             }
         }

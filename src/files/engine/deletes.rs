@@ -39,7 +39,7 @@ impl Engine {
     /// Returns how the guard sees the planned delete.
     pub(super) fn going(&self, path: &str, known: &PathState) -> Result<DeleteEffect, Interrupted> {
         match self.going_from_here(known)? {
-            DeleteEffect::Counts(hash) if self.came_elsewhere(path, &hash) => {
+            DeleteEffect::Counts(hash) if self.arrived_elsewhere(path, &hash) => {
                 Ok(DeleteEffect::Free)
             }
             going => Ok(going),
@@ -158,7 +158,7 @@ impl Engine {
             self.check_beside(path)?;
         }
         if !delete_guard::passes(self.options.limits, standing) {
-            return Err(if self.may_come_elsewhere(&hash) {
+            return Err(if self.may_arrive_elsewhere(&hash) {
                 Interrupted::Again(MOVED_PERHAPS)
             } else {
                 Interrupted::Held

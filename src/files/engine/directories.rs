@@ -10,7 +10,7 @@ use super::{Action, Engine, Interrupted, lock, pages};
 
 /// See [`Engine::live_below`].
 #[derive(Default)]
-pub(super) struct LiveBelow {
+pub(super) struct ChangesBelow {
     /// Something below it is to be deleted on the hub.
     pub going: bool,
     /// Something below it is to be placed here.
@@ -102,7 +102,7 @@ impl Engine {
         if theirs || action != Action::Upload {
             // a path that the disk folds into another is never placed; everything below it is
             // refused separately
-            return Ok(theirs && self.env.tree.twin(up)?.is_none());
+            return Ok(theirs && self.env.tree.name_collision(up)?.is_none());
         }
         let Some(local) = self.look(up, base)?.filter(|local| local.entry.is_dir()) else {
             return Ok(false);
@@ -136,8 +136,8 @@ impl Engine {
     }
 
     /// Returns which rows the hub has below a directory that is gone here.
-    pub(super) fn live_below(&self, dir: &str) -> Result<LiveBelow, Interrupted> {
-        let mut found = LiveBelow::default();
+    pub(super) fn live_below(&self, dir: &str) -> Result<ChangesBelow, Interrupted> {
+        let mut found = ChangesBelow::default();
         self.each_below(dir, &mut |path, Rows { base, remote, .. }| {
             if let Some(theirs) = remote.entry.filter(|_| !self.env.tree.ignored(path)) {
                 let deleted = base

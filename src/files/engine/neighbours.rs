@@ -30,17 +30,17 @@ pub struct Neighbours(Mutex<Shared>);
 #[derive(Default)]
 struct Shared {
     engines: BTreeMap<String, Weak<Engine>>,
-    moves: Moves,
+    moves: MovePairs,
 }
 
 /// Pairs of moves: directory and path of the new file, and of the deleted one.
 #[derive(Default)]
-struct Moves {
+struct MovePairs {
     gone: BTreeMap<(String, String), (String, String)>,
     minute: u64,
 }
 
-impl Moves {
+impl MovePairs {
     /// Pairs a new file with a deleted one, unless it is paired with another already.
     fn take(&mut self, came: (String, String), gone: (&str, &str), minute: u64) -> bool {
         // older pairs no longer count; a few too many do no harm
@@ -99,7 +99,7 @@ impl Engine {
 
     /// Whether the content that left this directory has arrived in another one, and is in sync
     /// there.
-    pub(super) fn came_elsewhere(&self, path: &str, hash: &Hash) -> bool {
+    pub(super) fn arrived_elsewhere(&self, path: &str, hash: &Hash) -> bool {
         let Some(NeighbourPlace { of, dir }) = self.neighbours.get() else {
             return false;
         };
@@ -117,7 +117,7 @@ impl Engine {
                     continue;
                 }
                 let is_free = lock(&of.0).moves.is_free(&came, (dir, path));
-                if !is_free || !engine.has_come(&came.1, hash).unwrap_or(false) {
+                if !is_free || !engine.has_arrived(&came.1, hash).unwrap_or(false) {
                     continue;
                 }
                 if lock(&of.0).moves.take(came, (dir, path), self.minute()) {
@@ -130,7 +130,7 @@ impl Engine {
 
     /// Whether the content may still arrive: another directory is being rescanned, or has a pending
     /// file with these bytes.
-    pub(super) fn may_come_elsewhere(&self, hash: &Hash) -> bool {
+    pub(super) fn may_arrive_elsewhere(&self, hash: &Hash) -> bool {
         let Some(NeighbourPlace { of, dir }) = self.neighbours.get() else {
             return false;
         };
@@ -165,7 +165,7 @@ impl Engine {
 
     /// Whether this file is in sync with these bytes and arrived recently: rename, copy and
     /// download all set its ctime.
-    fn has_come(&self, path: &str, hash: &Hash) -> Called<bool> {
+    fn has_arrived(&self, path: &str, hash: &Hash) -> Called<bool> {
         let rows = self.env.state.rows(path)?;
         let same = rows.base.entry.is_some_and(|entry| entry.hash == *hash)
             && rows.base.is_at(&rows.remote);

@@ -133,7 +133,7 @@ impl Engine {
                 "the hub was set back, and has not reported its file yet",
             ));
         }
-        match self.clash(path, known)? {
+        match self.type_conflict(path, known)? {
             Some(step) => Ok(step),
             None => self.planned_step(path, known),
         }
@@ -162,7 +162,7 @@ impl Engine {
             (Action::Trash, Some(local)) => self.remove(path, known, &local),
             (Action::Adopt, Some(local)) => self.adopt(path, known, &local, plan.mode),
             // the hub's version is then an ordinary download
-            (Action::Conflict, Some(local)) => self.aside(path, &local, BaseRow::default()),
+            (Action::Conflict, Some(local)) => self.set_aside(path, &local, BaseRow::default()),
             (Action::Download, local) => self.place(path, known, local, plan.mode),
             // these actions are only planned for a path that exists here
             (Action::Upload | Action::Trash | Action::Adopt | Action::Conflict, None) => {

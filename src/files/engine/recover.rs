@@ -6,7 +6,7 @@ use crate::files::plan::{BaseRow, Entry, Local, Stamp, parent};
 
 use super::base_rows::{closing, seen_with, with_mode};
 use super::step::Finish;
-use super::traits::{CompletedChange, Intent, Look, Moved, StagedFile, Write};
+use super::traits::{CompletedChange, Intent, Look, RenameOutcome, StagedFile, Write};
 use super::{Engine, Interrupted, PathResult, PathState};
 
 impl Engine {
@@ -227,16 +227,16 @@ impl Engine {
                 return Ok(());
             }
             match self.env.tree.shift(temp, &copy, None)? {
-                Moved::Done => {
+                RenameOutcome::Done => {
                     self.offer(&copy);
                     self.env
                         .ambient
                         .done(CompletedChange::SetAside { path, copy: &copy });
                     return Ok(());
                 }
-                Moved::Taken => {}
+                RenameOutcome::Taken => {}
                 // a user has removed it
-                Moved::Changed => return Ok(()),
+                RenameOutcome::Changed => return Ok(()),
             }
         }
         Ok(())
@@ -259,7 +259,7 @@ impl Engine {
             return Ok(true);
         }
         let back = self.in_a_directory(path)?;
-        if self.env.tree.shift(to, &back, None)? == Moved::Done {
+        if self.env.tree.shift(to, &back, None)? == RenameOutcome::Done {
             if back != path {
                 self.offer(&back);
             }
@@ -272,9 +272,9 @@ impl Engine {
         for nth in 1.. {
             let copy = copy_name(&back, &found.entry, nth);
             match self.env.tree.shift(to, &copy, None)? {
-                Moved::Done => drop(self.offer(&copy)),
-                Moved::Taken => continue,
-                Moved::Changed => {}
+                RenameOutcome::Done => drop(self.offer(&copy)),
+                RenameOutcome::Taken => continue,
+                RenameOutcome::Changed => {}
             }
             break;
         }

@@ -7,12 +7,12 @@
 use crate::error::{Error, Kind};
 use crate::files::plan::{Action, BaseRow, Stamp, plan};
 
-use super::traits::{Fault, Intent, Moved, Rows, Twin, Write};
+use super::traits::{Fault, Intent, NameCollision, RenameOutcome, Rows, Write};
 use super::{Engine, Interrupted, PathResult, PathState};
 
 /// What is known at and below a name.
 #[derive(Default)]
-struct AtOrBelow {
+struct EntriesAtOrBelow {
     /// The hub has an entry there.
     live: bool,
     /// An entry there was in sync.
@@ -22,7 +22,7 @@ struct AtOrBelow {
 impl Engine {
     /// Renames the entry that blocks a path to the spelling on the hub, or returns why that is
     /// impossible.
-    pub(super) fn respell(&self, known: &PathState, twin: &Twin) -> PathResult {
+    pub(super) fn respell(&self, known: &PathState, twin: &NameCollision) -> PathResult {
         let Some(there) = &twin.there else {
             // a name that was just removed may still resolve for a moment
             return Err(Interrupted::Again(
@@ -69,7 +69,7 @@ impl Engine {
         self.commit(known.generation, &both)?;
         let moved = self.env.tree.respell(there, wanted)?;
         self.respelled(known, there, wanted)?;
-        if moved == Moved::Done {
+        if moved == RenameOutcome::Done {
             Ok(true)
         } else {
             Err(Interrupted::Again("its old name has changed"))
@@ -120,8 +120,8 @@ impl Engine {
         Ok(())
     }
 
-    fn found(&self, there: &str) -> Result<AtOrBelow, Interrupted> {
-        let mut found = AtOrBelow::default();
+    fn found(&self, there: &str) -> Result<EntriesAtOrBelow, Interrupted> {
+        let mut found = EntriesAtOrBelow::default();
         self.at_and_below(there, &mut |path, rows| {
             if rows.intent.is_some() || rows.key.is_some() {
                 return Err(Interrupted::WaitFor(path.to_string()));
@@ -160,7 +160,7 @@ impl Engine {
     }
 }
 
-fn refused(twin: &Twin, other: &str) -> Interrupted {
+fn refused(twin: &NameCollision, other: &str) -> Interrupted {
     let what = format!(
         "this disk takes the name {:?} for {other:?}, which is there",
         twin.wanted

@@ -15,7 +15,7 @@ use crate::wire::revision::Revision;
 use super::step::{MetadataChange, NextStep, OutgoingChange, PathWork, Results};
 use super::traits::{
     Called, ChangeOutcome, CompletedChange, ExpectedRow, Fault, HubChange, OldPath, OpenKey,
-    Shipment, Write,
+    SendItem, Write,
 };
 use super::{Engine, Interrupted, PathResult, PathState, lock};
 
@@ -57,9 +57,9 @@ impl Engine {
         let opened = self.commit_each(&all, open, Engine::commit);
         let opened = results.keep(all, opened);
         let all: Vec<PathWork<KeyedChange>> = opened.into_iter().map(|(work, ())| work).collect();
-        let shipments: Vec<Shipment<'_>> = all
+        let shipments: Vec<SendItem<'_>> = all
             .iter()
-            .map(|work| Shipment {
+            .map(|work| SendItem {
                 change: &work.what.change,
                 local: work.what.local.as_ref(),
             })
@@ -171,9 +171,11 @@ impl Engine {
                 }
                 Ok(true)
             }
-            Ok(ChangeOutcome::Differs(_) | ChangeOutcome::NotDone | ChangeOutcome::Moved) => Err(
-                Interrupted::Again("the file or the hub's version changed while it was sent"),
-            ),
+            Ok(ChangeOutcome::Differs(_) | ChangeOutcome::NotDone | ChangeOutcome::FileChanged) => {
+                Err(Interrupted::Again(
+                    "the file or the hub's version changed while it was sent",
+                ))
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use super::{Engine, Interrupted, NO_FREE_NAME, PathState, is_file, lock, takes_a
 
 /// What is known below a name.
 #[derive(Default)]
-struct Below {
+struct EntriesBelow {
     /// An entry will be there once everything is in sync.
     wanted: bool,
     /// An entry that was in sync is about to be removed here.
@@ -26,7 +26,7 @@ struct Below {
 
 impl Engine {
     /// `None`: there is no conflict. An error: the path waits.
-    pub(super) fn clash(
+    pub(super) fn type_conflict(
         &self,
         path: &str,
         known: &PathState,
@@ -86,7 +86,7 @@ impl Engine {
                 } else {
                     BaseRow::default()
                 };
-                self.aside(path, &local, then).map(Some)
+                self.set_aside(path, &local, then).map(Some)
             }
             (_, Some(theirs)) if there => {
                 let mode = known
@@ -143,8 +143,8 @@ impl Engine {
     }
 
     /// Collects what is known below a name. Open keys and intents there must be settled first.
-    fn below(&self, path: &str, known: &PathState) -> Result<Below, Interrupted> {
-        let mut found = Below::default();
+    fn below(&self, path: &str, known: &PathState) -> Result<EntriesBelow, Interrupted> {
+        let mut found = EntriesBelow::default();
         self.each_below(path, &mut |below, rows| {
             if rows.intent.is_some() || rows.key.is_some() && known.node.is_some() {
                 return Err(Interrupted::WaitFor(below.to_string()));

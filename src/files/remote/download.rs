@@ -33,7 +33,7 @@ enum SmallContent {
 struct SmallDownload<'a> {
     /// The position in the group.
     at: usize,
-    delivery: &'a Delivery<'a>,
+    delivery: &'a StageItem<'a>,
 }
 
 /// What is done about one delivery before any content is downloaded.
@@ -43,7 +43,7 @@ enum DownloadStart {
 }
 
 impl Remote {
-    pub(super) fn fetch_all(&self, all: &[Delivery<'_>]) -> Vec<Called<Option<StagedFile>>> {
+    pub(super) fn fetch_all(&self, all: &[StageItem<'_>]) -> Vec<Called<Option<StagedFile>>> {
         let (mut results, mut small) = (Vec::with_capacity(all.len()), Vec::new());
         let mut synced = SyncSet::default();
         for (at, delivery) in all.iter().enumerate() {
@@ -69,8 +69,8 @@ impl Remote {
     }
 
     /// Stages everything that needs no small download.
-    fn begin(&self, delivery: &Delivery<'_>, synced: &mut SyncSet) -> Called<DownloadStart> {
-        let Delivery {
+    fn begin(&self, delivery: &StageItem<'_>, synced: &mut SyncSet) -> Called<DownloadStart> {
+        let StageItem {
             path,
             row,
             entry,
@@ -101,11 +101,11 @@ impl Remote {
 
     fn stage_small(
         &self,
-        delivery: &Delivery<'_>,
+        delivery: &StageItem<'_>,
         content: Called<SmallContent>,
         synced: &mut SyncSet,
     ) -> Called<Option<StagedFile>> {
-        let Delivery {
+        let StageItem {
             path, row, entry, ..
         } = *delivery;
         let bytes = match content? {
@@ -142,7 +142,7 @@ impl Remote {
 
     fn fetch_together(&self, all: &[SmallDownload<'_>]) -> Vec<Called<SmallContent>> {
         // an empty file needs no request
-        let wanted: Vec<&Delivery<'_>> = all
+        let wanted: Vec<&StageItem<'_>> = all
             .iter()
             .map(|small| small.delivery)
             .filter(|delivery| delivery.entry.size > 0)

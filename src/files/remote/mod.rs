@@ -312,17 +312,17 @@ impl HubCalls for Remote {
 }
 
 impl ContentTransfer for Remote {
-    fn send(&self, all: &[Shipment<'_>]) -> Vec<Called<ChangeOutcome>> {
+    fn send(&self, all: &[SendItem<'_>]) -> Vec<Called<ChangeOutcome>> {
         let sent = self.send_all(all);
         for (shipment, answer) in all.iter().zip(&sent) {
-            if let (Ok(ChangeOutcome::Moved), Some(local)) = (answer, shipment.local) {
+            if let (Ok(ChangeOutcome::FileChanged), Some(local)) = (answer, shipment.local) {
                 self.tree.contradicted(&local.stamp);
             }
         }
         sent
     }
 
-    fn stage(&self, all: &[Delivery<'_>]) -> Vec<Called<Option<StagedFile>>> {
+    fn stage(&self, all: &[StageItem<'_>]) -> Vec<Called<Option<StagedFile>>> {
         self.fetch_all(all)
     }
 }

@@ -34,7 +34,7 @@ enum Sending {
 }
 
 impl Remote {
-    pub(super) fn send_all(&self, all: &[Shipment<'_>]) -> Vec<Called<ChangeOutcome>> {
+    pub(super) fn send_all(&self, all: &[SendItem<'_>]) -> Vec<Called<ChangeOutcome>> {
         let batches = match self.hub.batches_changes() {
             Ok(batches) => batches,
             Err(failure) => {
@@ -64,8 +64,8 @@ impl Remote {
     }
 
     /// Decides how a change is sent, and reads a short content. `batches`: whether batches take changes without bytes.
-    fn prepare(&self, shipment: &Shipment<'_>, batches: bool) -> Called<Sending> {
-        let Shipment { change, local } = *shipment;
+    fn prepare(&self, shipment: &SendItem<'_>, batches: bool) -> Called<Sending> {
+        let SendItem { change, local } = *shipment;
         let line = |item: BatchItem, bytes| Ok(Sending::Line(Box::new(item), bytes));
         let name = self.name(&change.path)?;
         let (if_match, tag) = match change.condition {
@@ -102,7 +102,7 @@ impl Remote {
             Some(chunks) if chunks.len() > MAX_LINE_CHUNKS => return Ok(Sending::Alone),
             Some(chunks) => {
                 if self.has_moved(change, entry, local)? {
-                    return Ok(Sending::Ended(Ok(ChangeOutcome::Moved)));
+                    return Ok(Sending::Ended(Ok(ChangeOutcome::FileChanged)));
                 }
                 let item = BatchItem {
                     chunks: Some(chunks),
@@ -117,7 +117,7 @@ impl Remote {
         }
         match self.short_content(change, entry, local)? {
             Some(bytes) => line(item, bytes),
-            None => Ok(Sending::Ended(Ok(ChangeOutcome::Moved))),
+            None => Ok(Sending::Ended(Ok(ChangeOutcome::FileChanged))),
         }
     }
 
@@ -164,7 +164,7 @@ impl Remote {
     /// Sends lines, in batches that the hub takes.
     fn send_lines(
         &self,
-        all: &[Shipment<'_>],
+        all: &[SendItem<'_>],
         lines: &[(usize, BatchItem, Vec<u8>)],
     ) -> Vec<(usize, Called<ChangeOutcome>)> {
         let (mut answers, mut rest) = (Vec::with_capacity(lines.len()), lines);
@@ -183,7 +183,7 @@ impl Remote {
 
     fn send_batch(
         &self,
-        all: &[Shipment<'_>],
+        all: &[SendItem<'_>],
         lines: &[(usize, BatchItem, Vec<u8>)],
     ) -> Vec<(usize, Called<ChangeOutcome>)> {
         let passed = |bytes| self.traffic.up(TransferStep::Passed(bytes));
@@ -215,7 +215,7 @@ impl Remote {
         }
     }
 
-    fn result(&self, shipment: &Shipment<'_>, result: BatchResult) -> Called<ChangeOutcome> {
+    fn result(&self, shipment: &SendItem<'_>, result: BatchResult) -> Called<ChangeOutcome> {
         let change = shipment.change;
         match (result.status, result.record) {
             (200 | 201 | 204, Some(record)) => self.made(change, record, result.renamed_from),
@@ -253,8 +253,8 @@ impl Remote {
     }
 
     /// Sends one change in requests of its own.
-    fn send_one(&self, shipment: &Shipment<'_>) -> Called<ChangeOutcome> {
-        let Shipment { change, local } = *shipment;
+    fn send_one(&self, shipment: &SendItem<'_>) -> Called<ChangeOutcome> {
+        let SendItem { change, local } = *shipment;
         let Some(entry) = &change.entry else {
             let id = self.state.rows(&change.path)?.remote.id;
             return match self.hub.remove(id, request(change)) {
@@ -266,7 +266,7 @@ impl Remote {
         };
         if let Some(chunks) = self.known_chunks(change, entry)? {
             if self.has_moved(change, entry, local)? {
-                return Ok(ChangeOutcome::Moved);
+                return Ok(ChangeOutcome::FileChanged);
             }
             match self.commit(change, entry, chunks)? {
                 // the hub may have forgotten a chunk since
@@ -282,7 +282,7 @@ impl Remote {
         };
         if entry.kind == files::EntryKind::Symlink {
             let Some(target) = self.short_content(change, entry, Some(local))? else {
-                return Ok(ChangeOutcome::Moved);
+                return Ok(ChangeOutcome::FileChanged);
             };
             let put = self
                 .hub
@@ -300,7 +300,7 @@ impl Remote {
         let reading = self.tree.read(&change.path, Some(&local.stamp));
         match reading.map_err(failed)? {
             Some(reading) => self.send_alone(change, entry, reading),
-            None => Ok(ChangeOutcome::Moved),
+            None => Ok(ChangeOutcome::FileChanged),
         }
     }
 
@@ -326,7 +326,7 @@ impl Remote {
             });
             let content = match sent {
                 Err(failure) if failure.status == 0 && failure.error.kind == Kind::Busy => {
-                    return Ok(ChangeOutcome::Moved);
+                    return Ok(ChangeOutcome::FileChanged);
                 }
                 other => self.called(other)?,
             };
@@ -334,7 +334,7 @@ impl Remote {
                 self.commit(change, entry, content.chunks)
                     .and_then(|called| self.answer(change, called))
             } else {
-                Ok(ChangeOutcome::Moved)
+                Ok(ChangeOutcome::FileChanged)
             };
         }
         let chunk = Chunk {
@@ -372,7 +372,7 @@ impl Remote {
         match sent {
             // the bytes are not those that were hashed
             Err(failure) if failure.status == 0 && failure.error.kind == Kind::Busy => {
-                Ok(ChangeOutcome::Moved)
+                Ok(ChangeOutcome::FileChanged)
             }
             Err(failure) => self.unmet(failure),
             Ok(Some(stored)) => self.answer(change, Ok(stored)),

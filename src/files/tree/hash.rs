@@ -32,7 +32,7 @@ const BYTES_BETWEEN_CHECKS: u64 = 16 * 1024 * 1024;
 
 /// What is remembered for a stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Remembered {
+pub enum CachedHash {
     Nothing,
     Hash(Hash),
     /// The bytes read did not match the stored hash: no hash is believed until the file has been
@@ -42,7 +42,7 @@ pub enum Remembered {
 
 /// Hashes of recently read files: a path is examined several times until it is in sync.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub struct HashCache {
     hashes: Mutex<HashMap<u64, (Stamp, Option<Hash>)>>,
     /// The chunks of long files that were read last, the oldest first.
     contents: Mutex<VecDeque<(Stamp, Content)>>,
@@ -81,13 +81,13 @@ impl ContentDigest {
     }
 }
 
-impl Memory {
-    fn get(&self, stamp: &Stamp) -> Remembered {
+impl HashCache {
+    fn get(&self, stamp: &Stamp) -> CachedHash {
         let known = self.hashes.lock().unwrap_or_else(PoisonError::into_inner);
         match known.get(&stamp.inode).filter(|(of, _)| same(of, stamp)) {
-            None => Remembered::Nothing,
-            Some((_, Some(hash))) => Remembered::Hash(*hash),
-            Some((_, None)) => Remembered::Contradicted,
+            None => CachedHash::Nothing,
+            Some((_, Some(hash))) => CachedHash::Hash(*hash),
+            Some((_, None)) => CachedHash::Contradicted,
         }
     }
 
@@ -209,7 +209,11 @@ impl DiskTree {
         matches!(self.shown(path), Ok(Ok(shown)) if shown.what == InodeType::Special)
     }
 
-    pub(super) fn look_at(&self, path: &str, known: Option<(&Stamp, &Entry)>) -> Called<Look> {
+    pub(super) fn examine_entry(
+        &self,
+        path: &str,
+        known: Option<(&Stamp, &Entry)>,
+    ) -> Called<Look> {
         let shown = match self.shown(path)? {
             Ok(shown) => shown,
             Err(look) => return Ok(look),
@@ -234,9 +238,9 @@ impl DiskTree {
             .map(|(_, entry)| entry.hash);
         let believed = match self.memory.get(&shown.stamp) {
             _ if self.blind && kind == EntryKind::File => None,
-            Remembered::Hash(hash) => Some(hash),
-            Remembered::Nothing => known,
-            Remembered::Contradicted => None,
+            CachedHash::Hash(hash) => Some(hash),
+            CachedHash::Nothing => known,
+            CachedHash::Contradicted => None,
         };
         if let Some(hash) = believed {
             return here(Entry::new(kind, hash, size, mode, mtime), shown.stamp);
@@ -275,7 +279,7 @@ impl DiskTree {
 
     /// Whether an entry with this stamp must be read, whatever is remembered of it.
     pub fn doubts(&self, stamp: &Stamp) -> bool {
-        self.blind || self.memory.get(stamp) == Remembered::Contradicted
+        self.blind || self.memory.get(stamp) == CachedHash::Contradicted
     }
 
     pub(super) fn still_holds(&self, path: &str, what: &Local) -> Called<bool> {

@@ -27,7 +27,7 @@ const ORDINARY: [u64; 9] = [
 
 /// Which directories of a disk fold names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Folds {
+pub enum NameFolding {
     Nowhere,
     /// Those with a flag.
     Some,
@@ -37,7 +37,7 @@ pub enum Folds {
 /// What is known about names, beside an open root.
 #[derive(Debug)]
 pub struct Names {
-    pub(super) folds: Folds,
+    pub(super) folds: NameFolding,
     /// The disk takes every name, as a disk made for Linux does.
     pub(super) ordinary: bool,
     known: Mutex<KnownNames>,
@@ -56,7 +56,7 @@ pub(super) struct KnownNames {
 }
 
 impl Names {
-    pub const fn new(folds: Folds, ordinary: bool) -> Names {
+    pub const fn new(folds: NameFolding, ordinary: bool) -> Names {
         let known = KnownNames {
             listings: BTreeMap::new(),
             names: 0,
@@ -74,7 +74,7 @@ impl Names {
     /// a file that another worker has just placed under the other spelling (FUSE has no
     /// RENAME_NOREPLACE).
     pub fn alone(&self) -> Option<std::sync::MutexGuard<'_, ()>> {
-        (self.folds == Folds::Everywhere)
+        (self.folds == NameFolding::Everywhere)
             .then(|| self.renaming.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -108,7 +108,7 @@ impl Names {
 
     /// Marks the listings as outdated after a change.
     pub fn changed(&self) {
-        if self.folds != Folds::Nowhere {
+        if self.folds != NameFolding::Nowhere {
             let mut known = self.known();
             (known.listings, known.names) = (BTreeMap::new(), 0);
         }

@@ -34,13 +34,13 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use rustix::fs::{FileType, RawDir};
 use uuid::Uuid;
 
-use super::engine::traits::{Called, Fault, Look, Moved, StagedFile, Tree, Twin};
+use super::engine::traits::{Called, Fault, Look, NameCollision, RenameOutcome, StagedFile, Tree};
 use super::ignore::{self, Ignore, Origin};
 use super::plan::{Entry, Local, Stamp, is_below, parent};
 use crate::config::limits;
 use crate::error::{Error, Kind, Result};
 use crate::relpath;
-pub use listings::Folds;
+pub use listings::NameFolding;
 use root::{InodeType, Root, fault};
 use scan::ScanItem;
 
@@ -50,7 +50,7 @@ pub struct DiskTree {
     root: Root,
     /// `None`: opened for a dry run, and without a marker.
     id: Option<Uuid>,
-    memory: hash::Memory,
+    memory: hash::HashCache,
     cleaner: clean::WriteBack,
     /// A write through a mapping never changes a time here, so no stamp is believed.
     blind: bool,
@@ -117,7 +117,7 @@ impl DiskTree {
         if known.is_none() && marker::read(&root).map_err(failed)?.is_none() {
             marker::create(&root, id)?;
         }
-        let tree = DiskTree::over(root, Some(id), Some(lock), ignore, private);
+        let tree = DiskTree::with_root(root, Some(id), Some(lock), ignore, private);
         if let Err(e) = tree.close_left_open() {
             log::warn!(
                 "cannot close directories that were opened for a change: {e} dir={}",
@@ -136,16 +136,16 @@ impl DiskTree {
         private: &[PathBuf],
     ) -> Result<OpenedTree> {
         let root = Root::open(path)?;
-        root.look_at_names();
+        root.observe_names();
         match known.map_or(Ok(()), |id| marker::check(&root, id)) {
-            Ok(()) => Ok(OpenedTree::Ready(Box::new(DiskTree::over(
+            Ok(()) => Ok(OpenedTree::Ready(Box::new(DiskTree::with_root(
                 root, known, None, ignore, private,
             )))),
             Err(why) => Ok(OpenedTree::Held(why)),
         }
     }
 
-    fn over(
+    fn with_root(
         root: Root,
         id: Option<Uuid>,
         lock: Option<File>,
@@ -154,7 +154,7 @@ impl DiskTree {
     ) -> DiskTree {
         let tree = DiskTree {
             id,
-            memory: hash::Memory::default(),
+            memory: hash::HashCache::default(),
             cleaner: clean::WriteBack::default(),
             blind: root.is_blind(),
             trashed: hash::TrashedHashes::default(),
@@ -368,7 +368,7 @@ fn list(dir: &OwnedFd, visit: &mut dyn FnMut(&CStr, FileType) -> bool) -> io::Re
 
 impl Tree for DiskTree {
     fn look(&self, path: &str, known: Option<(&Stamp, &Entry)>) -> Called<Look> {
-        self.look_at(path, known)
+        self.examine_entry(path, known)
     }
 
     fn stamp(&self, path: &str) -> Called<Option<Stamp>> {
@@ -403,24 +403,29 @@ impl Tree for DiskTree {
         .map(|_| ())
     }
 
-    fn place(&self, path: &str, staged: &StagedFile, over: Option<&Local>) -> Called<Moved> {
+    fn place(
+        &self,
+        path: &str,
+        staged: &StagedFile,
+        over: Option<&Local>,
+    ) -> Called<RenameOutcome> {
         self.together(&[(path, staged, over)], |(path, staged, over), synced| {
             self.put(path, staged, *over, synced)
         })
         .remove(0)
     }
 
-    fn place_all(&self, all: &[(&str, &StagedFile, Option<&Local>)]) -> Vec<Called<Moved>> {
+    fn place_all(&self, all: &[(&str, &StagedFile, Option<&Local>)]) -> Vec<Called<RenameOutcome>> {
         self.together(all, |(path, staged, over), synced| {
             self.put(path, staged, *over, synced)
         })
     }
 
-    fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<Moved> {
+    fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<RenameOutcome> {
         self.rename_all(&[(from, to, expected)]).remove(0)
     }
 
-    fn shift_all(&self, all: &[(&str, &str, &Stamp)]) -> Vec<Called<Moved>> {
+    fn shift_all(&self, all: &[(&str, &str, &Stamp)]) -> Vec<Called<RenameOutcome>> {
         let all: Vec<_> = all
             .iter()
             .map(|(from, to, e)| (*from, *to, Some(*e)))
@@ -436,11 +441,11 @@ impl Tree for DiskTree {
         self.keeps_modes
     }
 
-    fn twin(&self, path: &str) -> Called<Option<Twin>> {
+    fn name_collision(&self, path: &str) -> Called<Option<NameCollision>> {
         self.twin_of(path)
     }
 
-    fn respell(&self, there: &str, wanted: &str) -> Called<Moved> {
+    fn respell(&self, there: &str, wanted: &str) -> Called<RenameOutcome> {
         self.spell(there, wanted)
     }
 

@@ -18,7 +18,7 @@ use super::root::{self, InodeType, NamedEntry, Root, fault, same, show, split};
 use super::sync_set::SyncSet;
 use crate::disk::{self, Renamed};
 use crate::files::conflict::{self, TRASH};
-use crate::files::engine::traits::{Called, Moved, StagedFile};
+use crate::files::engine::traits::{Called, RenameOutcome, StagedFile};
 use crate::files::plan::{Local, Stamp};
 use crate::relpath;
 
@@ -51,10 +51,10 @@ impl DiskTree {
         staged: &StagedFile,
         over: Option<&Local>,
         synced: &mut SyncSet,
-    ) -> Called<Moved> {
+    ) -> Called<RenameOutcome> {
         let failed = |e: io::Error| fault("put in place", path, &e);
         let Some(at) = self.place_of(path)? else {
-            return Ok(Moved::Taken);
+            return Ok(RenameOutcome::Taken);
         };
         let alone = self.root.names().alone();
         let moved = match self.put_unsynced(&at, path, staged, over) {
@@ -69,7 +69,7 @@ impl DiskTree {
             other => other.map_err(failed)?,
         };
         self.root.names().changed();
-        if moved == Moved::Done
+        if moved == RenameOutcome::Done
             && over.is_none()
             && !self.root.lists(at.dir, at.name, true).map_err(failed)?
         {
@@ -78,7 +78,7 @@ impl DiskTree {
             return Err(self.refuse(path));
         }
         drop(alone);
-        if moved == Moved::Done {
+        if moved == RenameOutcome::Done {
             synced.add_directory(&at.parent).map_err(failed)?;
         }
         Ok(moved)
@@ -90,14 +90,14 @@ impl DiskTree {
         path: &str,
         staged: &StagedFile,
         over: Option<&Local>,
-    ) -> io::Result<Moved> {
+    ) -> io::Result<RenameOutcome> {
         let (dir, temp) = split(&staged.temp);
         if dir != split(path).0 || !relpath::is_own(temp) {
-            return Ok(Moved::Changed);
+            return Ok(RenameOutcome::Changed);
         }
         match show(&to.parent, temp)? {
             Some(shown) if shown.stamp.same_but_for_ctime(&staged.stamp) => {}
-            _ => return Ok(Moved::Changed),
+            _ => return Ok(RenameOutcome::Changed),
         }
         match over {
             None => self.no_replace(&to.parent, temp, &to.parent, to.name),
@@ -105,13 +105,21 @@ impl DiskTree {
         }
     }
 
-    pub(super) fn rename(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<Moved> {
+    pub(super) fn rename(
+        &self,
+        from: &str,
+        to: &str,
+        expected: Option<&Stamp>,
+    ) -> Called<RenameOutcome> {
         self.rename_all(&[(from, to, expected)]).remove(0)
     }
 
     /// Renames names, and syncs the directories of the new names first: after a power loss both names may exist, but
     /// never neither.
-    pub(super) fn rename_all(&self, all: &[(&str, &str, Option<&Stamp>)]) -> Vec<Called<Moved>> {
+    pub(super) fn rename_all(
+        &self,
+        all: &[(&str, &str, Option<&Stamp>)],
+    ) -> Vec<Called<RenameOutcome>> {
         let (mut targets, mut sources) = (SyncSet::default(), SyncSet::default());
         let done = all
             .iter()
@@ -130,35 +138,35 @@ impl DiskTree {
         expected: Option<&Stamp>,
         targets: &mut SyncSet,
         sources: &mut SyncSet,
-    ) -> Called<Moved> {
+    ) -> Called<RenameOutcome> {
         let failed = |e: io::Error| fault("move", from, &e);
         let Some(source) = self.place_of(from)? else {
-            return Ok(Moved::Changed);
+            return Ok(RenameOutcome::Changed);
         };
         if to.starts_with(TRASH) && self.directory(TRASH)?.is_none() {
-            return Ok(Moved::Taken);
+            return Ok(RenameOutcome::Taken);
         }
         let Some(target) = self.place_of(to)? else {
-            return Ok(Moved::Taken);
+            return Ok(RenameOutcome::Taken);
         };
         match source.shown().map_err(failed)? {
             Some(shown) if expected.is_none_or(|e| same(e, &shown.stamp)) => {}
-            _ => return Ok(Moved::Changed),
+            _ => return Ok(RenameOutcome::Changed),
         }
         self.root.names().changed();
         let alone = self.root.names().alone();
         let moved = match self.no_replace(&source.parent, source.name, &target.parent, target.name)
         {
-            Err(e) if root::is(&e, &[Errno::NOENT]) => Moved::Changed,
+            Err(e) if root::is(&e, &[Errno::NOENT]) => RenameOutcome::Changed,
             other => other.map_err(failed)?,
         };
         drop(alone);
-        if let (Moved::Done, true, Some(hash)) =
+        if let (RenameOutcome::Done, true, Some(hash)) =
             (moved, to.starts_with(TRASH), conflict::trashed_hash(to))
         {
             self.trashed.put(&hash);
         }
-        if moved == Moved::Done {
+        if moved == RenameOutcome::Done {
             targets.add_directory(&target.parent).map_err(failed)?;
             if split(to).0 != split(from).0 {
                 sources.add_directory(&source.parent).map_err(failed)?;
@@ -173,11 +181,11 @@ impl DiskTree {
         from: &str,
         to_dir: &OwnedFd,
         to: &str,
-    ) -> io::Result<Moved> {
+    ) -> io::Result<RenameOutcome> {
         if self.noreplace.load(Relaxed) {
             match disk::rename_noreplace_at(from_dir, from, to_dir, to)? {
-                Renamed::Done => return Ok(Moved::Done),
-                Renamed::Refused => return Ok(Moved::Taken),
+                Renamed::Done => return Ok(RenameOutcome::Done),
+                Renamed::Refused => return Ok(RenameOutcome::Taken),
                 Renamed::Unsupported => self.noreplace.store(false, Relaxed),
             }
         }
@@ -186,18 +194,18 @@ impl DiskTree {
         match rustix::fs::linkat(from_dir, from, to_dir, to, AtFlags::empty()) {
             Ok(()) => {
                 return rustix::fs::unlinkat(from_dir, from, AtFlags::empty())
-                    .map(|()| Moved::Done)
+                    .map(|()| RenameOutcome::Done)
                     .map_err(Into::into);
             }
-            Err(Errno::EXIST) => return Ok(Moved::Taken),
+            Err(Errno::EXIST) => return Ok(RenameOutcome::Taken),
             Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => {}
             Err(e) => return Err(e.into()),
         }
         // the last resort leaves a window that such a system cannot close
         match show(to_dir, to)? {
-            Some(_) => Ok(Moved::Taken),
+            Some(_) => Ok(RenameOutcome::Taken),
             None => rustix::fs::renameat(from_dir, from, to_dir, to)
-                .map(|()| Moved::Done)
+                .map(|()| RenameOutcome::Done)
                 .map_err(Into::into),
         }
     }
@@ -208,17 +216,17 @@ impl DiskTree {
         path: &str,
         temp: &str,
         over: &Local,
-    ) -> io::Result<Moved> {
+    ) -> io::Result<RenameOutcome> {
         let old = match at.shown()? {
             Some(old) if same(&over.stamp, &old.stamp) => old,
-            _ => return Ok(Moved::Changed),
+            _ => return Ok(RenameOutcome::Changed),
         };
         if old.what == InodeType::Dir && !is_bare(&at.parent, at.name)? {
-            return Ok(Moved::Taken);
+            return Ok(RenameOutcome::Taken);
         }
         if self.exchange.load(Relaxed) {
             match disk::exchange_at(&at.parent, temp, at.name)? {
-                Renamed::Refused => return Ok(Moved::Changed),
+                Renamed::Refused => return Ok(RenameOutcome::Changed),
                 Renamed::Unsupported => self.exchange.store(false, Relaxed),
                 Renamed::Done => return self.check_exchanged(at, temp),
             }
@@ -229,19 +237,19 @@ impl DiskTree {
                 .hash(path)?
                 .is_none_or(|(_, hash)| hash != over.entry.hash)
         {
-            return Ok(Moved::Changed);
+            return Ok(RenameOutcome::Changed);
         }
         self.replace_without_exchange(at, temp, &old)
     }
 
     /// Moves back a directory that was filled between the check and the exchange.
-    fn check_exchanged(&self, at: &OpenName<'_>, temp: &str) -> io::Result<Moved> {
+    fn check_exchanged(&self, at: &OpenName<'_>, temp: &str) -> io::Result<RenameOutcome> {
         let out = show(&at.parent, temp)?;
         if out.is_some_and(|o| o.what == InodeType::Dir) && !is_bare(&at.parent, temp)? {
             disk::exchange_at(&at.parent, temp, at.name)?;
-            return Ok(Moved::Taken);
+            return Ok(RenameOutcome::Taken);
         }
-        Ok(Moved::Done)
+        Ok(RenameOutcome::Done)
     }
 
     /// The file was checked just before. A write between that check and the rename is lost; this is
@@ -251,14 +259,14 @@ impl DiskTree {
         at: &OpenName<'_>,
         temp: &str,
         old: &NamedEntry,
-    ) -> io::Result<Moved> {
+    ) -> io::Result<RenameOutcome> {
         let new_is_dir = show(&at.parent, temp)?.is_some_and(|n| n.what == InodeType::Dir);
         match (old.what == InodeType::Dir, new_is_dir) {
             (false, false) => disk::rename_at(&at.parent, temp, at.name)?,
             // rmdir refuses a directory that is not empty
             (true, _) => match rustix::fs::unlinkat(&at.parent, at.name, AtFlags::REMOVEDIR) {
-                Err(Errno::NOTEMPTY | Errno::EXIST) => return Ok(Moved::Taken),
-                Err(Errno::NOTDIR) => return Ok(Moved::Changed),
+                Err(Errno::NOTEMPTY | Errno::EXIST) => return Ok(RenameOutcome::Taken),
+                Err(Errno::NOTDIR) => return Ok(RenameOutcome::Changed),
                 done => {
                     done?;
                     return self.no_replace(&at.parent, temp, &at.parent, at.name);
@@ -269,12 +277,16 @@ impl DiskTree {
                 let way = relpath::temporary(uuid::Uuid::new_v4().as_u64_pair().0);
                 self.no_replace(&at.parent, at.name, &at.parent, &way)?;
                 let moved = self.no_replace(&at.parent, temp, &at.parent, at.name)?;
-                let back = if moved == Moved::Done { temp } else { at.name };
+                let back = if moved == RenameOutcome::Done {
+                    temp
+                } else {
+                    at.name
+                };
                 self.no_replace(&at.parent, &way, &at.parent, back)?;
                 return Ok(moved);
             }
         }
-        Ok(Moved::Done)
+        Ok(RenameOutcome::Done)
     }
 
     pub(super) fn sync_name(&self, path: &str) -> Called<()> {

@@ -13,13 +13,15 @@ use rustix::fs::{AtFlags, Mode, OFlags, StatFs};
 use rustix::io::Errno;
 
 use super::DiskTree;
-use super::listings::{Folds, MAX_LISTED_NAMES};
+use super::listings::{MAX_LISTED_NAMES, NameFolding};
 use super::root::{self, Root, fault, show, split};
 use crate::disk::{self, Renamed};
 use crate::error::{Error, Kind};
 use crate::files::conflict::TRASH;
 use crate::files::engine::pages::pages_below;
-use crate::files::engine::traits::{Called, Fault, Moved, OpenKey, State, Tree, Twin, Write};
+use crate::files::engine::traits::{
+    Called, Fault, NameCollision, OpenKey, RenameOutcome, State, Tree, Write,
+};
 use crate::files::plan::BaseRow;
 use crate::files::state::DiskState;
 use crate::relpath;
@@ -38,9 +40,9 @@ impl Root {
     /// Whether a directory ("" is the root) folds names.
     fn folds(&self, dir: &str) -> io::Result<bool> {
         match self.names().folds {
-            Folds::Nowhere => return Ok(false),
-            Folds::Everywhere => return Ok(true),
-            Folds::Some => {}
+            NameFolding::Nowhere => return Ok(false),
+            NameFolding::Everywhere => return Ok(true),
+            NameFolding::Some => {}
         }
         if let Some(known) = self.names().known().folding.get(dir) {
             return Ok(*known);
@@ -81,7 +83,7 @@ impl Root {
 
     /// Refuses a directory that is not listed under exactly this name.
     pub fn lists_all(&self, dir: &str) -> io::Result<()> {
-        if self.names().folds == Folds::Nowhere || dir.is_empty() || is_ours(dir) {
+        if self.names().folds == NameFolding::Nowhere || dir.is_empty() || is_ours(dir) {
             return Ok(());
         }
         for (at, _) in dir.match_indices('/').chain([(dir.len(), "")]) {
@@ -99,12 +101,12 @@ impl Root {
     }
 
     /// Tests how the disk handles names, with a file in this program's own directory.
-    pub fn probe_names(&self) -> Folds {
+    pub fn probe_names(&self) -> NameFolding {
         let there = |dir: BorrowedFd<'_>, name: &str| {
             rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
         };
         let Ok(own) = self.through(relpath::OWN_DIR) else {
-            return Folds::Nowhere;
+            return NameFolding::Nowhere;
         };
         // left behind, or made by another process at the same time: either gives the same result
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -112,7 +114,7 @@ impl Root {
             let folds = PROBE_ALIASES.iter().any(|alias| there(own.as_fd(), alias));
             let _ = rustix::fs::unlinkat(&own, PROBE, AtFlags::empty());
             if folds {
-                return Folds::Everywhere;
+                return NameFolding::Everywhere;
             }
         }
         self.seen_names()
@@ -120,7 +122,7 @@ impl Root {
 
     /// How the disk handles names, without leaving a trace: looks up an existing name in the other
     /// case.
-    pub fn seen_names(&self) -> Folds {
+    pub fn seen_names(&self) -> NameFolding {
         let mut names = HashSet::new();
         let listed = self.resolve("", root::READ).and_then(|dir| {
             super::list(&dir, &mut |name, _| {
@@ -138,14 +140,14 @@ impl Root {
                 rustix::fs::statat(self.fd(), alias, AtFlags::SYMLINK_NOFOLLOW).is_ok()
             })
         {
-            return Folds::Everywhere;
+            return NameFolding::Everywhere;
         }
         match self.filesystem() {
-            0xef53 if kernel_folds("ext4") => Folds::Some,
-            0xf2f5_2010 if kernel_folds("f2fs") => Folds::Some,
-            0x0102_1994 if kernel_folds("tmpfs") => Folds::Some,
-            0xca45_1a4e => Folds::Some,
-            _ => Folds::Nowhere,
+            0xef53 if kernel_folds("ext4") => NameFolding::Some,
+            0xf2f5_2010 if kernel_folds("f2fs") => NameFolding::Some,
+            0x0102_1994 if kernel_folds("tmpfs") => NameFolding::Some,
+            0xca45_1a4e => NameFolding::Some,
+            _ => NameFolding::Nowhere,
         }
     }
 }
@@ -168,8 +170,8 @@ fn kernel_folds(filesystem: &str) -> bool {
 
 impl DiskTree {
     /// The first component of a path that is not listed, although `stat` succeeds.
-    pub(super) fn twin_of(&self, path: &str) -> Called<Option<Twin>> {
-        if self.root.names().folds == Folds::Nowhere {
+    pub(super) fn twin_of(&self, path: &str) -> Called<Option<NameCollision>> {
+        if self.root.names().folds == NameFolding::Nowhere {
             return self.takes_name(path).map(|()| None);
         }
         for (at, _) in path.match_indices('/').chain([(path.len(), "")]) {
@@ -191,7 +193,7 @@ impl DiskTree {
         self.takes_name(path).map(|()| None)
     }
 
-    fn twin_here(&self, wanted: &str) -> io::Result<Option<Twin>> {
+    fn twin_here(&self, wanted: &str) -> io::Result<Option<NameCollision>> {
         let (dir, name) = split(wanted);
         let parent = self.root.through(dir)?;
         let Some(shown) = show(&parent, name)? else {
@@ -221,14 +223,14 @@ impl DiskTree {
                 format!("{dir}/{name}")
             }
         });
-        Ok(Some(Twin {
+        Ok(Some(NameCollision {
             wanted: wanted.to_string(),
             there,
         }))
     }
 
     /// Renames the listed name `there` to another spelling that the disk folds into it.
-    pub(super) fn spell(&self, there: &str, wanted: &str) -> Called<Moved> {
+    pub(super) fn spell(&self, there: &str, wanted: &str) -> Called<RenameOutcome> {
         let failed = |e: io::Error| fault("rename", there, &e);
         let _alone = self.root.names().alone();
         let (dir, old) = split(there);
@@ -238,7 +240,7 @@ impl DiskTree {
             || !self.root.lists(dir, old, true).map_err(failed)?
             || self.root.lists(dir, new, true).map_err(failed)?
         {
-            return Ok(Moved::Changed);
+            return Ok(RenameOutcome::Changed);
         }
         self.root.names().changed();
         let renamed = disk::rename_at(&parent, old, new);
@@ -246,7 +248,7 @@ impl DiskTree {
             // such a disk takes the rename for a no-op, so it is made in two steps; after a crash
             // the file is in the trash
             let Some(trash) = self.directory(TRASH)? else {
-                return Ok(Moved::Taken);
+                return Ok(RenameOutcome::Taken);
             };
             let way = relpath::temporary(uuid::Uuid::new_v4().as_u64_pair().0);
             if disk::rename_noreplace_at(&parent, old, &trash, &way).map_err(failed)?
@@ -265,9 +267,9 @@ impl DiskTree {
         self.root.names().changed();
         self.sync_open(&parent).map_err(failed)?;
         Ok(if self.root.lists(dir, new, true).map_err(failed)? {
-            Moved::Done
+            RenameOutcome::Done
         } else {
-            Moved::Taken
+            RenameOutcome::Taken
         })
     }
 
@@ -324,11 +326,13 @@ impl DiskTree {
         const NOTE: &str = "names";
         let folds = format!("{:?}", self.folds());
         let before = state.note(NOTE)?;
-        if before.as_deref() == Some(&folds) || before.is_none() && self.folds() == Folds::Nowhere {
+        if before.as_deref() == Some(&folds)
+            || before.is_none() && self.folds() == NameFolding::Nowhere
+        {
             return Ok(());
         }
         pages_below(state, "", |page| {
-            if self.folds() == Folds::Nowhere {
+            if self.folds() == NameFolding::Nowhere {
                 return Ok(false);
             }
             let mut writes = Vec::new();
@@ -358,7 +362,7 @@ impl DiskTree {
     }
 
     /// Which directories fold names, for a caller that keeps the result.
-    pub fn folds(&self) -> Folds {
+    pub fn folds(&self) -> NameFolding {
         self.root.names().folds
     }
 }

@@ -17,7 +17,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use super::listings::{Folds, Names, is_ordinary};
+use super::listings::{NameFolding, Names, is_ordinary};
 use crate::error::{Error, Kind, Result, plain};
 use crate::files::engine::traits::Fault;
 use crate::files::plan::{MODE, Stamp};
@@ -128,7 +128,7 @@ impl Root {
 
     /// What is known about names. Before [`Root::try_names`], as on an ordinary disk.
     pub fn names(&self) -> &Names {
-        static ORDINARY: Names = Names::new(Folds::Nowhere, true);
+        static ORDINARY: Names = Names::new(NameFolding::Nowhere, true);
         self.names.get().unwrap_or(&ORDINARY)
     }
 
@@ -139,7 +139,7 @@ impl Root {
     }
 
     /// The same without leaving a trace.
-    pub fn look_at_names(&self) {
+    pub fn observe_names(&self) {
         let _ = self.names.set(Names::new(self.seen_names(), true));
     }
 

@@ -96,7 +96,7 @@ impl ScanWalk<'_> {
             todo.push(from.to_string());
         }
         while let (true, Some(dir)) = (self.going, todo.pop()) {
-            match self.one(&dir, &mut todo) {
+            match self.scan_directory(&dir, &mut todo) {
                 Err(e) => return Err(e),
                 Ok(Ok(())) => {}
                 // removed meanwhile, or never a directory
@@ -137,7 +137,7 @@ impl ScanWalk<'_> {
 
     /// Scans one directory. Its subdirectories are entered later, by name: no descriptor is kept
     /// open meanwhile.
-    fn one(&mut self, dir: &str, todo: &mut Vec<String>) -> Called<io::Result<()>> {
+    fn scan_directory(&mut self, dir: &str, todo: &mut Vec<String>) -> Called<io::Result<()>> {
         let tree = self.tree;
         let mut failed = None;
         let mut path = String::new();

@@ -30,7 +30,7 @@ const HOLE_BLOCK_BYTES: usize = 64 * 1024;
 const COPY_BUFFER_BYTES: usize = 128 * 1024;
 
 /// A file that is being written for the tree.
-pub struct Temporary {
+pub struct TemporaryFile {
     spot: TemporaryName,
     beside: TemporaryDirs,
     file: File,
@@ -43,7 +43,7 @@ pub struct Temporary {
 
 impl DiskTree {
     /// Creates a file of `size` bytes beside `path`. `None`: an ancestor is not a directory.
-    pub fn temporary(&self, path: &str, size: u64) -> Called<Option<Temporary>> {
+    pub fn temporary(&self, path: &str, size: u64) -> Called<Option<TemporaryFile>> {
         self.room_for(size)?;
         let Some(spot) = self.beside(path)? else {
             return Ok(None);
@@ -53,7 +53,7 @@ impl DiskTree {
         let file = rustix::fs::openat(&spot.parent, spot.name(), flags, Mode::RUSR | Mode::WUSR);
         let file = File::from(file.map_err(|e| fault("create a file beside", path, &e.into()))?);
         let (hash, size, hollow, finished) = (Sha256::new(), 0, false, false);
-        Ok(Some(Temporary {
+        Ok(Some(TemporaryFile {
             spot,
             beside: self.beside.clone(),
             file,
@@ -324,13 +324,13 @@ impl DiskTree {
     }
 }
 
-impl Temporary {
+impl TemporaryFile {
     /// Verifies what was written, sets mode and time from `entry`, and syncs it. `None`: the bytes differ, and were removed.
     pub fn finish(self, entry: &Entry) -> Called<Option<StagedFile>> {
         self.finish_by(entry, |file| file.sync_all())
     }
 
-    /// [`Temporary::finish`], except that the file is added to those that are still to be synced.
+    /// [`TemporaryFile::finish`], except that the file is added to those that are still to be synced.
     pub fn finish_with(self, entry: &Entry, synced: &mut SyncSet) -> Called<Option<StagedFile>> {
         self.finish_by(entry, |file| synced.add(file.try_clone()?.into()))
     }
@@ -376,7 +376,7 @@ pub(super) fn complete(file: &File, entry: &Entry) -> io::Result<()> {
     file.sync_all()
 }
 
-impl Write for Temporary {
+impl Write for TemporaryFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let to_boundary = HOLE_BLOCK_BYTES - (self.size % HOLE_BLOCK_BYTES as u64) as usize;
         let piece = &bytes[..bytes.len().min(to_boundary)];
@@ -399,7 +399,7 @@ impl Write for Temporary {
     }
 }
 
-impl Drop for Temporary {
+impl Drop for TemporaryFile {
     fn drop(&mut self) {
         if !self.finished {
             let _ = rustix::fs::unlinkat(&self.spot.parent, self.spot.name(), AtFlags::empty());

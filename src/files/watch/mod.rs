@@ -66,7 +66,7 @@ impl WatchCounters {
     }
 }
 
-enum Ended {
+enum ActiveWatchEnd {
     Stopped,
     /// All watches must be created again: events since then are lost. With the reason.
     Lost(Option<String>),
@@ -83,9 +83,9 @@ impl Watch<'_> {
                 .and_then(|mut running| running.run());
             self.counters.watched.store(0, Relaxed);
             let why = match ended {
-                Ok(Ended::Stopped) => return Ok(()),
-                Ok(Ended::Lost(None)) => continue,
-                Ok(Ended::Lost(Some(why))) => why,
+                Ok(ActiveWatchEnd::Stopped) => return Ok(()),
+                Ok(ActiveWatchEnd::Lost(None)) => continue,
+                Ok(ActiveWatchEnd::Lost(Some(why))) => why,
                 Err(e) => reason(&e),
             };
             self.counters.lock().clone_from(&why);
@@ -170,17 +170,17 @@ impl<'a> ActiveWatch<'a> {
         })
     }
 
-    fn run(&mut self) -> std::io::Result<Ended> {
+    fn run(&mut self) -> std::io::Result<ActiveWatchEnd> {
         let other = |e: Error| std::io::Error::other(e.what);
         self.add("")?;
         if self.watches.is_empty() && self.unwatched.is_empty() {
-            return Ok(Ended::Lost(Some("it is not there".into())));
+            return Ok(ActiveWatchEnd::Lost(Some("it is not there".into())));
         }
         self.add_below("");
         // changes from before the watches
         self.add_rescan("");
         if !self.flush(clock::monotonic()) {
-            return Ok(Ended::Stopped);
+            return Ok(ActiveWatchEnd::Stopped);
         }
         let mut buffer = [0; 16 * 1024];
         loop {
@@ -188,11 +188,11 @@ impl<'a> ActiveWatch<'a> {
             let wanted = [readable(self.wake), readable(self.inotify.as_fd()), mounts];
             let [woken, events, mounts] = wait::ready(wanted, self.pause()).map_err(other)?;
             if woken && self.watch.woken(self.wake) {
-                return Ok(Ended::Stopped);
+                return Ok(ActiveWatchEnd::Stopped);
             }
             if mounts && self.mounts.has_changed() {
                 // no event reports entries that a mount hides or reveals
-                return Ok(Ended::Lost(None));
+                return Ok(ActiveWatchEnd::Lost(None));
             }
             let mut found = Vec::new();
             if events {
@@ -213,11 +213,11 @@ impl<'a> ActiveWatch<'a> {
             }
             self.try_unwatched();
             if !self.flush(at) {
-                return Ok(Ended::Stopped);
+                return Ok(ActiveWatchEnd::Stopped);
             }
             // the rules may now include other directories
             if self.watch.tree.rules_changed() != self.rules {
-                return Ok(Ended::Lost(None));
+                return Ok(ActiveWatchEnd::Lost(None));
             }
         }
     }
@@ -271,10 +271,10 @@ impl<'a> ActiveWatch<'a> {
         wd: &WatchDescriptor,
         mask: EventMask,
         name: Option<&std::ffi::OsStr>,
-    ) -> Result<Option<Ended>> {
+    ) -> Result<Option<ActiveWatchEnd>> {
         if mask.contains(EventMask::Q_OVERFLOW) {
             // directories may have been created without being watched
-            return Ok(Some(Ended::Lost(None)));
+            return Ok(Some(ActiveWatchEnd::Lost(None)));
         }
         let Some(dir) = self.dirs.get(wd).cloned() else {
             return Ok(None);
@@ -282,7 +282,7 @@ impl<'a> ActiveWatch<'a> {
         // while the root is open here, its removal causes no event of its own
         let own = name.is_some_and(|n| n.as_encoded_bytes() == relpath::OWN_DIR.as_bytes());
         if dir.is_empty() && own && mask.intersects(EventMask::DELETE | EventMask::MOVED_FROM) {
-            return Ok(Some(Ended::Lost(Some(format!(
+            return Ok(Some(ActiveWatchEnd::Lost(Some(format!(
                 "its {} is gone",
                 relpath::OWN_DIR
             )))));
@@ -291,7 +291,7 @@ impl<'a> ActiveWatch<'a> {
             EventMask::IGNORED | EventMask::DELETE_SELF | EventMask::UNMOUNT | EventMask::MOVE_SELF,
         ) {
             if dir.is_empty() {
-                return Ok(Some(Ended::Lost(Some(
+                return Ok(Some(ActiveWatchEnd::Lost(Some(
                     "it was removed, moved or unmounted".into(),
                 ))));
             }

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::files::engine::traits::{Moved, Twin};
+use crate::files::engine::traits::{NameCollision, RenameOutcome};
 use crate::files::engine::{WorkOutcome, WorkReport};
 use crate::files::plan::{Entry, is_below, parent};
 
@@ -71,27 +71,27 @@ impl Client {
     }
 
     /// The first component of a path that has another spelling here.
-    pub fn twin(&self, path: &str) -> Option<Twin> {
-        let twin = |wanted: &str| {
-            Some(Twin {
+    pub fn name_collision(&self, path: &str) -> Option<NameCollision> {
+        let name_collision = |wanted: &str| {
+            Some(NameCollision {
                 wanted: wanted.into(),
                 there: Some(self.real(wanted).into_owned()),
             })
         };
         prefixes(path)
             .find(|p| self.real(p) != *p && self.fs.contains_key(self.real(p).as_ref()))
-            .and_then(twin)
+            .and_then(name_collision)
     }
 
-    pub fn respell(&mut self, there: &str, wanted: &str) -> Moved {
+    pub fn respell(&mut self, there: &str, wanted: &str) -> RenameOutcome {
         if parent(there) != parent(wanted)
             || !self.fs.contains_key(there)
             || self.real(wanted) != there
         {
-            return Moved::Changed;
+            return RenameOutcome::Changed;
         }
         self.rename_all(there, wanted);
-        Moved::Done
+        RenameOutcome::Done
     }
 
     /// Renames a file, or a directory with its content.
@@ -120,7 +120,7 @@ impl Client {
     /// Entries of the hub that this disk cannot have beside the others.
     pub fn cannot(&self, live: &BTreeMap<&String, Entry>) -> BTreeSet<String> {
         let no = |p: &&&String| {
-            !self.fs.contains_key(**p) && (self.refuses(p) || self.twin(p).is_some())
+            !self.fs.contains_key(**p) && (self.refuses(p) || self.name_collision(p).is_some())
         };
         live.keys().filter(no).map(|p| p.to_string()).collect()
     }

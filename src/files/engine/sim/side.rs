@@ -144,7 +144,7 @@ impl Side {
                 n.is_dir() || known || change.from.is_some() || n.hash() == local.entry.hash
             });
             if node.map(Node::stamp) != Some(local.stamp) || !read {
-                return Ok(ChangeOutcome::Moved);
+                return Ok(ChangeOutcome::FileChanged);
             }
         }
         w.watch_delete(self.i, change);
@@ -235,13 +235,13 @@ impl crate::files::engine::traits::HubCalls for Side {
 }
 
 impl ContentTransfer for Side {
-    fn send(&self, all: &[Shipment<'_>]) -> Vec<Called<ChangeOutcome>> {
+    fn send(&self, all: &[SendItem<'_>]) -> Vec<Called<ChangeOutcome>> {
         all.iter()
             .map(|s| self.request(s.change, s.local))
             .collect()
     }
 
-    fn stage(&self, all: &[Delivery<'_>]) -> Vec<Called<Option<StagedFile>>> {
+    fn stage(&self, all: &[StageItem<'_>]) -> Vec<Called<Option<StagedFile>>> {
         all.iter()
             .map(|delivery| self.stage_one(delivery))
             .collect()
@@ -249,8 +249,8 @@ impl ContentTransfer for Side {
 }
 
 impl Side {
-    fn stage_one(&self, delivery: &Delivery<'_>) -> Called<Option<StagedFile>> {
-        let Delivery {
+    fn stage_one(&self, delivery: &StageItem<'_>) -> Called<Option<StagedFile>> {
+        let StageItem {
             path,
             entry,
             sources,

@@ -55,14 +55,19 @@ impl Tree for Side {
         Ok(())
     }
 
-    fn place(&self, path: &str, staged: &StagedFile, over: Option<&Local>) -> Called<Moved> {
+    fn place(
+        &self,
+        path: &str,
+        staged: &StagedFile,
+        over: Option<&Local>,
+    ) -> Called<RenameOutcome> {
         let over = over.map(|local| &local.stamp);
         if self.enter(Point::Read)?.clients[self.i]
             .stamp(path)
             .as_ref()
             != over
         {
-            return Ok(Moved::Changed);
+            return Ok(RenameOutcome::Changed);
         }
         let mut w = self.enter(Point::Window)?;
         w.maps_meanwhile(self.i, path);
@@ -78,16 +83,16 @@ impl Tree for Side {
                 .get(path)
                 .is_some_and(|n| n.is_dir() && !c.under(path).is_empty())
         {
-            return Ok(Moved::Taken);
+            return Ok(RenameOutcome::Taken);
         }
         // an empty directory is removed before the rename; none is left over
         if over.is_some() && c.fs.get(path).is_some_and(Node::is_dir) {
             c.fs.remove(path);
         } else if c.fs.contains_key(path) != over.is_some() {
-            return Ok(Moved::Taken);
+            return Ok(RenameOutcome::Taken);
         }
         let Some(mut new) = c.fs.remove(&staged.temp) else {
-            return Ok(Moved::Changed);
+            return Ok(RenameOutcome::Changed);
         };
         new.ctime = tick;
         let out = c.fs.insert(path.to_string(), new.clone());
@@ -97,14 +102,14 @@ impl Tree for Side {
         }
         w.say(|| format!("c{i} places {path} = {}", new.content));
         w.touched(i, path);
-        self.leave(w, Moved::Done)
+        self.leave(w, RenameOutcome::Done)
     }
 
-    fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<Moved> {
+    fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<RenameOutcome> {
         let w = self.enter(Point::Read)?;
         let checked = expected.is_none_or(|e| w.clients[self.i].stamp(from).as_ref() == Some(e));
         if !checked {
-            return Ok(Moved::Changed);
+            return Ok(RenameOutcome::Changed);
         }
         drop(w);
         let mut w = self.enter(Point::Window)?;
@@ -114,11 +119,11 @@ impl Tree for Side {
             to.starts_with(".mesync/") || w.clients[i].fs.get(up).is_some_and(Node::is_dir)
         });
         if w.clients[i].fs.contains_key(w.clients[i].real(to).as_ref()) || !above_is_dir {
-            return Ok(Moved::Taken);
+            return Ok(RenameOutcome::Taken);
         }
         let from = &*w.clients[i].at(from);
         if w.clients[i].fs.get(from).is_none_or(Node::is_dir) {
-            return Ok(Moved::Changed);
+            return Ok(RenameOutcome::Changed);
         }
         w.watch_move(i, from, to);
         let c = &mut w.clients[i];
@@ -136,28 +141,28 @@ impl Tree for Side {
         }
         w.say(|| format!("c{i} moves {from} -> {to} ({content})"));
         w.touched(i, from);
-        self.leave(w, Moved::Done)
+        self.leave(w, RenameOutcome::Done)
     }
 
     fn keeps_modes(&self) -> bool {
         true
     }
 
-    fn twin(&self, path: &str) -> Called<Option<Twin>> {
+    fn name_collision(&self, path: &str) -> Called<Option<NameCollision>> {
         let w = self.enter(Point::Read)?;
         let c = &w.clients[self.i];
         if c.refuses(path) {
             Err(refused())
         } else {
-            Ok(c.twin(path))
+            Ok(c.name_collision(path))
         }
     }
 
-    fn respell(&self, there: &str, wanted: &str) -> Called<Moved> {
+    fn respell(&self, there: &str, wanted: &str) -> Called<RenameOutcome> {
         let mut w = self.enter(Point::Window)?;
         let i = self.i;
         let moved = w.clients[i].respell(there, wanted);
-        if moved == Moved::Done {
+        if moved == RenameOutcome::Done {
             // what the user put back there is below the new name now
             let is_moved = |path: &str| path == there || is_below(path, there);
             let again = w.again.iter().filter(|(path, _)| is_moved(path));

@@ -127,7 +127,7 @@ pub enum ChangeOutcome {
     /// 409 for a void key, 404 for a delete of nothing: not done, and it never will be.
     NotDone,
     /// The local file is no longer what was to be sent; nothing was changed on the hub.
-    Moved,
+    FileChanged,
 }
 
 /// The response to `GET /api/idempotency/{key}`, from one transaction of the hub.
@@ -178,7 +178,7 @@ pub struct StagedFile {
 
 /// A change to send.
 #[derive(Debug, Clone, Copy)]
-pub struct Shipment<'a> {
+pub struct SendItem<'a> {
     pub change: &'a HubChange,
     /// The file, link or empty directory whose bytes are sent. `None`: the change needs no bytes from this machine: a
     /// delete, or a commit of known content.
@@ -187,7 +187,7 @@ pub struct Shipment<'a> {
 
 /// A version of the hub to create under a temporary name.
 #[derive(Debug, Clone, Copy)]
-pub struct Delivery<'a> {
+pub struct StageItem<'a> {
     pub path: &'a str,
     pub row: &'a RemoteRow,
     /// Kind, mode and mtime as they are to be set.
@@ -201,13 +201,13 @@ pub struct Delivery<'a> {
 /// may share requests and syncs.
 pub trait ContentTransfer: Send + Sync {
     /// Sends changes to the hub. Hashes what it reads; if that is not the hash of `change.entry`, or `stat` no longer
-    /// shows `local.stamp` afterwards: [`ChangeOutcome::Moved`], and nothing is committed. With `change.from`, and when only
+    /// shows `local.stamp` afterwards: [`ChangeOutcome::FileChanged`], and nothing is committed. With `change.from`, and when only
     /// the mode changed, the hub has the chunks and no bytes are sent.
-    fn send(&self, all: &[Shipment<'_>]) -> Vec<Called<ChangeOutcome>>;
+    fn send(&self, all: &[SendItem<'_>]) -> Vec<Called<ChangeOutcome>>;
     /// Creates temporary names beside the paths, synced, with the bytes of the rows from the first source that has them;
     /// verifies the hashes and creates missing ancestors. `None`: no source has the bytes (any more), or an ancestor is
     /// not a directory. Leaves no temporary name behind unless it returns it.
-    fn stage(&self, all: &[Delivery<'_>]) -> Vec<Called<Option<StagedFile>>>;
+    fn stage(&self, all: &[StageItem<'_>]) -> Vec<Called<Option<StagedFile>>>;
 }
 
 // -- the tree -----------------------------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ pub enum Look {
 
 /// Two names that the disk folds into one: nothing can be named `wanted` while `there` exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Twin {
+pub struct NameCollision {
     /// The path, or a directory above it.
     pub wanted: String,
     /// As the directory lists it; `None`: unknown.
@@ -233,7 +233,7 @@ pub struct Twin {
 
 /// The result of a rename.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moved {
+pub enum RenameOutcome {
     Done,
     /// The new name exists, or cannot exist because an ancestor is not a directory.
     Taken,
@@ -262,18 +262,19 @@ pub trait Tree: Send + Sync {
     /// has the temporary name, and the caller examines it. A directory is replaced only if it is
     /// empty. If the filesystem cannot exchange: reads the file again, then replaces it. `stage`
     /// has created the ancestors; they are created again if they are gone.
-    fn place(&self, path: &str, staged: &StagedFile, over: Option<&Local>) -> Called<Moved>;
+    fn place(&self, path: &str, staged: &StagedFile, over: Option<&Local>)
+    -> Called<RenameOutcome>;
     /// [`Tree::place`] for several paths, which may share syncs.
-    fn place_all(&self, all: &[(&str, &StagedFile, Option<&Local>)]) -> Vec<Called<Moved>> {
+    fn place_all(&self, all: &[(&str, &StagedFile, Option<&Local>)]) -> Vec<Called<RenameOutcome>> {
         all.iter()
             .map(|(path, staged, over)| self.place(path, staged, *over))
             .collect()
     }
     /// Renames with RENAME_NOREPLACE. `expected`: checks first that `from` shows this stamp. The
     /// parent of a name below the trash is created as needed, no other.
-    fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<Moved>;
+    fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<RenameOutcome>;
     /// [`Tree::shift`] for several paths, which may share syncs.
-    fn shift_all(&self, all: &[(&str, &str, &Stamp)]) -> Vec<Called<Moved>> {
+    fn shift_all(&self, all: &[(&str, &str, &Stamp)]) -> Vec<Called<RenameOutcome>> {
         all.iter()
             .map(|(from, to, expected)| self.shift(from, to, Some(expected)))
             .collect()
@@ -285,9 +286,9 @@ pub trait Tree: Send + Sync {
     fn keeps_modes(&self) -> bool;
     /// The existing name that keeps a missing path from being created, because the disk folds both
     /// into one.
-    fn twin(&self, path: &str) -> Called<Option<Twin>>;
+    fn name_collision(&self, path: &str) -> Called<Option<NameCollision>>;
     /// Renames a file or directory to another spelling that the disk folds into the same name.
-    fn respell(&self, there: &str, wanted: &str) -> Called<Moved>;
+    fn respell(&self, there: &str, wanted: &str) -> Called<RenameOutcome>;
     /// Sets the mode of an entry that shows this stamp, and the time if it is a file. Returns the
     /// new stamp; `None`: the entry has changed. The mode of the stamp is the one that resulted
     /// from this call, never one that was set later.

@@ -41,7 +41,7 @@ impl S3em {
         ) {
             // the bytes are not those that were hashed
             Err(failure) if failure.status == 0 && failure.error.kind == Kind::Busy => {
-                return Ok(ChangeOutcome::Moved);
+                return Ok(ChangeOutcome::FileChanged);
             }
             Err(failure) => return Err(self.link.failed(self.plainly(failure, entry))),
             Ok(stored) => stored,
@@ -212,15 +212,15 @@ impl S3em {
 
 /// Such a server takes one file a request.
 impl ContentTransfer for S3em {
-    fn send(&self, all: &[Shipment<'_>]) -> Vec<Called<ChangeOutcome>> {
-        let one = |shipment: &Shipment<'_>| match shipment.local {
+    fn send(&self, all: &[SendItem<'_>]) -> Vec<Called<ChangeOutcome>> {
+        let one = |shipment: &SendItem<'_>| match shipment.local {
             Some(local) => self.upload(shipment.change, local),
             None => self.change(shipment.change),
         };
         all.iter().map(one).collect()
     }
 
-    fn stage(&self, all: &[Delivery<'_>]) -> Vec<Called<Option<StagedFile>>> {
+    fn stage(&self, all: &[StageItem<'_>]) -> Vec<Called<Option<StagedFile>>> {
         all.iter().map(|delivery| self.fetch(delivery)).collect()
     }
 }
@@ -240,7 +240,7 @@ impl S3em {
             .read(&change.path, Some(&local.stamp))
             .map_err(failed)?
         else {
-            return Ok(ChangeOutcome::Moved);
+            return Ok(ChangeOutcome::FileChanged);
         };
         let sent = self.put(
             change,
@@ -252,14 +252,14 @@ impl S3em {
                 sha256: entry.hash,
             },
         );
-        if sent == Ok(ChangeOutcome::Moved) {
+        if sent == Ok(ChangeOutcome::FileChanged) {
             self.tree.contradicted(&local.stamp);
         }
         sent
     }
 
-    fn fetch(&self, delivery: &Delivery<'_>) -> Called<Option<StagedFile>> {
-        let Delivery {
+    fn fetch(&self, delivery: &StageItem<'_>) -> Called<Option<StagedFile>> {
+        let StageItem {
             path,
             row,
             entry,

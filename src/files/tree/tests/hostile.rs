@@ -26,7 +26,7 @@ fn links_are_staged_as_links_and_never_followed() {
         .stage_link("l", target.as_bytes(), &link)
         .unwrap()
         .unwrap();
-    assert_eq!(w.tree.place("l", &staged, None), Ok(Moved::Done));
+    assert_eq!(w.tree.place("l", &staged, None), Ok(RenameOutcome::Done));
     assert_eq!(w.local("l").entry, link);
     assert_eq!(w.tree.stage_link("l", b"elsewhere", &link), Ok(None));
     for openat2 in [true, false] {
@@ -39,8 +39,11 @@ fn links_are_staged_as_links_and_never_followed() {
             w.tree.stage_dir("l/deep/er", &Entry::dir(0o755, 0)),
             Ok(None)
         );
-        assert_eq!(w.tree.shift("l/secret", "stolen", None), Ok(Moved::Changed));
-        assert_eq!(w.tree.shift("l", "l/x", None), Ok(Moved::Taken));
+        assert_eq!(
+            w.tree.shift("l/secret", "stolen", None),
+            Ok(RenameOutcome::Changed)
+        );
+        assert_eq!(w.tree.shift("l", "l/x", None), Ok(RenameOutcome::Taken));
         assert_eq!(w.tree.remove_dir("l"), Ok(false));
         assert_eq!(w.tree.is_empty("l"), Ok(true));
         assert!(w.tree.read("l", None).map(|r| r.is_none()).unwrap());
@@ -101,10 +104,13 @@ fn a_directory_that_becomes_a_link_leads_nowhere() {
         let staged = w.staged("d/a", "bytes");
         disk::rename(&w.at("d"), &w.at("moved")).unwrap();
         symlink(w.outside(), w.at("d")).unwrap();
-        assert_eq!(w.tree.place("d/a", &staged, None), Ok(Moved::Taken));
+        assert_eq!(w.tree.place("d/a", &staged, None), Ok(RenameOutcome::Taken));
         assert_eq!(w.tree.discard(&staged.temp), Ok(()));
         w.write("here", "mine");
-        assert_eq!(w.tree.shift("here", "d/here", None), Ok(Moved::Taken));
+        assert_eq!(
+            w.tree.shift("here", "d/here", None),
+            Ok(RenameOutcome::Taken)
+        );
         assert_eq!(fs::read_dir(w.outside()).unwrap().count(), 0);
         // nothing is left of it in the directory's new place
         assert_eq!(fs::read_dir(w.at("moved")).unwrap().count(), 0);
@@ -137,7 +143,8 @@ fn a_race_with_links_never_leads_outside() {
                 };
                 let _ = temporary.write_all(b"x");
                 if let Ok(Some(staged)) = temporary.finish(&entry("x")) {
-                    placed += usize::from(w.tree.place(&path, &staged, None) == Ok(Moved::Done));
+                    placed +=
+                        usize::from(w.tree.place(&path, &staged, None) == Ok(RenameOutcome::Done));
                 }
                 if placed == 5 {
                     break;

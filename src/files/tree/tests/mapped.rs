@@ -98,11 +98,11 @@ fn without_exchange_a_write_that_left_no_stamp_is_not_replaced() {
     };
     assert_eq!(
         w.tree.place("a", &w.staged("a", "new"), Some(&unseen)),
-        Ok(Moved::Changed)
+        Ok(RenameOutcome::Changed)
     );
     assert_eq!(w.text("a"), "old");
     assert_eq!(
         w.tree.place("a", &w.staged("a", "new"), Some(&old)),
-        Ok(Moved::Done)
+        Ok(RenameOutcome::Done)
     );
 }

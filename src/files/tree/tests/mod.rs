@@ -72,7 +72,7 @@ impl World {
         temporary.finish(&entry(bytes)).unwrap().unwrap()
     }
 
-    fn place(&self, path: &str, bytes: &str, over: Option<&Local>) -> Moved {
+    fn place(&self, path: &str, bytes: &str, over: Option<&Local>) -> RenameOutcome {
         self.tree
             .place(path, &self.staged(path, bytes), over)
             .unwrap()
@@ -119,11 +119,11 @@ fn entry(bytes: &str) -> Entry {
 #[test]
 fn a_placed_file_has_bytes_mode_and_time_and_nothing_is_left_beside_it() {
     let w = world();
-    assert_eq!(w.place("d/e/a", "new", None), Moved::Done);
+    assert_eq!(w.place("d/e/a", "new", None), RenameOutcome::Done);
     let local = w.local("d/e/a");
     assert_eq!(local.entry, entry("new"));
-    assert_eq!(w.place("d/e/a", "other", None), Moved::Taken);
-    assert_eq!(w.place("d/e/a", "newer", Some(&local)), Moved::Done);
+    assert_eq!(w.place("d/e/a", "other", None), RenameOutcome::Taken);
+    assert_eq!(w.place("d/e/a", "newer", Some(&local)), RenameOutcome::Done);
     assert_eq!(w.text("d/e/a"), "newer");
     // the replaced file and the refused one have their temporary names
     let texts: Vec<String> = w.temporaries().iter().map(|t| w.text(t)).collect();
@@ -153,7 +153,10 @@ fn an_edit_between_look_and_rename_is_never_overwritten() {
         let old = w.local("a");
         let staged = w.staged("a", "hub's");
         w.write("a", "edited");
-        assert_eq!(w.tree.place("a", &staged, Some(&old)), Ok(Moved::Changed));
+        assert_eq!(
+            w.tree.place("a", &staged, Some(&old)),
+            Ok(RenameOutcome::Changed)
+        );
         assert_eq!(w.text("a"), "edited");
         // same size and time, but another file
         let now = w.local("a");
@@ -165,8 +168,14 @@ fn an_edit_between_look_and_rename_is_never_overwritten() {
                 std::time::UNIX_EPOCH + std::time::Duration::from_nanos(now.stamp.mtime as u64),
             )
             .unwrap();
-        assert_eq!(w.tree.place("a", &staged, Some(&now)), Ok(Moved::Changed));
-        assert_eq!(w.tree.shift("a", "b", Some(&now.stamp)), Ok(Moved::Changed));
+        assert_eq!(
+            w.tree.place("a", &staged, Some(&now)),
+            Ok(RenameOutcome::Changed)
+        );
+        assert_eq!(
+            w.tree.shift("a", "b", Some(&now.stamp)),
+            Ok(RenameOutcome::Changed)
+        );
         assert_eq!(w.tree.set_metadata("a", &now.stamp, 0o600, None), Ok(None));
         assert_eq!(w.text("a"), "Edited");
         // an unknown value equals nothing
@@ -180,7 +189,7 @@ fn an_edit_between_look_and_rename_is_never_overwritten() {
         };
         assert_eq!(
             w.tree.place("a", &staged, Some(&unknown)),
-            Ok(Moved::Changed)
+            Ok(RenameOutcome::Changed)
         );
     }
 }
@@ -192,19 +201,25 @@ fn without_exchange_files_are_replaced_and_directories_make_way() {
         w.tree.exchange.store(exchange, Relaxed);
         w.tree.noreplace.store(noreplace, Relaxed);
         w.write("a", "old");
-        assert_eq!(w.place("a", "new", Some(&w.local("a"))), Moved::Done);
+        assert_eq!(
+            w.place("a", "new", Some(&w.local("a"))),
+            RenameOutcome::Done
+        );
         assert_eq!(
             (w.text("a").as_str(), w.place("a", "third", None)),
-            ("new", Moved::Taken)
+            ("new", RenameOutcome::Taken)
         );
         // a file over an empty directory, and over one that is not empty
         fs::create_dir(w.at("d")).unwrap();
-        assert_eq!(w.place("d", "file", Some(&w.local("d"))), Moved::Done);
+        assert_eq!(
+            w.place("d", "file", Some(&w.local("d"))),
+            RenameOutcome::Done
+        );
         assert_eq!(w.text("d"), "file");
         w.write("full/x", "mine");
         assert_eq!(
             w.place("full", "file", Some(&w.local("full"))),
-            Moved::Taken
+            RenameOutcome::Taken
         );
         assert_eq!(w.text("full/x"), "mine");
         // a directory over a file: the replaced file can be examined
@@ -215,7 +230,10 @@ fn without_exchange_files_are_replaced_and_directories_make_way() {
             .stage_dir("f", &Entry::dir(0o750, TIME))
             .unwrap()
             .unwrap();
-        assert_eq!(w.tree.place("f", &staged, Some(&old)), Ok(Moved::Done));
+        assert_eq!(
+            w.tree.place("f", &staged, Some(&old)),
+            Ok(RenameOutcome::Done)
+        );
         assert_eq!(
             (w.local("f").entry.kind, w.local("f").entry.mode),
             (EntryKind::Dir, 0o750)
@@ -223,7 +241,7 @@ fn without_exchange_files_are_replaced_and_directories_make_way() {
         assert_eq!(w.text(&staged.temp), "text");
         assert_eq!(
             w.tree.shift("f", "g", None),
-            Ok(Moved::Done),
+            Ok(RenameOutcome::Done),
             "{exchange} {noreplace}"
         );
     }
@@ -252,7 +270,7 @@ fn files_are_moved_to_the_trash_and_back_and_found_there() {
     let trash = crate::files::conflict::trash_name("d/a", &local.entry, TIME, 1);
     assert_eq!(
         w.tree.shift("d/a", &trash, Some(&local.stamp)),
-        Ok(Moved::Done)
+        Ok(RenameOutcome::Done)
     );
     assert_eq!(
         (w.text(&trash).as_str(), w.names()),
@@ -287,13 +305,13 @@ fn files_are_moved_to_the_trash_and_back_and_found_there() {
     );
     assert_eq!(
         w.tree.shift(&trash, "d/a", Some(&inside.stamp)),
-        Ok(Moved::Done)
+        Ok(RenameOutcome::Done)
     );
     // the trash is the only directory that a move creates
-    assert_eq!(w.tree.shift("d/a", "e/a", None), Ok(Moved::Taken));
+    assert_eq!(w.tree.shift("d/a", "e/a", None), Ok(RenameOutcome::Taken));
     assert_eq!(
         w.tree.shift("gone", &format!("{TRASH}/x"), None),
-        Ok(Moved::Changed)
+        Ok(RenameOutcome::Changed)
     );
     assert_eq!(w.text("d/a"), "text");
 }
@@ -384,7 +402,10 @@ fn long_runs_of_zeros_become_holes() {
     let mut temporary = w.tree.temporary("image", entry.size).unwrap().unwrap();
     temporary.write_all(&bytes).unwrap();
     let staged = temporary.finish(&entry).unwrap().unwrap();
-    assert_eq!(w.tree.place("image", &staged, None), Ok(Moved::Done));
+    assert_eq!(
+        w.tree.place("image", &staged, None),
+        Ok(RenameOutcome::Done)
+    );
     assert!(fs::read(w.at("image")).unwrap() == bytes);
     assert!(fs::metadata(w.at("image")).unwrap().blocks() * 512 < 1 << 20);
     assert_eq!(w.local("image").entry, entry);
@@ -397,7 +418,7 @@ fn hard_links_are_files_of_their_own() {
     disk::link_or_copy(&w.at("a"), &w.at("b")).unwrap();
     let (a, b) = (w.local("a"), w.local("b"));
     assert_eq!((a.entry, a.stamp), (b.entry, b.stamp));
-    assert_eq!(w.place("a", "new", Some(&a)), Moved::Done);
+    assert_eq!(w.place("a", "new", Some(&a)), RenameOutcome::Done);
     assert_eq!(
         (w.text("a").as_str(), w.text("b").as_str()),
         ("new", "text")
@@ -445,6 +466,6 @@ fn a_long_file_that_was_not_placed_can_be_gone_on_with() {
         (staged.stamp.mode, staged.stamp.mtime),
         (0o400, 1_000_000_000)
     );
-    assert_eq!(w.tree.place("g", &staged, None), Ok(Moved::Done));
+    assert_eq!(w.tree.place("g", &staged, None), Ok(RenameOutcome::Done));
     assert_eq!((w.text("g").as_str(), left.exists()), ("long", false));
 }
