@@ -5,6 +5,7 @@
 mod feed;
 mod machine;
 mod outcome;
+mod pacing;
 pub mod rules;
 mod wake;
 mod work;

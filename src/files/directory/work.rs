@@ -5,10 +5,12 @@
 
 use std::time::Duration;
 
+use super::pacing::Pacing;
 use super::{Directory, MAX_RETRY_PAUSE, lock};
+use crate::clock;
 use crate::config::limits;
 use crate::error::Result;
-use crate::files::engine::Direction;
+use crate::files::engine::{Direction, GroupSize};
 
 /// A worker that finds no work for so long ends, unless it is the only one of its direction.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(5);
@@ -18,6 +20,7 @@ const MAX_IDLE_TIME: Duration = Duration::from_secs(5);
 pub struct Workers {
     running: usize,
     waiting: usize,
+    pacing: Pacing,
 }
 
 impl Directory {
@@ -48,16 +51,26 @@ impl Directory {
                 self.wakeup.wait(way, pause);
                 continue;
             }
-            let Some(group) = self.engine.take(Some(way), self.max_group()) else {
+            let Some(group) = self.engine.take(Some(way), self.group_size(way)) else {
                 self.tree.close_directories();
                 if self.wait_for_work(way) {
                     continue;
                 }
                 break;
             };
+            let paths = group.is_short_change().then_some(group.len());
+            if paths.is_some() {
+                lock(self.workers(way))
+                    .pacing
+                    .group_begins(clock::monotonic());
+            }
             self.call_another(way, start);
             for report in self.engine.carry_out(group) {
                 self.report(report);
+            }
+            if let Some(paths) = paths {
+                let now = clock::monotonic();
+                lock(self.workers(way)).pacing.group_ended(now, paths);
             }
             self.call_another(
                 if way == Direction::Up {
@@ -71,14 +84,18 @@ impl Directory {
         self.worker_ended(way);
     }
 
-    /// `false`: the worker is not needed.
     fn wait_for_work(&self, way: Direction) -> bool {
-        let is_only = {
+        let (is_only, small_waits) = {
             let mut workers = lock(self.workers(way));
             workers.waiting += 1;
-            workers.waiting == workers.running
+            (
+                workers.waiting == workers.running,
+                workers.pacing.left(clock::monotonic()),
+            )
         };
-        let time = if is_only {
+        let time = if !small_waits.is_zero() && self.engine.has_work(way, 1) {
+            small_waits
+        } else if is_only {
             MAX_RETRY_PAUSE
         } else {
             MAX_IDLE_TIME
@@ -95,13 +112,13 @@ impl Directory {
         let mut workers = lock(self.workers(way));
         workers.waiting -= 1;
         // a worker that was woken, or has work, stays; so does the last one
-        let is_idle = !is_woken && !self.engine.has_work(way);
+        let is_idle = !is_woken && !self.engine.has_work(way, 1);
         !(is_idle && workers.waiting > 0)
     }
 
     /// Wakes another worker if there is work for it, or starts one if all are busy.
     fn call_another(&self, way: Direction, start: &dyn Fn(Direction) -> Result<()>) {
-        if !self.engine.has_work(way) {
+        if !self.engine.has_work(way, self.group_size(way).least) {
             return;
         }
         if lock(self.workers(way)).waiting > 0 {
@@ -120,11 +137,15 @@ impl Directory {
     }
 
     /// A server that takes no batches gets one change a request.
-    fn max_group(&self) -> usize {
+    fn group_size(&self, way: Direction) -> GroupSize {
         if self.legacy.is_some() {
-            1
-        } else {
-            limits::GROUP_PATHS
+            return GroupSize::up_to(1);
+        }
+        let has_work = self.engine.has_work(way, 1);
+        let now = clock::monotonic();
+        GroupSize {
+            least: lock(self.workers(way)).pacing.least(now, has_work),
+            most: limits::GROUP_PATHS,
         }
     }
 }

@@ -5,7 +5,7 @@
 //! `send` has the changes that are sent to the hub, `apply` those of the tree.
 
 use super::deletes::Weighed;
-use super::queue::{Direction, Task, WorkEnd};
+use super::queue::{Direction, GroupSize, Task, WorkEnd};
 use super::report::outcome;
 use super::step::{
     Departure, Finish, MetadataChange, NextStep, OutgoingChange, PathWork, Placement, Results,
@@ -28,20 +28,26 @@ struct Steps {
 }
 
 impl Engine {
-    /// Takes the next work in the given direction, or in any, for so many paths at most; the caller must carry it out.
+    /// Takes the next work in the given direction, or in any, for so many paths; the caller must carry it out.
     /// `None`: there is no work now, or nothing was polled yet, because which hub this is must be known before its rows
     /// are used.
-    pub fn take(&self, way: Option<Direction>, most: usize) -> Option<WorkGroup> {
+    pub fn take(&self, way: Option<Direction>, size: GroupSize) -> Option<WorkGroup> {
         if self.generation() == 0 {
             return None;
         }
         let may_delete = self.may_delete();
-        let (paths, task) = self.queue().next(may_delete, way, most)?;
-        Some(WorkGroup { paths, task })
+        let mut queue = self.queue();
+        let (paths, task) = queue.next(may_delete, way, size)?;
+        let is_long = queue.is_long(&paths[0]);
+        Some(WorkGroup {
+            paths,
+            task,
+            is_long,
+        })
     }
 
     /// Carries out work; a report for each path.
-    pub fn carry_out(&self, WorkGroup { paths, task }: WorkGroup) -> Vec<WorkReport> {
+    pub fn carry_out(&self, WorkGroup { paths, task, .. }: WorkGroup) -> Vec<WorkReport> {
         match task {
             Task::Examine => paths
                 .into_iter()

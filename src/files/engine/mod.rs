@@ -49,7 +49,7 @@ use traits::{Called, Env, Feed, Look, Rows, State, Token, Write};
 
 pub use gather::Quiet;
 pub use neighbours::Neighbours;
-pub use queue::Direction;
+pub use queue::{Direction, GroupSize};
 pub use remote_changes::Polled;
 pub use report::{WorkOutcome, WorkReport};
 
@@ -116,6 +116,18 @@ pub struct Preview {
 pub struct WorkGroup {
     paths: Vec<String>,
     task: Task,
+    is_long: bool,
+}
+
+impl WorkGroup {
+    /// Whether it changes something, and no file of it is long.
+    pub fn is_short_change(&self) -> bool {
+        self.task == Task::CarryOut && !self.is_long
+    }
+
+    pub fn len(&self) -> usize {
+        self.paths.len()
+    }
 }
 
 /// See [`Engine::look_around`].
@@ -197,18 +209,18 @@ impl Engine {
         Rescanning(self)
     }
 
-    /// Whether there may be work in this direction.
-    pub fn has_work(&self, way: Direction) -> bool {
+    /// Whether there may be work in this direction, for so many paths.
+    pub fn has_work(&self, way: Direction, least: usize) -> bool {
         let may_delete = self.may_delete();
-        self.generation() != 0 && self.queue().has_work(may_delete, way)
+        self.generation() != 0 && self.queue().has_work(may_delete, way, least)
     }
 
     /// Whether no work is running and none can start before an event.
     pub fn is_quiet(&self) -> bool {
         let (drained, queue) = (self.is_drained(), self.queue());
         queue.is_idle()
-            && !queue.has_work(drained, Direction::Up)
-            && !queue.has_work(drained, Direction::Down)
+            && !queue.has_work(drained, Direction::Up, 1)
+            && !queue.has_work(drained, Direction::Down, 1)
     }
 
     /// Makes waiting paths pending again: after a poll, at intervals (transient failures), and when the disk has room again.

@@ -56,6 +56,20 @@ pub enum Task {
     CarryOut,
 }
 
+/// How many paths a group has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupSize {
+    /// Fewer than these are not carried out yet, but for a long file, which is a group of its own.
+    pub least: usize,
+    pub most: usize,
+}
+
+impl GroupSize {
+    pub fn up_to(most: usize) -> GroupSize {
+        GroupSize { least: 1, most }
+    }
+}
+
 /// The result of an examination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Examined {

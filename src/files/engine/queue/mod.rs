@@ -20,7 +20,7 @@ use crate::wire::files::{BATCH_FILE, Hash};
 use super::traits::Token;
 use item::{Due, Stage};
 
-pub use item::{Direction, Examined, Precedence, Task, WorkEnd};
+pub use item::{Direction, Examined, GroupSize, Precedence, Task, WorkEnd};
 
 /// Bytes of the contents of a group, at most; a file that does not travel with others is a group of its own.
 const GROUP_BYTES: u64 = crate::config::limits::GROUP_BYTES;
@@ -136,14 +136,15 @@ impl WorkQueue {
         was.is_some_and(|(.., hash)| self.deleted.remove(&(hash, path.into())))
     }
 
-    /// Returns the next work, the same for so many paths at most. `deletes`: whether deletes may be carried out now. `way`: only
+    /// Returns the next work, the same for so many paths. `deletes`: whether deletes may be carried out now. `way`: only
     /// work in this direction, and examinations.
     pub fn next(
         &mut self,
         deletes: bool,
         way: Option<Direction>,
-        most: usize,
+        size: GroupSize,
     ) -> Option<(Vec<String>, Task)> {
+        let most = size.most;
         let unexamined = self.unexamined.values().map(|p| p.to_string());
         let examine: Vec<String> = unexamined
             .filter(|p| !self.busy.contains(p))
@@ -162,6 +163,12 @@ impl WorkQueue {
         {
             if *rank == Precedence::Delete && !deletes {
                 return None;
+            }
+            match self.is_worth_a_group(paths, size.least) {
+                None => continue,
+                // nothing of a later precedence overtakes it
+                Some(false) => return None,
+                Some(true) => {}
             }
             let (mut group, mut bytes) = (Vec::new(), 0);
             for path in paths {
@@ -186,6 +193,18 @@ impl WorkQueue {
             }
         }
         None
+    }
+
+    /// Whether so many paths wait, or one whose content is a group of its own. `None`: no path waits.
+    fn is_worth_a_group(&self, ready: &BTreeSet<Arc<str>>, least: usize) -> Option<bool> {
+        let mut waiting = ready.iter().filter(|p| !self.busy.contains(p.as_ref()));
+        waiting.clone().next()?;
+        Some(waiting.clone().nth(least - 1).is_some() || waiting.any(|path| self.is_long(path)))
+    }
+
+    /// Whether the content of this path travels alone.
+    pub fn is_long(&self, path: &str) -> bool {
+        self.due.get(path).is_some_and(|d| d.bytes > BATCH_FILE)
     }
 
     /// Claims a further path for work that is running; the caller returns it with
@@ -419,10 +438,12 @@ impl WorkQueue {
         self.due.len()
     }
 
-    /// Whether there may be work in this direction that is not blocked by running work.
-    pub fn has_work(&self, deletes: bool, way: Direction) -> bool {
+    /// Whether there may be work in this direction that is not blocked by running work, for so many paths.
+    pub fn has_work(&self, deletes: bool, way: Direction, least: usize) -> bool {
         let ready = |(key, paths): (&(Precedence, Direction), &BTreeSet<Arc<str>>)| {
-            key.1 == way && (deletes || key.0 != Precedence::Delete) && !paths.is_empty()
+            key.1 == way
+                && (deletes || key.0 != Precedence::Delete)
+                && self.is_worth_a_group(paths, least) == Some(true)
         };
         !self.unexamined.is_empty() || self.ready.iter().any(ready)
     }

@@ -32,7 +32,7 @@ fn next(queue: &mut WorkQueue) -> String {
 }
 
 fn next_group(queue: &mut WorkQueue, most: usize) -> Option<(Vec<String>, Task)> {
-    queue.next(true, None, most)
+    queue.next(true, None, GroupSize::up_to(most))
 }
 
 fn queue(paths: &[(&str, Precedence)]) -> WorkQueue {
@@ -97,8 +97,8 @@ fn deletes_wait_until_all_that_was_offered_before_is_examined() {
     assert_eq!((next(&mut d), next(&mut d)), ("e z".into(), "c a".into()));
     assert_eq!(
         (
-            d.next(false, None, 9),
-            d.next(true, Some(Direction::Down), 9)
+            d.next(false, None, GroupSize::up_to(9)),
+            d.next(true, Some(Direction::Down), GroupSize::up_to(9))
         ),
         (None, None)
     );
@@ -233,4 +233,37 @@ fn a_group_fits_into_memory() {
     let most = (GROUP_BYTES / BATCH_FILE) as usize;
     assert_eq!(next_group(&mut d, 99).unwrap().0.len(), most);
     assert_eq!(next_group(&mut d, 99).unwrap().0.len(), 50 - most);
+}
+
+#[test]
+fn a_small_group_waits_beside_another_unless_a_file_is_long() {
+    let mut q = queue(&[
+        ("a", Precedence::Change),
+        ("b", Precedence::Change),
+        ("z", Precedence::Delete),
+    ]);
+    let size = |least| GroupSize { least, most: 9 };
+    assert_eq!(q.next(true, None, size(3)), None, "nothing overtakes it");
+    assert!(!q.has_work(true, Direction::Up, 3));
+    assert!(q.has_work(true, Direction::Up, 2));
+    let (group, _) = q.next(true, None, size(2)).unwrap();
+    assert_eq!(group, ["a", "b"]);
+    // those that are being worked on do not count
+    for path in ["c", "d"] {
+        q.offer(path);
+        assert_eq!(next(&mut q), format!("e {path}"));
+        q.ended(path, examined(Precedence::Change, None, None));
+    }
+    assert_eq!(q.next(true, None, size(3)), None);
+    q.offer("long");
+    assert_eq!(next(&mut q), "e long");
+    let mut found = examined(Precedence::Change, None, None);
+    if let WorkEnd::Examined(found) = &mut found {
+        found.bytes = BATCH_FILE + 1;
+    }
+    q.ended("long", found);
+    let (group, _) = q.next(true, None, size(9)).unwrap();
+    assert_eq!(group, ["c", "d"]);
+    let (group, _) = q.next(true, None, size(9)).unwrap();
+    assert_eq!(group, ["long"]);
 }

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use crate::files::delete_guard::DeleteLimits;
 
 use super::traits::{ChangeOutcome, ChangesResult, Env, HubChange};
-use super::{Engine, Options, Polled, WorkOutcome, WorkReport};
+use super::{Engine, GroupSize, Options, Polled, WorkOutcome, WorkReport};
 use hub::SimHub;
 use side::Side;
 use world::{Client, Node, Shared, World};
@@ -126,7 +126,8 @@ fn brief_page(page: &ChangesResult) -> String {
 impl Engine {
     /// Takes the next work in any direction for so many paths at most, and carries it out.
     fn work(&self, most: usize) -> Option<Vec<WorkReport>> {
-        self.take(None, most).map(|group| self.carry_out(group))
+        self.take(None, GroupSize::up_to(most))
+            .map(|group| self.carry_out(group))
     }
 }
 
