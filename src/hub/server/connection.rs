@@ -240,20 +240,11 @@ impl Connection<'_> {
         streamed: bool,
         options: &ReplyOptions,
     ) -> io::Result<AfterReply> {
-        let long = head.length > SHORT_BODY;
-        let transfer = if long {
-            self.shared.transfers.take(1)
-        } else {
-            None
+        let is_long = head.length > SHORT_BODY;
+        let _transfer = match self.take_transfer(is_long) {
+            Ok(transfer) => transfer,
+            Err(busy) => return self.refuse(Reason::Transfers, busy, options, true),
         };
-        if long && transfer.is_none() {
-            return self.refuse(
-                Reason::Transfers,
-                busy("too many long transfers at the same time"),
-                options,
-                true,
-            );
-        }
         // a login must succeed under any load
         let most = if streamed { SHORT_BODY } else { BUFFERED_BODY };
         let buffered = if (SMALL_BODY_BYTES as u64..=most).contains(&head.length) {
@@ -274,7 +265,7 @@ impl Connection<'_> {
             return self.refuse(Reason::Memory, busy("memory is short"), options, true);
         }
         let mut body = UnreadBody::new(&head);
-        let bytes = match if long {
+        let bytes = match if is_long {
             Ok(Vec::new())
         } else {
             body.whole(&mut self.socket)
@@ -322,13 +313,11 @@ impl Connection<'_> {
                 self.finish(&answer, body.unread(), options)
             }
             Some(Job::Bytes(bytes)) => {
-                let Some(_transfer) = self.shared.transfers.take(1) else {
-                    return self.refuse(
-                        Reason::Transfers,
-                        busy("too many long transfers at the same time"),
-                        options,
-                        body.unread(),
-                    );
+                let _transfer = match self.take_transfer(true) {
+                    Ok(transfer) => transfer,
+                    Err(busy) => {
+                        return self.refuse(Reason::Transfers, busy, options, body.unread());
+                    }
                 };
                 let Some(_memory) = self.shared.memory.take(bytes.len() as u64) else {
                     return self.refuse(
@@ -381,20 +370,10 @@ impl Connection<'_> {
         unread: bool,
         options: &ReplyOptions,
     ) -> io::Result<AfterReply> {
-        let long = length > SHORT_BODY && !options.head_only;
-        let transfer = if long {
-            self.shared.transfers.take(1)
-        } else {
-            None
+        let _transfer = match self.take_transfer(length > SHORT_BODY && !options.head_only) {
+            Ok(transfer) => transfer,
+            Err(busy) => return self.refuse(Reason::Transfers, busy, options, unread),
         };
-        if long && transfer.is_none() {
-            return self.refuse(
-                Reason::Transfers,
-                busy("too many long transfers at the same time"),
-                options,
-                unread,
-            );
-        }
         let keep_alive = options.keep_alive && !unread && !self.shared.stopping.is_raised();
         let mut pace = Pace::default();
         self.socket
@@ -443,6 +422,17 @@ impl Connection<'_> {
         } else {
             AfterReply::Stream(writer, lease)
         })
+    }
+
+    /// A place among the long transfers, which a short one does not need. The error: all are taken.
+    fn take_transfer(&self, is_long: bool) -> Result<Option<Lease>, Reply> {
+        if !is_long {
+            return Ok(None);
+        }
+        let place = self.shared.transfers.take(1);
+        place
+            .map(Some)
+            .ok_or_else(|| busy("too many long transfers at the same time"))
     }
 
     /// Answers a request that no route has completed. `unread`: the client may still send a body.
