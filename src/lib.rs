@@ -27,14 +27,12 @@
 //!
 //! [`daemon`] starts the threads; they carry these names (`ps -T`). `inotify` and `sse` send [`messages::exchange::TickEvent`]s to
 //! `tick` over a bounded channel and may wait there; `tick` would find the same by itself at the next `poll_interval`, or within
-//! a minute while the event stream is open. A thread
-//! that ends early ends the process with a message and a status that is not 0.
+//! a minute while the event stream is open. A thread that ends early ends the process with an error.
 //!
 //! **The spool is plain files, and every change of state is one rename or link** ([`messages`]):
 //!
-//! * *Picking up* a file that a script dropped: sync the file, rename it to `<time>_<id>.json`, sync `outbox/`; only then send it,
-//!   so that the hub and a restarted client know it by the same id. Its content is never rewritten: missing fields are read from
-//!   the name at each attempt.
+//! * *Picking up* a file that a script dropped: sync the file, rename it to `<time>_<id>.json`, sync `outbox/`, then send it, so that
+//!   the hub and a restarted client know it by the same id. Its content is never rewritten: missing fields are read from the name.
 //! * *Sending* ends with a rename to `sent/` that is not synced: the hub knows the id, and answers `duplicate` to a repetition.
 //! * *Receiving* a page: each message under a hidden name in `inbox/`, its hook record as a copy in `state/hooks/`; one sync for
 //!   all; one line for each in `state/seen/<day>`, synced; then the renames, in the order of the log. The last line is the cursor
@@ -45,21 +43,19 @@
 //!   name and synced before the run. The process of a hook is recorded with its start time, so a restarted daemon does not run
 //!   the hook beside it, nor take a process that the hook left behind for it.
 //!
-//! **Status** is written where each part works: `state/lock` has the problems of the client, `KEY.json` those of a directory
-//! ([`messages::lock`], [`files::status`]). Both say that a process works, and a clean end takes that back: so `mesync status`
-//! tells a client that died from one that was stopped. Thread `state` reads the same files and tells the hub in a line; the hub
-//! keeps the last line of each machine in memory, for `mesync hosts`, the page and the metrics ([`hub::fleet`]).
+//! **Status.** Each part writes its own: `state/lock` has the problems of the client ([`messages::lock`]), `KEY.json` those of a
+//! directory ([`files::status`]). Both also record that a process is running, until it ends cleanly, so `mesync status` can tell a
+//! client that died from one that was stopped. Thread `state` reports the same files to the hub, which keeps the last report of each
+//! machine in memory, for `mesync hosts`, the page and the metrics ([`hub::fleet`]).
 //!
-//! **Single files** ([`transfer`], over [`client`]; `mesync upload` and its like): a short file is one request, many very short
-//! ones share one, a long one is sent by chunks and a commit that names them all. Chunks that the hub has are not sent, which is
-//! also how an interrupted transfer resumes. Of a changed chunk only the changed pieces are sent and fetched
-//! ([`transfer`], `parts`). Every change names the revision that it replaces. A download gets its name only when it is whole,
-//! verified and synced; until then it is a hidden file beside it, from which the same download resumes. `s3em`, the server of
-//! `s3ec`, has neither chunks nor revisions and gets whole files. [`credentials`] chooses server and key; [`login`] is the file
-//! that `s3ec` reads too.
+//! **Single files** ([`transfer`], over [`client`]; `mesync upload` and its like). A short file is one request, many very short ones
+//! share one, and a long one is sent as chunks and a commit that names them all. Chunks that the hub has are not sent, which is also
+//! how an interrupted transfer resumes; of a changed chunk only the changed pieces travel ([`transfer`], `parts`). Every change names
+//! the revision that it replaces. A download is a hidden file beside its name, from which the same download resumes, until it is
+//! whole, verified and synced. `s3em`, the server of `s3ec`, has neither chunks nor revisions and gets whole files. [`credentials`]
+//! chooses server and key; [`login`] is the file that `s3ec` reads too.
 //!
 //! **Synced directories** ([`files`]; `mesync daemon`, `start`, `sync`). For each one:
-//!
 //!
 //! ```text
 //!  changes here --> inotify --> debounce --> rescan --offer--> engine <--poll-- feed <-- sse: files changed on the hub
@@ -68,12 +64,11 @@
 //!                                 state/watch/KEY.redb: base, remote rows, cursor, intents
 //! ```
 //!
-//! `sync-N` opens the directory, starts `inotify`, `debounce`, `rescan`, `feed`, `upload-1` and `download-1` in a scope (and more of the last two
-//! while there is work for them; each carries out a group of paths at a time, which share commits, requests and syncs), writes the state of the directory for
-//! `mesync status`, takes requests of a person (`KEY.approve`, `KEY.adopt`), and reopens the directory after a failure, which does
-//! not affect the others. `sse` tells all of them that files changed on the hub; `sse-files` does if files are on another server
-//! than messages. All of them report to the loop of `sync-N`, for which whatever happens to a directory is one of a closed list
-//! of events ([`files::events`]). One pass ([`mod@daemon::once`]) calls the same methods without watching.
+//! `sync-N` opens the directory and starts the other threads in a scope; more `upload` and `download` threads while there is work,
+//! each of which carries out a group of paths that share commits, requests and syncs. All of them report to its loop, as one closed
+//! list of events ([`files::events`]). The loop writes the status, takes requests of a person (`KEY.approve`, `KEY.adopt`), and reopens
+//! the directory after a failure, which does not affect the others. `sse` reports changes on the hub to all directories (`sse-files`, if
+//! files are on another server than messages). One pass ([`mod@daemon::once`]) calls the same methods without watching.
 //!
 //! * *The decision* is a three-way merge of the last version in sync, the local one and the hub's ([`files::plan`]), path by path,
 //!   whatever reported the path. The hub's rows are stored with the cursor that passes them, so no reported change is forgotten.
@@ -89,12 +84,12 @@
 //!   wait for a person ([`files::delete_guard`]): they are approved here, or through the hub for all machines ([`hub::approvals`]).
 //!   They are judged together when their burst has ended, which a single delete soon shows: the files beside it are still here.
 //!   Moves between two directories of a client do not count ([`files::engine`], `neighbours`). A directory without its marker is
-//!   not touched, nor is another directory to which its link leads now ([`files::repointed`]).
-//! * *A directory* has a row if it is empty or has a mode other than the usual one. Its mode is known before its content, on the hub
+//!   not touched, nor is one whose link now leads to another directory ([`files::repointed`]).
+//! * *A directory* has a row if it is empty or has a mode other than 0755. Its mode is known before its content, on the hub
 //!   and on the receiver, and its row is deleted after its content. A directory that its owner may not write to is opened for a
 //!   change, and recorded before in `.mesync/opened` ([`files::tree`]).
 //!
-//! A server without revisions is presented to the engine as one with them ([`files::remote::s3em`]), as far as that is possible.
+//! [`files::remote::s3em`] presents a server without revisions to the engine, within its limits, as one that has them.
 //!
 //! The engine ([`files::engine`]) works over traits. Its tests are a simulation that drives it through crashes, races, lost answers
 //! and restored hubs. Each patch in `tests/mutants/` breaks one of its rules, and the simulation must catch it (`make mutants`).
@@ -109,65 +104,68 @@
 //!  thread streams: all event streams <--------------------------------------------+ <------ wake-ups ------+
 //! ```
 //!
-//! A machine is let in by [`hub::joining`], which strangers reach through TLS alone and whose decision is a key; its side is
-//! [`joining`]. The port speaks TLS and plain HTTP: encryption is a layer below the same connection code, so that limits and
-//! times hold for both. A joined machine knows the hub by its certificate ([`pins`], [`hub::certificate`]).
+//! **The server** ([`hub::server`]) owns the port: nothing malformed, unbounded or without a key passes it, because tiny_http was made
+//! for friendlier places. The port speaks TLS and plain HTTP: encryption is a layer below the same connection code, so limits and
+//! timeouts apply to both. Requests are admitted against the memory that the process may have ([`hub::memory`]).
 //!
-//! The server ([`hub::server`]) owns the port: nothing malformed, unbounded or without a key passes it, because tiny_http was made
-//! for friendlier places. Workers decide; they hand each change to the committer, which puts all waiting changes into one
-//! transaction with one sync, and then answers all of them. A group of changes is plain data that contains its time and its
-//! callers: the same groups give the same tables. Requests are admitted against the memory that the process may have
-//! ([`hub::memory`]).
+//! **Joining.** A machine without a key reaches [`hub::joining`] through TLS only, and what it gets is a key ([`joining`] is its side).
+//! A machine that has joined knows the hub by its certificate ([`pins`], [`hub::certificate`]).
 //!
-//! Groups form a log ([`hub::commit_log`]). That of one hub is a transaction for each group on its disk, and is not kept. Hubs that
-//! share a bucket ([`hub::bucket`]) write each group as an object that is created once, before its outcome is known, and apply
-//! the objects in order: the outcome of an operation is that at its place. So their tables are equal after the same number, and
-//! the data directory of such a hub is a view that may be lost. It tells the others at once that it has written ([`hub::peers`]),
-//! and a client calls another one when its own fails ([`client`], `endpoints`). Its tests are a simulation too ([`hub::bucket`], `sim`).
+//! **Rights.** Each route names the right that it needs in one exhaustive table ([`hub::routes`], [`hub::rights`]), and the gate refuses;
+//! what a key may not read is left out wherever names, ids or hashes are answered. A hash proves nothing: a key that may read a part
+//! of the files uses a chunk that it has sent, or that a file which it may read has.
 //!
-//! A key has rights ([`hub::rights`]): each route names the right that it needs in one exhaustive table ([`hub::routes`]), the gate
-//! refuses, and what a key may not read is left out wherever names, ids or hashes are answered. A hash proves nothing: a key that
-//! may read a part of the files uses a chunk that it has sent, or that a file which it may read has.
+//! **Committing.** Workers decide and hand each change to the committer, which puts all waiting changes into one transaction with one
+//! sync, and then answers all of them. Such a group is plain data that contains its time and its callers: the same groups give the
+//! same tables. Groups form a log ([`hub::commit_log`]). The log of a single hub is its transactions, and is not kept. Hubs that share
+//! a bucket ([`hub::bucket`]) write each group as an object that is created once, before its outcome is known, and apply the objects in
+//! order: so after the same number their tables are equal, and the data directory of such a hub is a view that may be lost. A hub
+//! tells the others at once that it has written ([`hub::peers`]), and a client calls another one when its own fails ([`client`],
+//! `endpoints`). The tests of the bucket are a simulation too ([`hub::bucket`], `sim`).
 //!
-//! Files are revisions under names, and their content chunks under their hashes ([`chunking`]). The thread of a connection cuts a
-//! body while it arrives, and writes and syncs the chunks before the transaction that names them; a change that depends on a
-//! revision is decided within that transaction. Every change has a number and a stored event: event streams read from the store,
-//! so a client that reconnects misses none. A client names the directories that it syncs ([`wire::scope`]), and lists and hears
-//! nothing else; each page says up to which revision it has heard, so a cursor follows the changes of others.
-//!
-//! Messages are numbered in one log. A broadcast is stored once, however many machines it has as targets; each machine has a
+//! **Messages** are numbered in one log. A broadcast is stored once, however many machines it has as targets; each machine has a
 //! cursor. The log belongs to an *epoch*, a UUID of its data directory: numbers of another epoch mean nothing. A client counts its
 //! starts and draws a random number at each, so that the hub detects a machine that was copied or set back ([`hub::continuity`]).
 //!
-//! Every change to a file has a number too, its *revision*, one count for the whole hub; a name keeps its latest row, and a replaced
-//! one is a version for a while ([`hub::store::files`]). A number is no identity: a disk that is set back (a snapshot of a virtual
-//! machine, a raw copy) gives the same numbers again. So every commit draws a *tag*, entity tags and conditions have number and tag
-//! ([`wire::revision`]), and the hub keeps the chain of its commits for a while.
+//! **Files** are revisions under names ([`hub::store::files`]). Every change has a number, its *revision*, one count for the whole hub, and
+//! a stored event: event streams read from the store, so a client that reconnects misses none. A name keeps its latest row, and a
+//! replaced one is a version for a while. A number is no identity, because a disk that is set back (a snapshot of a virtual machine, a
+//! raw copy) gives the same numbers again: so every commit draws a *tag*, entity tags and conditions have number and tag
+//! ([`wire::revision`]), and the hub keeps the chain of its commits for a while. A client names the directories that it syncs
+//! ([`wire::scope`]), and lists and hears nothing else; each page says up to which revision it has heard, so its cursor passes the
+//! changes of others.
 //!
-//! Contents are cut into *chunks* ([`chunking`]), kept once however many files have them: short ones in the tables, many in one
-//! value ([`hub::store`], `packs`), others as files that never change. The reader of an upload writes and syncs a chunk in a staging directory. The committer alone moves it to its
-//! place, before the transaction that names it, and removes it, after the one that forgets it: so the two never meet, and a crash
-//! between them leaves a file that no table knows. A damaged or missing chunk is recorded and requested ([`hub::store`], `wanted`):
-//! the changes name the files, a client that has one sends the lost content, and received bytes always replace the stored ones.
+//! **Contents** are cut into *chunks* ([`chunking`]), kept once however many files have them: short ones in the tables, many in one value
+//! ([`hub::store`], `packs`), others as files that never change. The thread of a connection cuts a body while it arrives, and writes and
+//! syncs the chunks in a staging directory. The committer alone moves a chunk to its place, before the transaction that names it, and
+//! removes it, after the one that forgets it: so the two never meet, and a crash between them leaves a file that no table knows. A
+//! change that depends on a revision is decided within its transaction. A damaged or missing chunk is recorded and requested
+//! ([`hub::store`], `wanted`): the changes name the files, a client that has one sends the lost content, and received bytes always
+//! replace the stored ones.
 //!
 //! # Reading order
 //!
-//! [`wire`] has the data that travels, [`client`] the calls of the hub, [`messages`] and [`messages::plan`] the client's work with
-//! messages, [`transfer`] that with files. Of directories: [`files::plan`] has the decisions, [`files::engine`] how they are
-//! carried out, [`files::tree`], [`files::state`] and [`files::remote`] on what, [`files::watch`], [`files::debounce`] and
-//! [`mod@files::rescan`] how changes are found, [`files::directory`] all of that together. [`daemon`] is how it
-//! runs, [`hub::store`] what the hub keeps and [`hub`] how it serves. [`disk`] has the durable write and the only renames,
-//! [`database`] the files of tables, [`wait`] the wait of the threads that watch.
-//! Dependencies point down: `messages` does not know the hub's insides, `hub` does not know the client, both know `wire`. `files`
-//! and `messages` do not know each other: [`daemon`] tells news of the one to the other as messages of mesync's own
-//! ([`messages::local_events`]). Among the files of any folder the uses form no circle.
+//! 1. [`wire`]: the data that travels. [`client`]: the calls of the hub.
+//! 2. [`messages::plan`] and [`messages`]: the client's work with messages. [`transfer`]: its work with single files.
+//! 3. Directories: [`files::plan`] decides, [`files::engine`] carries out, on [`files::tree`], [`files::state`] and [`files::remote`];
+//!    [`files::watch`], [`files::debounce`] and [`mod@files::rescan`] find changes; [`files::directory`] combines these.
+//! 4. [`daemon`]: how the client runs. [`hub`]: how the hub serves. [`hub::store`]: what it keeps.
+//! 5. [`disk`] has the durable write and the only renames, [`database`] the files of tables, [`wait`] the wait of threads that watch,
+//!    [`agent`] what all HTTP clients share.
+//!
+//! # Rules
+//!
+//! Dependencies point down: `messages` does not know the hub's insides, `hub` does not know the client, and both know `wire`. `files`
+//! and `messages` do not know each other: [`daemon`] passes news of directories on as messages of mesync's own
+//! ([`messages::local_events`]). The files of a folder do not use each other in a circle.
 //!
 //! Deciding is pure ([`messages::plan`], [`files::plan`], [`files::delete_guard`], the parsers of heads and forms, tokens, [`backoff`],
 //! [`sse`]): it takes the time as a value.
+//!
 //! All modules are private: the library shows [`main`], and [`internals`], which lists what tests use, item by item. So the
 //! compiler reports each item that nothing uses, and `pub` means "outside this module".
-//! `tests/tidy/` and `clippy.toml` hold these rules; `tests/fuzz/checks/` holds what must be true of every parser of foreign
-//! bytes.
+//!
+//! `tests/tidy/` and `clippy.toml` enforce these rules; `tests/fuzz/checks/` has what must be true of every parser of foreign bytes.
 
 mod agent;
 mod backoff;
