@@ -1,4 +1,4 @@
-//! Whom the client trusts behind `https://`: certificates of one's own instead of the public authorities.
+//! Which authorities a client trusts for `https://`: the user's own certificates instead of the public authorities.
 //!
 //! The only file that knows whether the program was built with TLS, the check of URLs in `config` aside.
 

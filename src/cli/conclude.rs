@@ -1,4 +1,4 @@
-//! The end of a command that does the same to many messages or runs: a line about each, and how many at the end.
+//! Reports what a command did to several messages or hook runs: a line about each, and the number at the end.
 
 use serde::Serialize;
 use uuid::Uuid;

@@ -1,4 +1,4 @@
-//! Ids in a table of messages: only as many digits as tell them apart.
+//! Shortens the ids in a table of messages to as many digits as tell them apart.
 
 use uuid::Uuid;
 

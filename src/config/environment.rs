@@ -1,5 +1,5 @@
-//! Reads environment variables; no other file does, so that all that the environment can change is
-//! found from here. Variables are read when they are needed and never set.
+//! Reads environment variables; no other file does, so that everything that the environment can
+//! change is found from here. Variables are read when they are needed and never set.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

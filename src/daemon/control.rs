@@ -1,4 +1,4 @@
-//! What other threads of the client tell those of one directory: events of the server's stream,
+//! What other threads of the client send to those of one directory: events of the server's stream,
 //! requests of users, and the end.
 //!
 //! It outlives the opened directory, so nothing is lost while that is reopened. Nothing here waits.

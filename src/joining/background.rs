@@ -1,5 +1,5 @@
-//! The thread `join` of a client without a key: asks the hub that refuses it, and has the client work with what was written down
-//! once it is accepted. The client does what it can meanwhile.
+//! The thread `join` of a client without a key: asks the hub to admit it, and has the client reload its settings once it is
+//! accepted. Until then the client does what it can without the hub.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -14,7 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::service::ServicePart;
 use crate::wire::join::ASK_INTERVAL;
 
-/// Between two looks whether a hub that lets this machine in still does.
+/// How often a hub that admits this machine without a key is asked whether it still does.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 
 pub struct BackgroundRequest {

@@ -1,4 +1,4 @@
-//! Joins a hub: makes a key, asks to be let in until an administrator accepts, and writes down what makes it last.
+//! Joins a hub: makes a key, asks to be let in until an administrator accepts, and saves the result as settings.
 //!
 //! The key stays here; only its SHA-256 travels. It decides nothing about when to ask: commands do, and the thread in `background`.
 

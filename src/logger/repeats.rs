@@ -1,4 +1,4 @@
-//! Counts log lines that tell of the same event, so that a fault that lasts does not fill the log.
+//! Counts log lines about the same event, so that a lasting fault does not fill the log.
 //!
 //! Pure: it takes the time and decides; the logger writes.
 

@@ -1,4 +1,4 @@
-//! What other threads tell thread `tick`. Each event is a hint: it would find the same by itself.
+//! The events that other threads send to thread `tick`. Each is a hint: `tick` would find the same by itself.
 
 use std::ffi::OsString;
 

@@ -1,7 +1,7 @@
 //! Deletes that a person has approved for every machine, and deletes that a machine asks about.
 //!
 //! Pure. An approval is of one file at one revision: of the file as it is before the delete, which all machines know by the same
-//! number, whether they delete it or hear of the delete.
+//! number, whether they delete it or receive the delete.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,11 +1,11 @@
-//! When a hub writes to a shared log, and when it looks at it: hubs that write as fast as they can starve each other, because the
+//! When a hub writes to a shared log, and when it polls it: hubs that write as fast as they can starve each other, because the
 //! winner sends its next entry while the others still read this one.
 //!
 //! Pure.
 
 use uuid::Uuid;
 
-/// Milliseconds between two looks at the end of the log just after something has happened.
+/// Milliseconds between two polls of the end of the log just after something has happened.
 pub const SHORTEST_POLL_MILLIS: u64 = 250;
 /// Milliseconds for which it does so, at most: one slow request must not silence a hub.
 const LONGEST_GIVE_WAY_MILLIS: u64 = 2_000;
@@ -25,7 +25,7 @@ pub struct CommitPace {
     pub hold_until: u64,
 }
 
-/// When to look for entries of other hubs. Times are of `ObjectStore::monotonic`, in milliseconds.
+/// When to poll for entries of other hubs. Times are of `ObjectStore::monotonic`, in milliseconds.
 pub struct PollSchedule {
     pub last: u64,
     /// Doubles while nothing happens.

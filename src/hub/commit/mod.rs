@@ -59,7 +59,7 @@ struct Shared {
     settings: Mutex<Option<(Limits, Reserve)>>,
 }
 
-/// Requests for a look at what other hubs have written, each of which is served by one that begins after it.
+/// Requests to poll for what other hubs have written; each is served by a poll that begins after it.
 #[derive(Default)]
 struct PollRequests {
     wanted: AtomicU64,
@@ -169,7 +169,7 @@ impl Committer {
         waited.is_ok_and(|(done, _)| *done >= wanted)
     }
 
-    /// Looks soon whether another hub has written.
+    /// Has the log polled soon for what other hubs have written.
     pub fn poll(&self) {
         let _ = self.poll.try_send(());
     }
