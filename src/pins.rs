@@ -105,7 +105,7 @@ pub fn is_other_certificate(e: &std::io::Error) -> bool {
 
 const OTHER_CERTIFICATE: (&str, &str) = (
     "its certificate is not that of the hub that this machine joined",
-    "another server or a relay answers there; if the hub was set up anew, run \"mesync join\" here again",
+    "another server or a relay answers there; if the hub was reinstalled, run \"mesync join\" here again",
 );
 
 #[cfg(not(feature = "tls"))]

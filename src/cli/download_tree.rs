@@ -243,7 +243,7 @@ pub fn check_spelling(to: &Path) -> Result<()> {
     match other.filter(|_| !listed) {
         Some(other) => {
             let what = format!(
-                "cannot write {:?}: this disk takes that name for {other:?}, which is there",
+                "cannot write {:?}: this disk treats that name as {other:?}, which exists",
                 to.as_os_str()
             );
             Err(Error::new(Kind::CannotCreate, what).hint("choose another name with -o FILE"))

@@ -63,7 +63,7 @@ fn missing(names: &[&str]) -> String {
     let shown = names.iter().take(MAX_NAMED).map(|name| wire::brief(name));
     let shown = shown.collect::<Vec<_>>().join(", ");
     match names.len() {
-        0 => "the machines were in sync, and have not told so twice since".into(),
+        0 => "the machines were in sync, but have not reported so twice since".into(),
         1 => format!("1 machine is not in sync: {shown}"),
         n if n <= MAX_NAMED => format!("{n} machines are not in sync: {shown}"),
         n => format!("{n} machines are not in sync: {shown} and others"),

@@ -266,7 +266,7 @@ impl HubClient {
             (_, words) if too_long => Error::new(
                 Kind::Refused,
                 format!(
-                    "server {} takes no file of this length: {}",
+                    "server {} accepts no file of this length: {}",
                     self.url(),
                     said(words)
                 ),

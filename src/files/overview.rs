@@ -101,7 +101,7 @@ fn row(
     if !dir.is_dir() {
         s.condition = DirectoryCondition::Failed;
         s.problems = vec![
-            "there is no such directory: mount or make it, or take it out of config.toml".into(),
+            "there is no such directory: mount or make it, or remove it from config.toml".into(),
         ];
     }
     let died = s.running && process.is_none();

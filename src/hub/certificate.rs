@@ -225,7 +225,7 @@ mod real {
             let next = read_next(&path)?;
             let words = "cannot renew the certificate: the next one is there already";
             return Err(Error::new(Kind::Failed, words).hint(format!(
-                "it will be in force from {} on: let joined machines hear of it until then",
+                "it will be in force from {}: let all joined machines log in before then",
                 clock::local(next.from)
             )));
         }

@@ -231,7 +231,7 @@ pub fn judge(of: &ConditionFacts) -> (MachineCondition, Option<String>) {
     let state = match of.told {
         Some((state, told)) if told < SILENT_SECONDS => state,
         Some((_, told)) if called_within(SILENT_SECONDS) => {
-            let why = format!("it calls, and has told no state for {}", age(told));
+            let why = format!("it calls, but has reported no state for {}", age(told));
             return (MachineCondition::Unknown, Some(why));
         }
         None if is_missed && !called_within(SILENT_SECONDS) => {
@@ -311,7 +311,7 @@ mod tests {
         });
         let why = why.unwrap();
         assert_eq!(condition, MachineCondition::Unknown);
-        assert_eq!(why, "it calls, and has told no state for 45 s");
+        assert_eq!(why, "it calls, but has reported no state for 45 s");
         check(Some(0), MachineCondition::Unknown);
         check(Some(10_799), MachineCondition::Unknown);
         check(Some(10_800), MachineCondition::Silent);

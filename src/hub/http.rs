@@ -70,7 +70,7 @@ impl Caller {
             Caller::Admin => Ok(()),
             Caller::Hub if right != Right::Hub => Err(Reply::lacks(
                 right.name(),
-                "this token is for what hubs tell each other only".into(),
+                "this token is only for calls between hubs".into(),
             )),
             Caller::Hub => Ok(()),
             Caller::Viewer if right != Right::Any => Err(Reply::lacks(

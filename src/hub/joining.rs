@@ -81,7 +81,7 @@ impl Joining {
             return Err(Reply::error(
                 409,
                 format!(
-                    "{0} has a key already: if it is this machine's, set MESYNC_API_KEY to it; if another machine has that name, choose one with --name; if this machine was set up anew, run \"mesync key remove {0}\" on the hub, or \"mesync join --replace\" here",
+                    "{0} has a key already: if it is this machine's, set MESYNC_API_KEY to it; if another machine has that name, choose one with --name; if this machine was reinstalled, run \"mesync key remove {0}\" on the hub, or \"mesync join --replace\" here",
                     ask.name
                 ),
             ));
@@ -202,7 +202,7 @@ impl Joining {
             let ask = found.map_err(|not| not_found(&name, &not))?;
             if self.auth.key_of(&name).is_some() && !accept.replace {
                 let words = format!(
-                    "{name} has a key already: another machine has this name, or it was set up anew: then \"mesync accept --replace {name}\""
+                    "{name} already has a key: another machine has this name, or this one was reinstalled; then run \"mesync accept --replace {name}\""
                 );
                 return Err(Reply::error(409, words));
             }

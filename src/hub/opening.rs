@@ -38,7 +38,7 @@ pub fn open_store(hub: &HubSettings, credentials: Option<&Path>) -> Result<Opene
         let store = Arc::new(Store::open(&hub.data_dir, cache, wall, Uuid::new_v4())?);
         if store.cluster()?.is_some() {
             let what = format!(
-                "will not use {}: it is a view of a bucket, and no hub of its own",
+                "will not use {}: it is a view of a bucket, not a hub of its own",
                 hub.data_dir.display()
             );
             return Err(Error::new(Kind::Settings, what)

@@ -73,7 +73,7 @@ pub fn check_page(headers: &Headers) -> Result<(), Reply> {
     if is_from_foreign_page(headers) {
         Err(Reply::error(
             403,
-            "pages of other servers are not let in without a key",
+            "pages of other servers are not admitted without a key",
         ))
     } else {
         Ok(())

@@ -26,7 +26,7 @@ impl Engine {
         let Some(there) = &twin.there else {
             // a name that was just removed may still resolve for a moment
             return Err(Interrupted::Again(
-                "the disk takes its name for another one",
+                "the disk treats its name as another one",
             ));
         };
         let found = self.found(there)?;
@@ -162,7 +162,7 @@ impl Engine {
 
 fn refused(twin: &NameCollision, other: &str) -> Interrupted {
     let what = format!(
-        "this disk takes the name {:?} for {other:?}, which is there",
+        "this disk treats the name {:?} as {other:?}, which exists",
         twin.wanted
     );
     Interrupted::Fault(Fault::Refused(

@@ -320,7 +320,7 @@ impl DiskTree {
     pub(super) fn throw_away(&self, temp: &str) -> Called<()> {
         let failed = |e: io::Error| fault("remove", temp, &e);
         if !relpath::is_own(split(temp).1) && split(temp).0 != TRASH {
-            let what = format!("will not remove {temp}: it is no temporary name");
+            let what = format!("will not remove {temp}: it is not a temporary name");
             return Err(crate::files::engine::traits::Fault::Refused(
                 crate::error::Error::new(crate::error::Kind::Failed, what),
             ));

@@ -124,7 +124,7 @@ pub fn open_view(
         match store.cluster()? {
             None => return Err(no_view(data_dir)),
             Some(cluster) if replaced.contains(&cluster) => log::info!(
-                "the bucket was recovered; beginning with its snapshot data={}",
+                "the bucket was recovered; starting from its snapshot data={}",
                 data_dir.display()
             ),
             Some(cluster) if cluster != bucket.cluster => {
@@ -139,7 +139,7 @@ pub fn open_view(
                 return Ok(store);
             }
             Some(_) => log::info!(
-                "this hub was away for long; beginning with a snapshot data={}",
+                "this hub was away for a long time; starting from a snapshot data={}",
                 data_dir.display()
             ),
         }

@@ -38,7 +38,7 @@ fn a_file_over_its_limit_is_refused_with_what_is_meant() {
     let file = m.put("long", "x".repeat(3 << 20));
     for args in [&["upload"][..], &["upload", "--json"]] {
         let refused = ran(m.command(args).arg(&file));
-        refused.check(77, "takes no file of this length: Failed to read file");
+        refused.check(77, "accepts no file of this length: Failed to read file");
         refused.check(
             77,
             "s3em reads at most 2 MB a request; a mesync hub has no such limit",

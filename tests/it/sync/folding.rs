@@ -216,7 +216,7 @@ fn two_names_that_are_one_there(daemons: bool) {
         let told = |name: &str| {
             refused
                 .get(other(name))
-                .is_some_and(|why| why.contains("takes the name"))
+                .is_some_and(|why| why.contains("treats the name"))
         };
         told(file) && told(dir) && refused.len() == 2
     });
