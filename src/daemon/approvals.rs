@@ -35,7 +35,7 @@ impl SharedApprovals {
     }
 
     /// Asks about the directories that hold deletes, if it is time to.
-    pub fn look(&mut self, base_dir: &Path) {
+    pub fn fetch(&mut self, base_dir: &Path) {
         if clock::monotonic() < self.not_before {
             return;
         }

@@ -24,7 +24,7 @@ use crate::config::watch::WatchSettings;
 use crate::config::{Settings, limits};
 use crate::error::{Error, Kind, Result};
 use crate::files::debounce::Hint;
-use crate::files::directory::{Directory, OpenedDirectory, Place};
+use crate::files::directory::{Directory, DirectoryContext, OpenedDirectory};
 use crate::files::engine::traits::Called;
 use crate::files::engine::{Direction, Neighbours};
 use crate::files::events::Event;
@@ -100,20 +100,20 @@ impl Supervisor {
     /// Opens the directory, works, and reopens it after a failure, until the client ends.
     pub fn run(self) -> Result<()> {
         let server = self.hub.server_url().to_string();
-        let place = Place {
+        let context = DirectoryContext {
             base_dir: &self.base_dir,
             server: &server,
             private: &self.private,
             neighbours: &self.neighbours,
             events: &self.control.events,
         };
-        let files = StatusFiles::beside(place.state_file(&self.settings));
+        let files = StatusFiles::beside(context.state_file(&self.settings));
         let mut reporter = Reporter::new(files.clone(), &self.settings, &server);
         reporter.starts();
         let mut backoff = Backoff::new(MAX_REOPEN_PAUSE);
         while !self.shared.is_stopping() {
             let opened = adopt(&files, &self.base_dir, &self.settings)
-                .and_then(|()| Directory::open(&place, &self.settings, self.hub.clone(), false));
+                .and_then(|()| Directory::open(&context, &self.settings, self.hub.clone(), false));
             let began = clock::monotonic();
             let kept = match opened {
                 Ok(OpenedDirectory::Ready(directory)) => self.keep(&directory, &mut reporter),
@@ -363,7 +363,7 @@ fn rescan_hinted(d: &Directory, hinted: &Receiver<Hint>) {
 /// Rescans the place of a hint, and those of the hints right after it. Deletes wait until all are
 /// done, because half a rename looks like a delete.
 fn rescan_hints(d: &Directory, hint: Hint, hinted: &Receiver<Hint>) -> Called<()> {
-    let (rescan, end) = (d.engine.look_around(), clock::monotonic() + FOLLOWS_MOST);
+    let (rescan, end) = (d.engine.begin_rescan(), clock::monotonic() + FOLLOWS_MOST);
     let mut next = Some(hint);
     let mut rescanned = Ok(());
     while let Some(hint) = next.filter(|_| rescanned.is_ok()) {

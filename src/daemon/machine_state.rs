@@ -103,7 +103,7 @@ impl MachineStates {
             for listener in &mut self.hubs {
                 listener.tell(latest.as_deref());
             }
-            self.approvals.look(&self.base_dir);
+            self.approvals.fetch(&self.base_dir);
             match stopped.recv_timeout(pause) {
                 Err(RecvTimeoutError::Timeout) => {}
                 _ => return Ok(()),

@@ -13,7 +13,7 @@ use crate::clock;
 use crate::config::Settings;
 use crate::config::watch::WatchSettings;
 use crate::error::{Error, Kind, Result};
-use crate::files::directory::{Directory, OpenedDirectory, Place, Start};
+use crate::files::directory::{Directory, DirectoryContext, DryRunState, OpenedDirectory};
 use crate::files::engine::Neighbours;
 use crate::files::stats::Facts;
 use crate::files::status::StatusFiles;
@@ -83,16 +83,16 @@ pub fn open(
     allow_deletes: bool,
 ) -> Result<(Box<Directory>, StatusFiles)> {
     let private = private(settings);
-    let place = Place {
+    let context = DirectoryContext {
         base_dir: &settings.base_dir,
         server: hub.server_url(),
         private: &private,
         neighbours,
         events: &Arc::default(),
     };
-    let files = StatusFiles::beside(place.state_file(watch));
+    let files = StatusFiles::beside(context.state_file(watch));
     adopt(&files, &settings.base_dir, watch)?;
-    match Directory::open(&place, watch, hub.clone(), allow_deletes)? {
+    match Directory::open(&context, watch, hub.clone(), allow_deletes)? {
         OpenedDirectory::Ready(directory) => Ok((directory, files)),
         OpenedDirectory::Held(why) => {
             let e = marker::held(&watch.path, &why);
@@ -111,19 +111,19 @@ pub fn open_to_look(
     hub: &Arc<HubClient>,
 ) -> Result<Box<Directory>> {
     let private = private(settings);
-    let place = Place {
+    let context = DirectoryContext {
         base_dir: &settings.base_dir,
         server: hub.server_url(),
         private: &private,
         neighbours: &Arc::default(),
         events: &Arc::default(),
     };
-    let start = if StatusFiles::beside(place.state_file(watch)).adoption() {
-        Start::Afresh
+    let start = if StatusFiles::beside(context.state_file(watch)).adoption() {
+        DryRunState::Empty
     } else {
-        Start::Known
+        DryRunState::Known
     };
-    match Directory::open_to_look(&place, watch, hub.clone(), start)? {
+    match Directory::open_to_look(&context, watch, hub.clone(), start)? {
         OpenedDirectory::Ready(directory) => Ok(directory),
         OpenedDirectory::Held(why) => Err(marker::held(&watch.path, &why)),
     }

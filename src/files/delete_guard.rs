@@ -55,7 +55,7 @@ impl DeleteLimits {
 
 /// The numbers that a decision depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct GuardInput {
     /// Files that are in sync now.
     pub files: u64,
     /// Deletes that passed within the window.
@@ -66,7 +66,7 @@ pub struct Standing {
 
 /// Whether deletes pass. If not, all pending ones are held: the program does not guess which of
 /// them were meant.
-pub fn passes(limits: DeleteLimits, s: Standing) -> bool {
+pub fn passes(limits: DeleteLimits, s: GuardInput) -> bool {
     let before = s.files + s.counted;
     s.counted + s.pending <= limit(limits, before)
         && !(before >= limits.all && s.pending >= s.files)
@@ -100,7 +100,7 @@ mod tests {
         let check = |files, counted, pending, wants| {
             let got = passes(
                 DeleteLimits::default(),
-                Standing {
+                GuardInput {
                     files,
                     counted,
                     pending,
@@ -132,7 +132,7 @@ mod tests {
                 share,
                 ..DeleteLimits::default()
             };
-            let standing = Standing {
+            let standing = GuardInput {
                 files,
                 counted: 0,
                 pending,

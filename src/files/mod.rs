@@ -19,11 +19,11 @@
 //!   A rescan offers each path that may differ from its base: comparing `stat` with
 //!   [`BaseRow::seen`](plan::BaseRow) is enough, the engine hashes. It also offers paths that the
 //!   base has and the tree does not, and pending rows of the state, such as intents and open keys
-//!   ([`mod@rescan`]). Deletes wait while it runs ([`look_around`](engine::Engine::look_around)),
+//!   ([`mod@rescan`]). Deletes wait while it runs ([`begin_rescan`](engine::Engine::begin_rescan)),
 //!   so that the guard sees all of them.
 //! * `feed` calls [`feed`](directory::Directory::feed) when the event stream reports changes, when
 //!   the stream was reopened, and at intervals: it polls until
-//!   [`Drained`](engine::Polled::Drained), and requests a full rescan after `NewEpoch` and
+//!   [`Drained`](engine::PollResult::Drained), and requests a full rescan after `NewEpoch` and
 //!   `SetBack`. A poll offers the paths of its page itself.
 //! * `upload-N` and `download-N` call [`work`](directory::Directory::work): they carry out work in
 //!   one [`Direction`](engine::Direction) until there is none, then wait for a [`wakeup`]. While

@@ -8,7 +8,7 @@
 //! the allocation (ext4, XFS, btrfs) lose a file's last write, which has its end.
 
 use super::engine::pages::{each_below, pages_below};
-use super::engine::traits::{Called, Fault, Look, OpenKey, Rows, State, Tree, Write};
+use super::engine::traits::{Called, Fault, OpenKey, Presence, Rows, State, Tree, Write};
 use super::plan::{BaseRow, Stamp};
 use super::state::DiskState;
 use super::tree::DiskTree;
@@ -99,8 +99,8 @@ fn ends_in_zeros(tree: &DiskTree, path: &str, stamp: &Stamp) -> bool {
 
 /// Whether the file has the content that was in sync, read anew.
 fn is_in_sync(tree: &DiskTree, path: &str, base: &BaseRow) -> Called<bool> {
-    match tree.look(path, None) {
-        Ok(Look::Here(local)) => Ok(base.entry.is_some_and(|was| was.same_body(&local.entry))),
+    match tree.examine(path, None) {
+        Ok(Presence::Here(local)) => Ok(base.entry.is_some_and(|was| was.same_body(&local.entry))),
         Ok(_) | Err(Fault::Later(_) | Fault::Refused(_)) => Ok(true),
         Err(fault) => Err(fault),
     }

@@ -13,7 +13,7 @@ use super::debounce::Hint;
 use super::directory::{Directory, rules};
 use super::engine::pages::each_below;
 use super::engine::traits::{Called, Fault, Rows, State, Tree};
-use super::engine::{Polled, Preview};
+use super::engine::{PollResult, Preview};
 use super::ignore;
 use super::plan::{Action, BaseRow, Stamp, parent};
 use super::tree::NameFolding;
@@ -93,7 +93,7 @@ impl Directory {
 
     /// The planned actions for all differences. `allow_deletes`: the guard would hold none.
     pub fn preview(&self, allow_deletes: bool) -> Result<Plans> {
-        while self.engine.poll()? != Polled::Drained {}
+        while self.engine.poll()? != PollResult::Drained {}
         let mut all = BTreeMap::new();
         let met = self.differences("", Depth::All, &mut |path| {
             if let Some(preview) = self.engine.preview(path)? {
@@ -161,7 +161,7 @@ impl Directory {
 
     /// Offers everything that differs.
     pub fn rescan_all(&self) -> Called<()> {
-        let looking = self.engine.look_around();
+        let looking = self.engine.begin_rescan();
         self.stats.rescan_begins();
         self.tree.forget_names();
         self.read_rules()?;
@@ -173,7 +173,7 @@ impl Directory {
     }
 
     fn rescan_below(&self, dir: &str, depth: Depth) -> Called<WalkFindings> {
-        let looking = self.engine.look_around();
+        let looking = self.engine.begin_rescan();
         let mut offers = Offerer {
             d: self,
             room: limits::OFFERED_PATHS,

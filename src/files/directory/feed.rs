@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Directory;
 use crate::error::{Error, Kind};
-use crate::files::engine::Polled;
+use crate::files::engine::PollResult;
 use crate::files::engine::traits::{Called, Fault};
 
 /// A hub is restored once, not with every response.
@@ -16,8 +16,8 @@ impl Directory {
         let mut epochs = 0;
         loop {
             match self.engine.poll() {
-                Ok(Polled::More) => self.wakeup.wake(),
-                Ok(Polled::Drained | Polled::Busy) => {
+                Ok(PollResult::More) => self.wakeup.wake(),
+                Ok(PollResult::Drained | PollResult::Busy) => {
                     if let Some(remote) = &self.remote {
                         for path in remote.mend() {
                             self.engine.offer(&path);
@@ -26,12 +26,14 @@ impl Directory {
                     self.wakeup.wake();
                     return Ok(());
                 }
-                Ok(Polled::NewEpoch | Polled::SetBack(_)) if epochs >= MAX_EPOCHS_PER_FEED => {
+                Ok(PollResult::NewEpoch | PollResult::SetBack(_))
+                    if epochs >= MAX_EPOCHS_PER_FEED =>
+                {
                     let what = "hub epoch changes with every response; backing off";
                     log::warn!("{what}");
                     return Err(Fault::Later(Error::new(Kind::Busy, what)));
                 }
-                Ok(Polled::NewEpoch) => {
+                Ok(PollResult::NewEpoch) => {
                     epochs += 1;
                     log::info!(
                         "comparing everything: the hub is new to this directory, or was restored dir={}",
@@ -39,7 +41,7 @@ impl Directory {
                     );
                     self.rescan_later();
                 }
-                Ok(Polled::SetBack(through)) => {
+                Ok(PollResult::SetBack(through)) => {
                     epochs += 1;
                     log::warn!(
                         "hub was set back; resending later changes rev={through} dir={}",

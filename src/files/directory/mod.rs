@@ -22,7 +22,7 @@ use work::Workers;
 
 use super::delete_guard::DeleteLimits;
 use super::engine::traits::{ContentTransfer, Env, Fault, HubCalls};
-use super::engine::{Direction, Engine, Neighbours, Options, Quiet};
+use super::engine::{Direction, Engine, Neighbours, Options, QuietTimes};
 use super::events::{Event, EventQueue};
 use super::moved;
 use super::overlap::{self, Mounts};
@@ -99,7 +99,7 @@ struct RetrySchedule {
 }
 
 /// Where the state of a directory is stored, and its context.
-pub struct Place<'a> {
+pub struct DirectoryContext<'a> {
     pub base_dir: &'a Path,
     pub server: &'a str,
     /// Paths that are never synced, wherever they are.
@@ -110,7 +110,7 @@ pub struct Place<'a> {
     pub events: &'a Arc<EventQueue>,
 }
 
-impl Place<'_> {
+impl DirectoryContext<'_> {
     /// The file of the state; related files begin with the same name.
     pub fn state_file(&self, settings: &WatchSettings) -> PathBuf {
         state::file(self.base_dir, &settings.path, self.server, &settings.remote)
@@ -126,26 +126,26 @@ pub enum OpenedDirectory {
 
 /// Which state a dry run starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
+pub enum DryRunState {
     Known,
     /// The directory is to be adopted: the stored state does not count.
-    Afresh,
+    Empty,
 }
 
 impl Directory {
     /// Opens a directory and its state. Errors: `Settings` if it does not exist, `Busy` if another process keeps it
     /// in sync, `Unreachable` while the kind of the server is unknown.
     pub fn open(
-        place: &Place<'_>,
+        context: &DirectoryContext<'_>,
         settings: &WatchSettings,
         hub: Arc<HubClient>,
         allow_deletes: bool,
     ) -> Result<OpenedDirectory> {
-        let file = place.state_file(settings);
-        if let Some(why) = repointed::check(place.base_dir, settings)? {
+        let file = context.state_file(settings);
+        if let Some(why) = repointed::check(context.base_dir, settings)? {
             return Ok(OpenedDirectory::Held(why));
         }
-        moved::take_over(place.base_dir, &file, settings, &hub)?;
+        moved::take_over(context.base_dir, &file, settings, &hub)?;
         let state = Arc::new(DiskState::open_or_renew(&file)?);
         let known = state.marker()?;
         check_overlap(settings, known.is_none())?;
@@ -154,7 +154,7 @@ impl Directory {
             known,
             Uuid::new_v4(),
             &settings.ignore,
-            place.private,
+            context.private,
         )?;
         let tree: Arc<DiskTree> = match opened {
             tree::OpenedTree::Held(why) => return Ok(OpenedDirectory::Held(why)),
@@ -167,36 +167,36 @@ impl Directory {
         if let (None, Some(id)) = (known, tree.id()) {
             state.set_note("marker", &id.to_string())?;
         }
-        let directory = Directory::over(place, settings, state, tree, hub, allow_deletes)?;
+        let directory = Directory::assemble(context, settings, state, tree, hub, allow_deletes)?;
         directory
             .engine
-            .join(place.neighbours, &settings.path.to_string_lossy());
+            .join(context.neighbours, &settings.path.to_string_lossy());
         Ok(OpenedDirectory::Ready(directory))
     }
 
     /// Opens a directory and a copy of its state for a dry run. It leaves no trace, and another process may sync
     /// the directory meanwhile.
     pub fn open_to_look(
-        place: &Place<'_>,
+        context: &DirectoryContext<'_>,
         settings: &WatchSettings,
         hub: Arc<HubClient>,
-        start: Start,
+        start: DryRunState,
     ) -> Result<OpenedDirectory> {
         let state = match start {
-            Start::Known => DiskState::copy_of(&place.state_file(settings))?,
-            Start::Afresh => DiskState::copy_of(Path::new(""))?,
+            DryRunState::Known => DiskState::copy_of(&context.state_file(settings))?,
+            DryRunState::Empty => DiskState::copy_of(Path::new(""))?,
         };
         let known = state.marker()?;
-        check_overlap(settings, known.is_none() && start == Start::Known)?;
+        check_overlap(settings, known.is_none() && start == DryRunState::Known)?;
         if let Some(why) =
-            repointed::check(place.base_dir, settings)?.filter(|_| start == Start::Known)
+            repointed::check(context.base_dir, settings)?.filter(|_| start == DryRunState::Known)
         {
             return Ok(OpenedDirectory::Held(why));
         }
-        match DiskTree::open_to_look(&settings.path, known, &settings.ignore, place.private)? {
+        match DiskTree::open_to_look(&settings.path, known, &settings.ignore, context.private)? {
             tree::OpenedTree::Held(why) => Ok(OpenedDirectory::Held(why)),
-            tree::OpenedTree::Ready(tree) => Directory::over(
-                place,
+            tree::OpenedTree::Ready(tree) => Directory::assemble(
+                context,
                 settings,
                 Arc::new(state),
                 Arc::from(tree),
@@ -207,15 +207,15 @@ impl Directory {
         }
     }
 
-    fn over(
-        place: &Place<'_>,
+    fn assemble(
+        context: &DirectoryContext<'_>,
         settings: &WatchSettings,
         state: Arc<DiskState>,
         tree: Arc<DiskTree>,
         hub: Arc<HubClient>,
         allow_deletes: bool,
     ) -> Result<Box<Directory>> {
-        let wakeup = Arc::new(Wakeup::new(place.events.clone()));
+        let wakeup = Arc::new(Wakeup::new(context.events.clone()));
         let stats = Arc::<Stats>::default();
         let (link, traffic) = (
             Arc::new(Link::new(wakeup.clone())),
@@ -260,7 +260,7 @@ impl Directory {
             state: state.clone(),
             ambient,
         };
-        let quiet = Quiet {
+        let quiet = QuietTimes {
             after_one: QUIET_AFTER_ONE,
             after_more: QUIET_AFTER_MORE,
             after_one_of_hub: QUIET_AFTER_ONE_OF_HUB,
@@ -284,7 +284,7 @@ impl Directory {
             traffic,
             stats,
             wakeup,
-            events: place.events.clone(),
+            events: context.events.clone(),
             remote,
             legacy,
             worked: AtomicU64::new(0),

@@ -29,12 +29,12 @@ impl Directory {
                 self.settings.path.display()
             );
         }
-        let gathers = self.end_of_burst();
+        let burst_wait = self.end_of_burst();
         let next = self.wake_waiting(now).min(self.sync_state());
-        let next = if gathers.is_zero() {
+        let next = if burst_wait.is_zero() {
             next
         } else {
-            next.min(gathers)
+            next.min(burst_wait)
         };
         self.stats.next().map_or(next, |at| {
             next.min(at.saturating_duration_since(now))
@@ -62,7 +62,7 @@ impl Directory {
     /// How long deletes wait for the end of their burst; once it has ended, wakes the workers that
     /// carry them out.
     pub fn end_of_burst(&self) -> Duration {
-        let left = self.engine.gathers();
+        let left = self.engine.burst_wait();
         if left.is_zero() && self.engine.take_burst_end() {
             self.wakeup.wake();
         }

@@ -9,10 +9,10 @@ use crate::files::plan::{BaseRow, DIR_MODE, Entry, Local, Stamp, is_below};
 use super::base_rows::{closing, in_sync, with_mode};
 use super::send::{CANDIDATES, MAX_EQUAL_FILES};
 use super::step::{
-    Departure, Finish, MetadataChange, NextStep, PathWork, Placement, Refuge, Results,
+    IntentOutcome, MetadataChange, MoveAway, MoveTarget, NextStep, PathWork, Placement, Results,
 };
 use super::traits::{
-    CompletedChange, ContentSource, Fault, Intent, Look, RenameOutcome, StageItem, StagedFile,
+    CompletedChange, ContentSource, Fault, Intent, Presence, RenameOutcome, StageItem, StagedFile,
     Write,
 };
 use super::{Engine, Interrupted, LOCAL_CHANGED, NO_FREE_NAME, PLAN_CHANGED, PathState};
@@ -224,19 +224,19 @@ impl Engine {
     ) -> Result<NextStep, Interrupted> {
         let leave = |to| {
             let what = *local;
-            Ok(NextStep::Leave(Departure { what, then, to }))
+            Ok(NextStep::Leave(MoveAway { what, then, to }))
         };
         for nth in 1.. {
             let copy = copy_name(path, &local.entry, nth);
-            let taken = match self.env.tree.look(&copy, None)? {
-                Look::Absent if self.env.tree.name_collision(&copy)?.is_some() => None,
-                Look::Absent => return leave(Refuge::Copy(copy)),
-                Look::Here(there) => Some(there),
-                Look::Unknown(_) => None,
+            let taken = match self.env.tree.examine(&copy, None)? {
+                Presence::Absent if self.env.tree.name_collision(&copy)?.is_some() => None,
+                Presence::Absent => return leave(MoveTarget::Copy(copy)),
+                Presence::Here(there) => Some(there),
+                Presence::Unknown(_) => None,
             };
             if taken.is_some_and(|there| there.entry.same_body(&local.entry)) {
                 // the copy exists already, with the same bytes
-                return leave(Refuge::Trash);
+                return leave(MoveTarget::Trash);
             }
         }
         Err(Interrupted::Again(NO_FREE_NAME))
@@ -256,8 +256,8 @@ impl Engine {
             return Ok(NextStep::Record(then));
         }
         self.new_name_first(path, known)?;
-        let (what, to) = (*local, Refuge::Deleted);
-        Ok(NextStep::Leave(Departure { what, then, to }))
+        let (what, to) = (*local, MoveTarget::Deleted);
+        Ok(NextStep::Leave(MoveAway { what, then, to }))
     }
 
     /// Whether a user has renamed another file to a name that the hub has changed: its content is that of the former one, so only
@@ -298,21 +298,21 @@ impl Engine {
     }
 
     /// Moves files away from their names: to the trash, or to names of conflict copies.
-    pub(super) fn leave_all(&self, all: Vec<PathWork<Departure>>, results: &mut Results) {
+    pub(super) fn leave_all(&self, all: Vec<PathWork<MoveAway>>, results: &mut Results) {
         if all.is_empty() {
             return;
         }
-        let is_delete = |departure: &Departure| departure.to == Refuge::Deleted;
+        let is_delete = |departure: &MoveAway| departure.to == MoveTarget::Deleted;
         let all = self.pass_guard_all(all, is_delete, results);
         let mut slots = BTreeSet::new();
         let targets: Vec<Result<String, Interrupted>> = all
             .iter()
             .map(|work| match &work.what.to {
-                Refuge::Copy(copy) => Ok(copy.clone()),
+                MoveTarget::Copy(copy) => Ok(copy.clone()),
                 _ => self.trash_slot(&work.path, &work.what.what, &mut slots),
             })
             .collect();
-        let all: Vec<PathWork<(Departure, String, Intent)>> = results
+        let all: Vec<PathWork<(MoveAway, String, Intent)>> = results
             .keep(all, targets)
             .into_iter()
             .map(|(work, to)| {
@@ -323,7 +323,7 @@ impl Engine {
                         then: departure.then.clone(),
                         what: departure.what,
                         to: to.clone(),
-                        trash: !matches!(departure.to, Refuge::Copy(_)),
+                        trash: !matches!(departure.to, MoveTarget::Copy(_)),
                     };
                     (departure, to, intent)
                 })
@@ -363,7 +363,7 @@ impl Engine {
         for (work, done) in self.conclude(finished) {
             let (departure, to, _) = &work.what;
             let done = match &departure.to {
-                Refuge::Copy(copy) => {
+                MoveTarget::Copy(copy) => {
                     self.offer(copy);
                     self.env.ambient.done(CompletedChange::SetAside {
                         path: &work.path,
@@ -371,7 +371,7 @@ impl Engine {
                     });
                     done
                 }
-                Refuge::Trash | Refuge::Deleted => {
+                MoveTarget::Trash | MoveTarget::Deleted => {
                     self.env
                         .ambient
                         .done(CompletedChange::Removed { path: &work.path });
@@ -387,11 +387,11 @@ impl Engine {
     fn empty_slot(
         &self,
         known: &PathState,
-        departure: &Departure,
+        departure: &MoveAway,
         slot: &str,
     ) -> Result<(), Interrupted> {
         let what = &departure.what;
-        if departure.to == Refuge::Deleted
+        if departure.to == MoveTarget::Deleted
             && self.goes_on_here(known, what)?
             && self
                 .env
@@ -460,7 +460,7 @@ impl Engine {
             let MetadataChange { mode, then, .. } = &work.what;
             let base = stamp.map(|stamp| with_mode(then, stamp, stamp.mode, *mode));
             let generation = work.known.generation;
-            let finish = Finish::of(closing(&work.path, generation, generation, base));
+            let finish = IntentOutcome::of(closing(&work.path, generation, generation, base));
             finished.push((work.with(|_| stamp), finish));
         }
         for (work, done) in self.conclude(finished) {

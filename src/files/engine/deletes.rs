@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::files::delete_guard::{self, Standing};
+use crate::files::delete_guard::{self, GuardInput};
 use crate::files::plan::{Entry, parent};
 use crate::wire::files::Hash;
 
@@ -25,20 +25,24 @@ pub(super) enum DeleteEffect {
 }
 
 /// A planned delete for the guard; `None`: no delete, which passes.
-pub(super) type Weighed<'a> = Option<(&'a str, &'a PathState)>;
+pub(super) type GuardedDelete<'a> = Option<(&'a str, &'a PathState)>;
 
 /// The deletes of a group that the guard has let through.
 #[derive(Default)]
 struct DeleteCount {
     /// What the guard knew before the first of them.
-    before: Option<Standing>,
+    before: Option<GuardInput>,
     passed: BTreeSet<String>,
 }
 
 impl Engine {
     /// Returns how the guard sees the planned delete.
-    pub(super) fn going(&self, path: &str, known: &PathState) -> Result<DeleteEffect, Interrupted> {
-        match self.going_from_here(known)? {
+    pub(super) fn delete_effect(
+        &self,
+        path: &str,
+        known: &PathState,
+    ) -> Result<DeleteEffect, Interrupted> {
+        match self.local_delete_effect(known)? {
             DeleteEffect::Counts(hash) if self.arrived_elsewhere(path, &hash) => {
                 Ok(DeleteEffect::Free)
             }
@@ -46,7 +50,7 @@ impl Engine {
         }
     }
 
-    fn going_from_here(&self, known: &PathState) -> Result<DeleteEffect, Interrupted> {
+    fn local_delete_effect(&self, known: &PathState) -> Result<DeleteEffect, Interrupted> {
         let Some(was) = known.base().entry.filter(|e| !e.is_dir()) else {
             return Ok(DeleteEffect::Free);
         };
@@ -78,7 +82,7 @@ impl Engine {
                 "it was renamed on the hub, which has not reported the new name yet",
             ));
         }
-        match self.going(path, known)? {
+        match self.delete_effect(path, known)? {
             DeleteEffect::Renamed(_, to) if self.queue().is_under_way(&to) => Err(
                 Interrupted::Again("it was renamed on the hub; the new name is synced first"),
             ),
@@ -87,7 +91,7 @@ impl Engine {
     }
 
     /// Lets deletes through, one after the other. Those that pass are counted in one commit, before they are carried out.
-    pub(super) fn pass_guard(&self, all: &[Weighed<'_>]) -> Vec<Result<(), Interrupted>> {
+    pub(super) fn pass_guard(&self, all: &[GuardedDelete<'_>]) -> Vec<Result<(), Interrupted>> {
         if self.options.allow_deletes || all.iter().all(Option::is_none) {
             return all.iter().map(|_| Ok(())).collect();
         }
@@ -129,7 +133,7 @@ impl Engine {
         known: &PathState,
         count: &mut DeleteCount,
     ) -> Result<(), Interrupted> {
-        let hash = match self.going(path, known)? {
+        let hash = match self.delete_effect(path, known)? {
             DeleteEffect::Free => return Ok(()),
             DeleteEffect::Counts(hash) | DeleteEffect::Renamed(hash, _) => hash,
         };
@@ -149,7 +153,7 @@ impl Engine {
         let room =
             delete_guard::limit(self.options.limits, files + counted).saturating_sub(counted + 1);
         let pending = self.queue().other_deletes(path, room) + 1;
-        let standing = Standing {
+        let standing = GuardInput {
             files,
             counted,
             pending,

@@ -5,7 +5,7 @@
 
 use crate::files::plan::{BaseRow, DIR_MODE, Entry, Local, local_mode, parent};
 
-use super::traits::{Called, Look, Rows};
+use super::traits::{Called, Presence, Rows};
 use super::{Action, Engine, Interrupted, lock, pages};
 
 /// See [`Engine::live_below`].
@@ -22,7 +22,7 @@ impl Engine {
     /// contains something that travels; or it is empty here and the hub has nothing below it. Every
     /// other directory is implied by its content. (A crash may have left it empty before its first
     /// file was placed.)
-    pub(super) fn counts(
+    pub(super) fn explicit_entry(
         &self,
         path: &str,
         base: &BaseRow,
@@ -58,9 +58,9 @@ impl Engine {
     ) -> Result<bool, Interrupted> {
         let mut found = false;
         self.env.tree.below(dir, &mut |below| {
-            let counts = match self.env.tree.look(below, None)? {
-                Look::Here(l) if l.entry.is_dir() => self.env.tree.is_empty(below)?,
-                Look::Here(_) => true,
+            let counts = match self.env.tree.examine(below, None)? {
+                Presence::Here(l) if l.entry.is_dir() => self.env.tree.is_empty(below)?,
+                Presence::Here(_) => true,
                 _ => false,
             };
             found = counts && !self.env.tree.ignored(below) && also(below)?;
@@ -104,7 +104,10 @@ impl Engine {
             // refused separately
             return Ok(theirs && self.env.tree.name_collision(up)?.is_none());
         }
-        let Some(local) = self.look(up, base)?.filter(|local| local.entry.is_dir()) else {
+        let Some(local) = self
+            .examine_entry(up, base)?
+            .filter(|local| local.entry.is_dir())
+        else {
             return Ok(false);
         };
         Ok(match base.entry {

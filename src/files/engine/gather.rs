@@ -11,7 +11,7 @@ use super::{Direction, Engine, lock};
 
 /// How long no further delete may arrive before the pending deletes are weighed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Quiet {
+pub struct QuietTimes {
     pub after_one: Duration,
     pub after_more: Duration,
     /// If it was made on the hub.
@@ -42,12 +42,12 @@ pub struct Burst {
 impl Burst {
     /// Records a delete that is sent or, with [`Direction::Down`], was made on the hub. `due`: pending deletes, including
     /// this one.
-    pub fn add(&mut self, now: Duration, due: usize, way: Direction, quiet: Quiet) {
+    pub fn add(&mut self, now: Duration, due: usize, way: Direction, quiet: QuietTimes) {
         self.is_local = way == Direction::Up || self.is_local && due > 1;
         self.extend(now, due, quiet);
     }
 
-    fn extend(&mut self, now: Duration, due: usize, quiet: Quiet) {
+    fn extend(&mut self, now: Duration, due: usize, quiet: QuietTimes) {
         let first = self
             .times
             .map(|(first, _)| first)
@@ -60,12 +60,12 @@ impl Burst {
     }
 
     /// Whether the burst has ended since the last call.
-    pub fn take_end(&mut self, now: Duration, due: usize, quiet: Quiet) -> bool {
+    pub fn take_end(&mut self, now: Duration, due: usize, quiet: QuietTimes) -> bool {
         let is_over = self.times.is_some() && self.left(now, due, quiet).is_zero();
         is_over && !std::mem::replace(&mut self.is_over, true)
     }
 
-    fn after_more(&self, quiet: Quiet) -> Duration {
+    fn after_more(&self, quiet: QuietTimes) -> Duration {
         if self.is_local {
             quiet.after_more
         } else {
@@ -75,20 +75,20 @@ impl Burst {
 
     /// Records a removal for which no delete is known yet: it prolongs a burst that has not ended.
     /// A burst that has ended does not restart, because its own deletes remove files too.
-    pub fn prolong(&mut self, now: Duration, due: usize, quiet: Quiet) {
+    pub fn prolong(&mut self, now: Duration, due: usize, quiet: QuietTimes) {
         if !self.left(now, due, quiet).is_zero() {
             self.extend(now, due, quiet);
         }
     }
 
     /// Records that more deletes were made than are known.
-    fn expect_more(&mut self, now: Duration, due: usize, quiet: Quiet) {
+    fn expect_more(&mut self, now: Duration, due: usize, quiet: QuietTimes) {
         self.extend(now, due, quiet);
         self.is_lone = false;
     }
 
     /// How long to wait before so many deletes are weighed.
-    pub fn left(&self, now: Duration, due: usize, quiet: Quiet) -> Duration {
+    pub fn left(&self, now: Duration, due: usize, quiet: QuietTimes) -> Duration {
         if due == 0 {
             Duration::ZERO
         } else {
@@ -102,7 +102,7 @@ impl Burst {
             .is_some_and(|(first, _)| now < first + GATHER_MAX)
     }
 
-    fn end(&self, due: usize, quiet: Quiet) -> Duration {
+    fn end(&self, due: usize, quiet: QuietTimes) -> Duration {
         let quiet = if due > 1 || !self.is_lone {
             self.after_more(quiet)
         } else if self.is_local {
@@ -130,7 +130,7 @@ impl Engine {
     }
 
     /// How long deletes wait for the end of their burst.
-    pub fn gathers(&self) -> Duration {
+    pub fn burst_wait(&self) -> Duration {
         if self.options.allow_deletes {
             return Duration::ZERO;
         }
@@ -160,7 +160,7 @@ impl Engine {
     }
 
     pub(super) fn may_delete(&self) -> bool {
-        self.is_drained() && self.gathers().is_zero()
+        self.is_drained() && self.burst_wait().is_zero()
     }
 }
 
@@ -168,7 +168,7 @@ impl Engine {
 mod tests {
     use super::*;
 
-    const QUIET: Quiet = Quiet {
+    const QUIET: QuietTimes = QuietTimes {
         after_one: Duration::from_millis(300),
         after_more: Duration::from_secs(2),
         after_one_of_hub: Duration::from_millis(20),

@@ -4,11 +4,11 @@
 //! call, one commit. What is decided about a path does not depend on the group: a group of one follows the same rules.
 //! `send` has the changes that are sent to the hub, `apply` those of the tree.
 
-use super::deletes::Weighed;
+use super::deletes::GuardedDelete;
 use super::queue::{Direction, GroupSize, Task, WorkEnd};
 use super::report::outcome;
 use super::step::{
-    Departure, Finish, MetadataChange, NextStep, OutgoingChange, PathWork, Placement, Results,
+    IntentOutcome, MetadataChange, MoveAway, NextStep, OutgoingChange, PathWork, Placement, Results,
 };
 use super::traits::{Called, Write};
 use super::{
@@ -23,7 +23,7 @@ struct Steps {
     refreshes: Vec<PathWork<BaseRow>>,
     sends: Vec<PathWork<OutgoingChange>>,
     places: Vec<PathWork<Placement>>,
-    leaves: Vec<PathWork<Departure>>,
+    leaves: Vec<PathWork<MoveAway>>,
     metadata: Vec<PathWork<MetadataChange>>,
 }
 
@@ -68,7 +68,7 @@ impl Engine {
         };
         let (mut reports, mut blocked) = (Vec::with_capacity(paths.len()), Vec::new());
         let is_group = paths.len() > 1;
-        let results = self.turn_all(&paths);
+        let results = self.step_all(&paths);
         for (path, result) in paths.into_iter().zip(results) {
             match result {
                 // perhaps by another path of the group
@@ -77,7 +77,7 @@ impl Engine {
             }
         }
         for path in blocked {
-            let mut results = self.turn_all(std::slice::from_ref(&path));
+            let mut results = self.step_all(std::slice::from_ref(&path));
             reports.push(self.ended(path, results.remove(0).map(end)));
         }
         reports
@@ -105,7 +105,7 @@ impl Engine {
     }
 
     /// Carries out one step for each of these paths, of which none is above another.
-    pub(super) fn turn_all(&self, paths: &[String]) -> Vec<PathResult> {
+    pub(super) fn step_all(&self, paths: &[String]) -> Vec<PathResult> {
         let mut results = Results::of(paths.len());
         let mut steps = Steps::default();
         for (at, path) in paths.iter().enumerate() {
@@ -185,10 +185,10 @@ impl Engine {
     /// Stores what became of intents.
     pub(super) fn conclude<W>(
         &self,
-        all: Vec<(PathWork<W>, Finish)>,
+        all: Vec<(PathWork<W>, IntentOutcome)>,
     ) -> Vec<(PathWork<W>, PathResult)> {
         let (works, finishes): (Vec<_>, Vec<_>) = all.into_iter().unzip();
-        let works: Vec<PathWork<(W, Finish)>> = works
+        let works: Vec<PathWork<(W, IntentOutcome)>> = works
             .into_iter()
             .zip(finishes)
             .map(|(work, finish)| work.with(|what| (what, finish)))
@@ -207,7 +207,7 @@ impl Engine {
             .collect()
     }
 
-    pub(super) fn clean_up(&self, finish: &Finish) -> Called<()> {
+    pub(super) fn clean_up(&self, finish: &IntentOutcome) -> Called<()> {
         match &finish.discard {
             Some(temp) => self.env.tree.discard(temp),
             None => Ok(()),
@@ -221,7 +221,7 @@ impl Engine {
         is_delete: impl Fn(&W) -> bool,
         results: &mut Results,
     ) -> Vec<PathWork<W>> {
-        let weighed: Vec<Weighed<'_>> = all
+        let weighed: Vec<GuardedDelete<'_>> = all
             .iter()
             .map(|work| is_delete(&work.what).then_some((work.path.as_str(), &work.known)))
             .collect();

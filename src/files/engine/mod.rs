@@ -37,7 +37,7 @@ mod type_conflict;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
-use super::delete_guard::{self, DeleteLimits, Standing};
+use super::delete_guard::{self, DeleteLimits, GuardInput};
 use super::plan::{self, Action, BaseRow, DIR_MODE, DIR_READABLE, Entry, Local, Plan, RemoteRow};
 use crate::clock;
 use crate::config::watch::SyncMode;
@@ -45,12 +45,12 @@ use crate::wire::revision::Revision;
 use deletes::DeleteEffect;
 use queue::{Task, WorkQueue};
 use report::{Interrupted, PathResult};
-use traits::{Called, Env, Feed, Look, Rows, State, Token, Write};
+use traits::{Called, Env, Feed, Presence, Rows, State, Token, Write};
 
-pub use gather::Quiet;
+pub use gather::QuietTimes;
 pub use neighbours::Neighbours;
 pub use queue::{Direction, GroupSize};
-pub use remote_changes::Polled;
+pub use remote_changes::PollResult;
 pub use report::{WorkOutcome, WorkReport};
 
 const LOCAL_CHANGED: &str = "the file here changed meanwhile";
@@ -81,7 +81,7 @@ pub struct Engine {
     drained: Mutex<bool>,
     /// Rescans that run now. Deletes wait for them: only a finished rescan knows how many deletes
     /// there are.
-    looking: AtomicUsize,
+    rescans: AtomicUsize,
     /// Engines of other directories of this process.
     neighbours: OnceLock<neighbours::NeighbourPlace>,
     /// New contents synced so far, to the tree or to the hub.
@@ -94,7 +94,7 @@ pub struct Options {
     /// The guard lets every delete through.
     pub allow_deletes: bool,
     /// When a burst of deletes has ended.
-    pub quiet: Quiet,
+    pub quiet: QuietTimes,
     /// In which directions changes are synced.
     pub mode: SyncMode,
     /// Ignore changes of the time alone: the server would receive all bytes again.
@@ -130,12 +130,12 @@ impl WorkGroup {
     }
 }
 
-/// See [`Engine::look_around`].
+/// See [`Engine::begin_rescan`].
 pub struct Rescanning<'a>(&'a Engine);
 
 impl Drop for Rescanning<'_> {
     fn drop(&mut self) {
-        self.0.looking.fetch_sub(1, SeqCst);
+        self.0.rescans.fetch_sub(1, SeqCst);
     }
 }
 
@@ -180,7 +180,7 @@ impl Engine {
             burst: Mutex::default(),
             weighing: Mutex::new(()),
             drained: Mutex::new(false),
-            looking: AtomicUsize::new(0),
+            rescans: AtomicUsize::new(0),
             neighbours: OnceLock::new(),
             arrivals: AtomicU64::new(0),
         })
@@ -204,8 +204,8 @@ impl Engine {
 
     /// Holds all deletes back until the returned value is dropped; a rescan holds it while it
     /// offers paths.
-    pub fn look_around(&self) -> Rescanning<'_> {
-        self.looking.fetch_add(1, SeqCst);
+    pub fn begin_rescan(&self) -> Rescanning<'_> {
+        self.rescans.fetch_add(1, SeqCst);
         Rescanning(self)
     }
 
@@ -248,7 +248,7 @@ impl Engine {
 
     /// Whether the feed has reported all changes and no rescan is running.
     pub fn is_drained(&self) -> bool {
-        *lock(&self.drained) && self.looking.load(SeqCst) == 0
+        *lock(&self.drained) && self.rescans.load(SeqCst) == 0
     }
 
     /// Pending paths, including waiting and held ones.
@@ -279,7 +279,7 @@ impl Engine {
         let counted = takes_away(plan.action)
             && plan.action != Action::Forget
             && matches!(
-                self.going(path, &known),
+                self.delete_effect(path, &known),
                 Ok(DeleteEffect::Counts(_)) | Err(_)
             );
         let entry = if takes_away(plan.action) {
@@ -304,7 +304,7 @@ impl Engine {
         Ok(!self.options.allow_deletes
             && !delete_guard::passes(
                 self.options.limits,
-                Standing {
+                GuardInput {
                     pending,
                     ..self.standing()?
                 },
@@ -312,11 +312,11 @@ impl Engine {
     }
 
     /// What the guard knows, except for the pending deletes.
-    fn standing(&self) -> Called<Standing> {
+    fn standing(&self) -> Called<GuardInput> {
         // a delete that was counted and is running must not count as a file as well
         let passing = self.queue().passing() as u64;
         let files = self.env.state.files()?.saturating_sub(passing);
-        Ok(Standing {
+        Ok(GuardInput {
             files,
             counted: delete_guard::counted(&self.env.state.deletes()?, self.minute()),
             pending: 0,
@@ -360,8 +360,8 @@ impl Engine {
     fn know(&self, path: &str) -> Result<PathState, Interrupted> {
         let generation = self.generation();
         let rows = self.env.state.rows(path)?;
-        let node = self.look(path, &rows.base)?;
-        let mut local = self.counts(path, &rows.base, node)?;
+        let node = self.examine_entry(path, &rows.base)?;
+        let mut local = self.explicit_entry(path, &rows.base, node)?;
         if let (true, Some(local), Some(base)) =
             (self.options.times_alone_stay, &mut local, rows.base.entry)
             && local.entry.same_body(&base)
@@ -380,14 +380,14 @@ impl Engine {
         Ok(known)
     }
 
-    fn look(&self, path: &str, base: &BaseRow) -> Result<Option<Local>, Interrupted> {
+    fn examine_entry(&self, path: &str, base: &BaseRow) -> Result<Option<Local>, Interrupted> {
         match self
             .env
             .tree
-            .look(path, base.seen.as_ref().zip(base.entry.as_ref()))?
+            .examine(path, base.seen.as_ref().zip(base.entry.as_ref()))?
         {
-            Look::Absent => Ok(None),
-            Look::Here(mut local) => {
+            Presence::Absent => Ok(None),
+            Presence::Here(mut local) => {
                 if local.entry.is_dir() && local.entry.mode & DIR_READABLE != DIR_READABLE {
                     let was = base.entry.filter(Entry::is_dir);
                     local.entry.mode =
@@ -395,7 +395,7 @@ impl Engine {
                 }
                 Ok(Some(local))
             }
-            Look::Unknown(why) => Err(Interrupted::Unknown(why)),
+            Presence::Unknown(why) => Err(Interrupted::Unknown(why)),
         }
     }
 

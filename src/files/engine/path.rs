@@ -54,7 +54,7 @@ impl Engine {
         let found = match action {
             Action::Delete | Action::Trash => {
                 let token = token(path, &known);
-                let hash = match self.going(path, &known)? {
+                let hash = match self.delete_effect(path, &known)? {
                     DeleteEffect::Free => None,
                     // the new name is about to be placed, or was tried without success
                     DeleteEffect::Renamed(_, to) if self.queue().is_due(&to) => None,
@@ -180,7 +180,9 @@ impl Engine {
             let there = is_file(rows.remote.entry.as_ref()) && !self.is_ignored(up);
             let here = || {
                 Ok::<bool, Interrupted>(is_file(
-                    self.look(up, &rows.base)?.map(|l| l.entry).as_ref(),
+                    self.examine_entry(up, &rows.base)?
+                        .map(|l| l.entry)
+                        .as_ref(),
                 ))
             };
             let respelled = matches!(rows.intent, Some(Intent::Respell { .. }));

@@ -5,8 +5,8 @@ use crate::files::conflict::copy_name;
 use crate::files::plan::{BaseRow, Entry, Local, Stamp, parent};
 
 use super::base_rows::{closing, seen_with, with_mode};
-use super::step::Finish;
-use super::traits::{CompletedChange, Intent, Look, RenameOutcome, StagedFile, Write};
+use super::step::IntentOutcome;
+use super::traits::{CompletedChange, Intent, Presence, RenameOutcome, StagedFile, Write};
 use super::{Engine, Interrupted, PathResult, PathState};
 
 impl Engine {
@@ -40,7 +40,7 @@ impl Engine {
         path: &str,
         known: &PathState,
         intent: &Intent,
-    ) -> Result<Finish, Interrupted> {
+    ) -> Result<IntentOutcome, Interrupted> {
         let closing = |generation, base| closing(path, known.generation, generation, base);
         Ok(match intent {
             Intent::Place {
@@ -53,7 +53,7 @@ impl Engine {
                 if !self.was_placed(path, row.entry.as_ref(), over.as_ref(), staged)? {
                     return self
                         .clear_away(path, known, &staged.temp)
-                        .map(|_| Finish::default());
+                        .map(|_| IntentOutcome::default());
                 }
                 let seen = self
                     .env
@@ -72,18 +72,18 @@ impl Engine {
                     entry: row.entry,
                     seen,
                 };
-                Finish {
+                IntentOutcome {
                     writes: closing(*generation, Some(base)),
                     discard: Some(staged.temp.clone()),
                 }
             }
             Intent::Clear { temp } => {
                 self.clear_away(path, known, temp)?;
-                Finish::default()
+                IntentOutcome::default()
             }
             Intent::Respell { there, wanted } if path == wanted => {
                 self.respelled(known, there, wanted)?;
-                Finish::default()
+                IntentOutcome::default()
             }
             Intent::Respell { wanted, .. } => return Err(Interrupted::WaitFor(wanted.clone())),
             Intent::Metadata {
@@ -118,7 +118,7 @@ impl Engine {
                     }
                 });
                 let base = seen.map(|seen| with_mode(then, seen, *mode, *mode));
-                Finish::of(closing(*generation, base))
+                IntentOutcome::of(closing(*generation, base))
             }
             Intent::Leave {
                 generation,
@@ -132,7 +132,7 @@ impl Engine {
                 if left && *trash {
                     self.prune(path, known)?;
                 }
-                Finish::of(closing(*generation, left.then(|| then.clone())))
+                IntentOutcome::of(closing(*generation, left.then(|| then.clone())))
             }
         })
     }
@@ -177,10 +177,10 @@ impl Engine {
             return Ok(false);
         }
         let expected = over.is_some_and(|l| held.same_but_for_ctime(&l.stamp));
-        let held = match self.env.tree.look(&staged.temp, None)? {
-            Look::Here(held) => held,
-            Look::Unknown(why) if !expected => return Err(Interrupted::Unknown(why)),
-            Look::Absent | Look::Unknown(_) => return Ok(true),
+        let held = match self.env.tree.examine(&staged.temp, None)? {
+            Presence::Here(held) => held,
+            Presence::Unknown(why) if !expected => return Err(Interrupted::Unknown(why)),
+            Presence::Absent | Presence::Unknown(_) => return Ok(true),
         };
         let is = |other: &Entry| other.same_body(&held.entry);
         if entry.is_some_and(is) && !over.is_some_and(|l| is(&l.entry)) {
@@ -221,7 +221,7 @@ impl Engine {
         let beside = renamed_beside(temp, path);
         for nth in 1.. {
             let copy = copy_name(&beside, &held.entry, nth);
-            if let Look::Here(there) = self.env.tree.look(&copy, None)?
+            if let Presence::Here(there) = self.env.tree.examine(&copy, None)?
                 && there.entry.same_body(&held.entry)
             {
                 return Ok(());
@@ -266,7 +266,7 @@ impl Engine {
             return Ok(false);
         }
         // another file was created at the path meanwhile: keep both
-        let Look::Here(found) = self.env.tree.look(to, None)? else {
+        let Presence::Here(found) = self.env.tree.examine(to, None)? else {
             return Ok(false);
         };
         for nth in 1.. {
@@ -286,7 +286,7 @@ impl Engine {
     fn in_a_directory(&self, path: &str) -> Result<String, Interrupted> {
         let name = last_name(path);
         for up in std::iter::successors(parent(path), |p| parent(p)) {
-            if let Look::Here(dir) = self.env.tree.look(up, None)?
+            if let Presence::Here(dir) = self.env.tree.examine(up, None)?
                 && dir.entry.is_dir()
             {
                 return Ok(format!("{up}/{name}"));

@@ -21,7 +21,7 @@ const MAX_OWN_CHANGES: usize = 4096;
 
 /// The result of a poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Polled {
+pub enum PollResult {
     /// Poll again at once.
     More,
     /// There are no more changes.
@@ -37,15 +37,15 @@ pub enum Polled {
 
 impl Engine {
     /// Fetches and stores one page.
-    pub fn poll(&self) -> Called<Polled> {
+    pub fn poll(&self) -> Called<PollResult> {
         let Ok(_one) = self.polling.try_lock() else {
-            return Ok(Polled::Busy);
+            return Ok(PollResult::Busy);
         };
         let feed = self.env.state.feed()?;
         if feed.generation != self.generation() {
             // the commit that forgot all rows failed, but had taken effect
             self.forgotten(self.lock_generation(), feed.generation)?;
-            return Ok(Polled::NewEpoch);
+            return Ok(PollResult::NewEpoch);
         }
         match self
             .env
@@ -63,7 +63,7 @@ impl Engine {
                 self.env
                     .state
                     .commit(&[Write::Feed(start), Write::NothingListed])?;
-                Ok(Polled::More)
+                Ok(PollResult::More)
             }
             ChangesResult::OtherHistory => self.compare(feed, feed.epoch),
             ChangesResult::Page(page) if page.epoch != feed.epoch || page.rev < feed.cursor => {
@@ -76,7 +76,7 @@ impl Engine {
     /// Handles a hub whose epoch or history changed: it was either set back, or is another hub. For
     /// another hub all rows are meaningless: equal files are adopted, all others are new on both
     /// sides.
-    fn compare(&self, feed: Feed, epoch: Uuid) -> Called<Polled> {
+    fn compare(&self, feed: Feed, epoch: Uuid) -> Called<PollResult> {
         let points = self.env.state.points()?;
         let through = if points.is_empty() {
             0
@@ -84,8 +84,8 @@ impl Engine {
             self.env.hub.common(feed.epoch, &points)?
         };
         let (forget, polled) = match through {
-            0 => (Write::ForgetAll, Polled::NewEpoch),
-            through => (Write::SetBack { through }, Polled::SetBack(through)),
+            0 => (Write::ForgetAll, PollResult::NewEpoch),
+            through => (Write::SetBack { through }, PollResult::SetBack(through)),
         };
         let generation = self.lock_generation();
         let start = Feed {
@@ -115,7 +115,7 @@ impl Engine {
         Ok(())
     }
 
-    fn store(&self, feed: Feed, page: RowPage) -> Called<Polled> {
+    fn store(&self, feed: Feed, page: RowPage) -> Called<PollResult> {
         let listing = feed.listing || feed.cursor == 0;
         let began = if listing {
             feed.began.or(page.began).or(Some(page.rev))
@@ -152,7 +152,7 @@ impl Engine {
         let mut writes: Vec<Write> = rows.collect();
         if page.last.is_none() && page.more {
             // a hub that always reports more changes would be polled forever
-            return Ok(Polled::Drained);
+            return Ok(PollResult::Drained);
         }
         if points
             .last()
@@ -189,9 +189,9 @@ impl Engine {
             self.wake(false);
         }
         Ok(if page.more {
-            Polled::More
+            PollResult::More
         } else {
-            Polled::Drained
+            PollResult::Drained
         })
     }
 

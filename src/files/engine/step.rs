@@ -17,7 +17,7 @@ pub(super) enum NextStep {
     Refresh(BaseRow),
     Send(OutgoingChange),
     Place(Placement),
-    Leave(Departure),
+    Leave(MoveAway),
     SetMetadata(MetadataChange),
 }
 
@@ -92,16 +92,16 @@ pub(super) struct Placement {
 }
 
 /// A local file is to leave its name.
-pub(super) struct Departure {
+pub(super) struct MoveAway {
     pub what: Local,
     /// The resulting base.
     pub then: BaseRow,
-    pub to: Refuge,
+    pub to: MoveTarget,
 }
 
 /// Where a file is moved that leaves its name.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) enum Refuge {
+pub(super) enum MoveTarget {
     /// To this name, of a conflict copy.
     Copy(String),
     /// To the trash, because its conflict copy exists already.
@@ -135,16 +135,16 @@ pub(super) struct OutgoingChange {
 
 /// What became of an intent.
 #[derive(Default)]
-pub(super) struct Finish {
+pub(super) struct IntentOutcome {
     /// None: everything is written already.
     pub writes: Vec<Write>,
     /// A temporary name that is removed after them.
     pub discard: Option<String>,
 }
 
-impl Finish {
-    pub(super) fn of(writes: Vec<Write>) -> Finish {
-        Finish {
+impl IntentOutcome {
+    pub(super) fn of(writes: Vec<Write>) -> IntentOutcome {
+        IntentOutcome {
             writes,
             discard: None,
         }

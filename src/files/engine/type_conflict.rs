@@ -158,8 +158,8 @@ impl Engine {
                 found.wanted = true;
                 return Ok(true);
             }
-            let node = self.look(below, &rows.base)?;
-            let local = self.counts(below, &rows.base, node)?;
+            let node = self.examine_entry(below, &rows.base)?;
+            let local = self.explicit_entry(below, &rows.base, node)?;
             let action = plan::plan(&rows.base, local.as_ref(), &rows.remote).action;
             let stays = action == Action::Nothing && rows.base.entry.is_some();
             found.wanted |= stays || action != Action::Nothing && !takes_away(action);

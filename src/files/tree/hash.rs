@@ -20,7 +20,7 @@ use crate::chunking::{Content, Splitter};
 use crate::clock;
 use crate::config::limits;
 use crate::error::{Error, Kind};
-use crate::files::engine::traits::{Called, Fault, Look};
+use crate::files::engine::traits::{Called, Fault, Presence};
 use crate::files::plan::{Entry, Local, Stamp};
 use crate::wire::files::{EntryKind, Hash, SINGLE};
 
@@ -182,8 +182,8 @@ impl Read for FileReading {
 }
 
 impl DiskTree {
-    /// What `stat` shows for a name. `Err(Look)`: nothing more can be known.
-    pub(super) fn shown(&self, path: &str) -> Called<Result<NamedEntry, Look>> {
+    /// What `stat` shows for a name. `Err(Presence)`: nothing more can be known.
+    pub(super) fn shown(&self, path: &str) -> Called<Result<NamedEntry, Presence>> {
         let (dir, name) = split(path);
         let found = self
             .root
@@ -213,7 +213,7 @@ impl DiskTree {
         &self,
         path: &str,
         known: Option<(&Stamp, &Entry)>,
-    ) -> Called<Look> {
+    ) -> Called<Presence> {
         let shown = match self.shown(path)? {
             Ok(shown) => shown,
             Err(look) => return Ok(look),
@@ -221,10 +221,10 @@ impl DiskTree {
         let Stamp {
             size, mtime, mode, ..
         } = shown.stamp;
-        let here = |entry, stamp| Ok(Look::Here(Local { entry, stamp }));
+        let here = |entry, stamp| Ok(Presence::Here(Local { entry, stamp }));
         let kind = match shown.what {
             InodeType::Special => {
-                return Ok(Look::Unknown(Error::new(
+                return Ok(Presence::Unknown(Error::new(
                     Kind::Failed,
                     "a socket, pipe or device",
                 )));
@@ -386,29 +386,29 @@ impl DiskTree {
 
     /// Reports that a name is absent if that can be believed: without the marker, another directory
     /// may be mounted there.
-    fn absent(&self) -> Called<Look> {
+    fn absent(&self) -> Called<Presence> {
         self.check()?;
-        Ok(Look::Absent)
+        Ok(Presence::Absent)
     }
 }
 
-fn mounted() -> Look {
-    Look::Unknown(Error::new(Kind::Failed, root::MOUNTED))
+fn mounted() -> Presence {
+    Presence::Unknown(Error::new(Kind::Failed, root::MOUNTED))
 }
 
-fn unknown(path: &str, e: &io::Error) -> Called<Look> {
+fn unknown(path: &str, e: &io::Error) -> Called<Presence> {
     use rustix::io::Errno;
     if root::is(e, &[Errno::XDEV]) {
         Ok(mounted())
     } else if root::is(e, &[Errno::ACCESS, Errno::PERM, Errno::IO]) {
         let what = crate::error::plain(e);
-        Ok(Look::Unknown(Error {
+        Ok(Presence::Unknown(Error {
             what,
             ..Error::io("read", e)
         }))
     } else if root::is(e, &[Errno::NAMETOOLONG, Errno::ILSEQ, Errno::INVAL]) {
         // the filesystem cannot have such a name
-        Ok(Look::Absent)
+        Ok(Presence::Absent)
     } else {
         Err(fault("look at", path, e))
     }

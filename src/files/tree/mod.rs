@@ -34,7 +34,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use rustix::fs::{FileType, RawDir};
 use uuid::Uuid;
 
-use super::engine::traits::{Called, Fault, Look, NameCollision, RenameOutcome, StagedFile, Tree};
+use super::engine::traits::{
+    Called, Fault, NameCollision, Presence, RenameOutcome, StagedFile, Tree,
+};
 use super::ignore::{self, Ignore, Origin};
 use super::plan::{Entry, Local, Stamp, is_below, parent};
 use crate::config::limits;
@@ -367,7 +369,7 @@ fn list(dir: &OwnedFd, visit: &mut dyn FnMut(&CStr, FileType) -> bool) -> io::Re
 }
 
 impl Tree for DiskTree {
-    fn look(&self, path: &str, known: Option<(&Stamp, &Entry)>) -> Called<Look> {
+    fn examine(&self, path: &str, known: Option<(&Stamp, &Entry)>) -> Called<Presence> {
         self.examine_entry(path, known)
     }
 
@@ -381,7 +383,7 @@ impl Tree for DiskTree {
                 ctime: 0,
                 mode: 0,
             }),
-            Err(Look::Absent) => self.moved_away(path)?,
+            Err(Presence::Absent) => self.moved_away(path)?,
             Err(_) => {
                 return Err(Fault::Later(Error::new(
                     Kind::Busy,

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::scenes::Scene;
 use super::*;
-use crate::files::engine::Quiet;
+use crate::files::engine::QuietTimes;
 
-const QUIET: Quiet = Quiet {
+const QUIET: QuietTimes = QuietTimes {
     after_one: Duration::from_secs(1),
     after_more: Duration::from_secs(10),
     after_one_of_hub: Duration::from_secs(1),

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use crate::files::delete_guard::DeleteLimits;
 
 use super::traits::{ChangeOutcome, ChangesResult, Env, HubChange};
-use super::{Engine, GroupSize, Options, Polled, WorkOutcome, WorkReport};
+use super::{Engine, GroupSize, Options, PollResult, WorkOutcome, WorkReport};
 use hub::SimHub;
 use side::Side;
 use world::{Client, Node, Shared, World};
@@ -263,13 +263,13 @@ impl SimRun {
     fn poll(&self, i: usize) -> bool {
         let engine = self.engine(i);
         match engine.poll() {
-            Ok(Polled::NewEpoch | Polled::SetBack(_)) => {
+            Ok(PollResult::NewEpoch | PollResult::SetBack(_)) => {
                 let paths = self.shared.lock().clients[i].paths();
                 offer(&engine, &paths);
                 true
             }
-            Ok(Polled::More | Polled::Busy) => true,
-            Ok(Polled::Drained) | Err(_) => false,
+            Ok(PollResult::More | PollResult::Busy) => true,
+            Ok(PollResult::Drained) | Err(_) => false,
         }
     }
 

@@ -472,7 +472,7 @@ fn threads_do_not_get_in_each_others_way() {
             for _ in 0..4 {
                 threads.spawn(|| while engine.work(1).is_some() {});
             }
-            threads.spawn(|| while engine.poll().is_ok_and(|p| p == Polled::More) {});
+            threads.spawn(|| while engine.poll().is_ok_and(|p| p == PollResult::More) {});
         });
     }
     s.sync(0);

@@ -10,20 +10,20 @@ use super::world::Node;
 use super::{copy_of, stem};
 
 impl Tree for Side {
-    fn look(&self, path: &str, known: Option<(&Stamp, &Entry)>) -> Called<Look> {
+    fn examine(&self, path: &str, known: Option<(&Stamp, &Entry)>) -> Called<Presence> {
         let mut w = self.enter(Point::Read)?;
         let c = &mut w.clients[self.i];
         let blind = c.blind;
         let at = c.at(path);
         let Some(node) = c.fs.get_mut(at.as_ref()) else {
-            return Ok(Look::Absent);
+            return Ok(Presence::Absent);
         };
         let (stamp, mut entry) = (node.stamp(), node.entry());
         match known.filter(|(s, k)| **s == stamp && k.kind == entry.kind && !blind) {
             Some((_, known)) => entry.hash = known.hash,
             None => node.dirty &= blind,
         }
-        Ok(Look::Here(Local { entry, stamp }))
+        Ok(Presence::Here(Local { entry, stamp }))
     }
 
     fn holds(&self, path: &str, what: &Local) -> Called<bool> {

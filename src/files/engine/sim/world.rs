@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::files::engine::traits::{Feed, HubChange, Rows, Token};
-use crate::files::engine::{Engine, Quiet};
+use crate::files::engine::{Engine, QuietTimes};
 use crate::files::plan::{Action, DIR_MODE, Entry, Local, Stamp, is_below, plan};
 use crate::relpath;
 use crate::wire::files::{EntryKind, Hash};
@@ -209,7 +209,7 @@ pub struct World {
     pub tick: u64,
     /// The time of the clock by which bursts end.
     pub elapsed: Duration,
-    pub quiet: Quiet,
+    pub quiet: QuietTimes,
     ids: u64,
     pub next_mode: u32,
     /// Delayed requests: the change, its client, and whether it included the bytes.
@@ -256,7 +256,7 @@ impl World {
             depth: 0,
             tick: 0,
             elapsed: Duration::ZERO,
-            quiet: Quiet::default(),
+            quiet: QuietTimes::default(),
             ids: 0,
             next_mode: 0,
             flight: Vec::new(),

@@ -213,7 +213,7 @@ pub trait ContentTransfer: Send + Sync {
 // -- the tree -----------------------------------------------------------------------------------------------------------------
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Look {
+pub enum Presence {
     /// Nothing, including when an ancestor is not a directory (links are not followed).
     Absent,
     Here(Local),
@@ -248,7 +248,7 @@ pub trait Tree: Send + Sync {
     /// Examines a name, including temporary names and the trash. The content is hashed unless
     /// `stat` shows exactly a stamp of `known`, whose entry then has the hash; an implementation
     /// may remember more hashes by stamp.
-    fn look(&self, path: &str, known: Option<(&Stamp, &Entry)>) -> Called<Look>;
+    fn examine(&self, path: &str, known: Option<(&Stamp, &Entry)>) -> Called<Presence>;
     /// What `stat` shows, without reading the content; `None`: the name does not exist.
     fn stamp(&self, path: &str) -> Called<Option<Stamp>>;
     /// Whether a directory is empty, apart from this program's temporary names; also `true` for

@@ -54,8 +54,8 @@ fn a_walk_through_many_files() {
             hash: Hash([7; 32]),
             ..local.entry
         };
-        match w.tree.look(path, Some((&local.stamp, &lie))) {
-            Ok(Look::Here(now)) => {
+        match w.tree.examine(path, Some((&local.stamp, &lie))) {
+            Ok(Presence::Here(now)) => {
                 hashed +=
                     usize::from(now.entry.kind == EntryKind::File && now.entry.hash != lie.hash)
             }

@@ -33,7 +33,7 @@ fn links_are_staged_as_links_and_never_followed() {
         if !openat2 {
             w.tree.root().without_openat2();
         }
-        assert_eq!(w.tree.look("l/secret", None), Ok(Look::Absent));
+        assert_eq!(w.tree.examine("l/secret", None), Ok(Presence::Absent));
         assert!(matches!(w.tree.temporary("l/new", 1), Ok(None)));
         assert_eq!(
             w.tree.stage_dir("l/deep/er", &Entry::dir(0o755, 0)),
@@ -51,7 +51,7 @@ fn links_are_staged_as_links_and_never_followed() {
         // neither relative nor absolute names lead outside
         for path in ["../outside/secret", "/etc/passwd", "d/../../outside/secret"] {
             assert!(
-                !matches!(w.tree.look(path, None), Ok(Look::Here(_))),
+                !matches!(w.tree.examine(path, None), Ok(Presence::Here(_))),
                 "{path}"
             );
             assert!(!matches!(w.tree.temporary(path, 1), Ok(Some(_))), "{path}");
@@ -83,13 +83,13 @@ fn nothing_is_entered_that_is_mounted_below() {
         if !openat2 {
             w.tree.root().without_openat2();
         }
-        ["d", "d/a"].map(|path| w.tree.look(path, None))
+        ["d", "d/a"].map(|path| w.tree.examine(path, None))
     });
     assert!(run("umount", &["-l".as_ref(), &w.at("d")]));
     for look in looks.into_iter().flatten() {
-        assert!(matches!(look, Ok(Look::Unknown(why)) if why.what == root::MOUNTED));
+        assert!(matches!(look, Ok(Presence::Unknown(why)) if why.what == root::MOUNTED));
     }
-    assert!(matches!(w.tree.look("d/a", None), Ok(Look::Here(_))));
+    assert!(matches!(w.tree.examine("d/a", None), Ok(Presence::Here(_))));
 }
 
 /// Another program replaces the directory with a link while it is used.
@@ -182,7 +182,7 @@ fn a_file_that_does_not_hold_still_waits() {
         });
         // on a busy machine the writer may pause for several reads
         let end = crate::clock::monotonic() + std::time::Duration::from_secs(120);
-        let looked = std::iter::repeat_with(|| w.tree.look("a", None))
+        let looked = std::iter::repeat_with(|| w.tree.examine("a", None))
             .take_while(|_| crate::clock::monotonic() < end)
             .find(|looked| looked.is_err());
         done.store(true, Relaxed);
@@ -194,10 +194,10 @@ fn a_file_that_does_not_hold_still_waits() {
 fn a_root_without_its_marker_is_held_and_says_nothing_about_absence() {
     let w = world();
     w.write("a", "text");
-    assert_eq!(w.tree.look("gone", None), Ok(Look::Absent));
+    assert_eq!(w.tree.examine("gone", None), Ok(Presence::Absent));
     fs::remove_file(w.at(".mesync/id")).unwrap();
     assert!(
-        matches!(w.tree.look("gone", None), Err(Fault::Fatal(e)) if e.to_string().contains("mesync adopt"))
+        matches!(w.tree.examine("gone", None), Err(Fault::Fatal(e)) if e.to_string().contains("mesync adopt"))
     );
     assert!(matches!(
         w.tree.below("", &mut |_| Ok(true)),
@@ -223,7 +223,7 @@ fn a_root_without_its_marker_is_held_and_says_nothing_about_absence() {
     disk::rename(&w.at(""), &w.dir.path().join("away")).unwrap();
     fs::create_dir(w.at("")).unwrap();
     assert!(
-        matches!(w.tree.look("gone", None), Err(Fault::Fatal(e)) if e.to_string().contains("replaced"))
+        matches!(w.tree.examine("gone", None), Err(Fault::Fatal(e)) if e.to_string().contains("replaced"))
     );
 }
 
@@ -274,10 +274,13 @@ fn odd_names_are_told_or_skipped_and_counted() {
         "{skipped:?}"
     );
     assert_eq!(w.temporaries(), [format!("dir/{}", relpath::temporary(7))]);
-    assert!(matches!(w.tree.look("fifo", None), Ok(Look::Unknown(_))));
+    assert!(matches!(
+        w.tree.examine("fifo", None),
+        Ok(Presence::Unknown(_))
+    ));
     assert!(w.tree.read("fifo", None).map(|r| r.is_none()).unwrap());
     assert!(w.tree.stamp("socket").unwrap().is_some());
-    assert_eq!(w.tree.look(&"x".repeat(256), None), Ok(Look::Absent));
+    assert_eq!(w.tree.examine(&"x".repeat(256), None), Ok(Presence::Absent));
 }
 
 #[test]
@@ -351,10 +354,13 @@ fn full_disks_and_mounts_below_are_told_apart() {
             if !openat2 {
                 w.tree.root().without_openat2();
             }
-            assert!(matches!(w.tree.look("mnt", None), Ok(Look::Unknown(_))));
             assert!(matches!(
-                w.tree.look("mnt/below", None),
-                Ok(Look::Unknown(_))
+                w.tree.examine("mnt", None),
+                Ok(Presence::Unknown(_))
+            ));
+            assert!(matches!(
+                w.tree.examine("mnt/below", None),
+                Ok(Presence::Unknown(_))
             ));
             assert!(matches!(
                 w.tree.temporary("mnt/a", 1),

@@ -79,7 +79,7 @@ fn a_write_through_a_mapping_after_an_examination_shows_a_new_stamp() {
         assert_eq!(first.entry.hash, page(byte));
         mapped.write(byte + 100);
         let known = (&first.stamp, &first.entry);
-        let Ok(Look::Here(now)) = w.tree.look("a", Some(known)) else {
+        let Ok(Presence::Here(now)) = w.tree.examine("a", Some(known)) else {
             panic!()
         };
         assert_eq!(now.entry.hash, page(byte + 100), "{byte}");

@@ -56,8 +56,8 @@ impl World {
     }
 
     fn local(&self, path: &str) -> Local {
-        match self.tree.look(path, None) {
-            Ok(Look::Here(local)) => local,
+        match self.tree.examine(path, None) {
+            Ok(Presence::Here(local)) => local,
             other => panic!("{path}: {other:?}"),
         }
     }
@@ -351,8 +351,8 @@ fn a_hash_is_believed_for_exactly_its_stamp_and_until_other_bytes_were_read() {
         hash: Hash::of(b"lie"),
         ..entry("one")
     };
-    let look = |stamp: &Stamp| match w.tree.look("a", Some((stamp, &lie))) {
-        Ok(Look::Here(local)) => local.entry.hash,
+    let look = |stamp: &Stamp| match w.tree.examine("a", Some((stamp, &lie))) {
+        Ok(Presence::Here(local)) => local.entry.hash,
         other => panic!("{other:?}"),
     };
     if w.tree.blind {
