@@ -21,6 +21,7 @@ const SIMULATION: &str = "files::engine::sim";
 
 /// The modules of the copy.
 const COPIED_MODULES: &[&str] = &[
+    "agent",
     "chunking",
     "clock",
     "config",
@@ -39,6 +40,7 @@ const COPIED_MODULES: &[&str] = &[
     "hub::store",
     "hub::subscribers",
     "nearest",
+    "pins",
     "relpath",
     "tls",
     "wire",
@@ -140,13 +142,21 @@ fn the_copy_has_all_that_the_simulation_uses() {
             .filter(|line| !line.trim_start().starts_with("//"))
         {
             for rest in line.split("crate::").skip(1) {
-                let used: String = rest
-                    .chars()
-                    .take_while(|c| c.is_alphanumeric() || matches!(c, '_' | ':'))
-                    .collect();
-                let known = |module: &&&str| used.starts_with(**module) || used.is_empty();
-                if COPIED_MODULES.iter().find(known).is_none() {
-                    missing.insert(format!("{path}: crate::{used} is not in COPIED_MODULES"));
+                // one module, or several in braces
+                let list = match rest.strip_prefix('{') {
+                    Some(list) => list.split('}').next().unwrap_or_default(),
+                    None => rest.split(',').next().unwrap_or_default(),
+                };
+                for used in list.split(',') {
+                    let used: String = used
+                        .trim()
+                        .chars()
+                        .take_while(|c| c.is_alphanumeric() || matches!(c, '_' | ':'))
+                        .collect();
+                    let known = |module: &&&str| used.starts_with(**module) || used.is_empty();
+                    if COPIED_MODULES.iter().find(known).is_none() {
+                        missing.insert(format!("{path}: crate::{used} is not in COPIED_MODULES"));
+                    }
                 }
             }
         }
