@@ -21,8 +21,6 @@ pub const OFFERED_PATHS: usize = 4_000;
 /// are in memory meanwhile.
 pub const GROUP_PATHS: usize = 256;
 pub const GROUP_BYTES: u64 = 2 * 1024 * 1024;
-/// Paths from which on a group is carried out beside another one, and does not wait for more.
-pub const SECOND_GROUP_PATHS: usize = 64;
 /// From this many files on, one sync of the filesystem is cheaper than one for each file.
 pub const SYNCFS_FROM: usize = 16;
 /// Files of the log of received ids, one for each day: covers `wire::ID_MEMORY`.

@@ -1,6 +1,6 @@
 //! Decides when a small group of paths begins: at once, or after a moment, in which it grows.
 //!
-//! A single change waits for nothing. While a group is carried out, and during a burst of changes, a group that is not large
+//! A single change waits for nothing. While a group is carried out, and during a burst of changes, a group that is not full
 //! waits a little: otherwise idle workers would take each path at its arrival, and pay commits, requests and syncs for it alone.
 //! Pure: the workers report to it. What a group has in it is the queue's business.
 
@@ -11,7 +11,7 @@ use crate::config::limits;
 /// A small group waits for so long at most for the end of another one.
 const BESIDE_ANOTHER: Duration = Duration::from_millis(250);
 /// In a burst, a small group waits for so long for more paths.
-const IN_BURST: Duration = Duration::from_millis(50);
+const IN_BURST: Duration = Duration::from_millis(30);
 /// So many paths in this time are a burst, which lasts for this time from then on.
 const BURST_PATHS: usize = 16;
 const BURST_TIME: Duration = Duration::from_millis(500);
@@ -19,8 +19,9 @@ const BURST_TIME: Duration = Duration::from_millis(500);
 /// For the groups of one direction.
 #[derive(Debug, Default)]
 pub struct Pacing {
-    /// When a small group may begin; `None`: not decided since the last group ended.
-    small_from: Option<Instant>,
+    running: usize,
+    /// Since when there is work that no group has taken.
+    waits_since: Option<Instant>,
     counted_since: Option<Instant>,
     paths: usize,
     burst_until: Option<Instant>,
@@ -29,29 +30,35 @@ pub struct Pacing {
 impl Pacing {
     /// How many paths a group must have to begin now. `has_work`: whether there is one, perhaps a small one.
     pub fn least(&mut self, now: Instant, has_work: bool) -> usize {
-        let is_burst = self.burst_until.is_some_and(|until| now < until);
-        if self.small_from.is_none() && is_burst && has_work {
-            self.small_from = Some(now + IN_BURST);
-        }
+        self.waits_since = self.waits_since.or(Some(now)).filter(|_| has_work);
         if self.left(now).is_zero() {
             1
         } else {
-            limits::SECOND_GROUP_PATHS
+            limits::GROUP_PATHS
         }
     }
 
-    /// How long only large groups begin.
+    /// How long only full groups begin.
     pub fn left(&self, now: Instant) -> Duration {
-        self.small_from
-            .map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
+        let wait = if self.running > 0 {
+            BESIDE_ANOTHER
+        } else if self.burst_until.is_some_and(|until| now < until) {
+            IN_BURST
+        } else {
+            Duration::ZERO
+        };
+        self.waits_since.map_or(Duration::ZERO, |since| {
+            (since + wait).saturating_duration_since(now)
+        })
     }
 
-    pub fn group_begins(&mut self, now: Instant) {
-        self.small_from = Some(now + BESIDE_ANOTHER);
+    pub fn group_begins(&mut self) {
+        self.running += 1;
+        self.waits_since = None;
     }
 
     pub fn group_ended(&mut self, now: Instant, paths: usize) {
-        self.small_from = None;
+        self.running -= 1;
         if self
             .counted_since
             .is_none_or(|since| now > since + BURST_TIME)
@@ -70,7 +77,7 @@ mod tests {
     use super::*;
     use crate::clock;
 
-    const MANY: usize = limits::SECOND_GROUP_PATHS;
+    const MANY: usize = limits::GROUP_PATHS;
 
     fn ms(n: u64) -> Duration {
         Duration::from_millis(n)
@@ -82,7 +89,7 @@ mod tests {
         for n in 0..100 {
             let now = start + ms(n * 200);
             assert_eq!(pacing.least(now, true), 1, "{n}");
-            pacing.group_begins(now);
+            pacing.group_begins();
             pacing.group_ended(now + ms(20), 1);
         }
     }
@@ -90,27 +97,36 @@ mod tests {
     #[test]
     fn a_small_group_waits_for_the_end_of_another_but_not_for_long() {
         let (mut pacing, now) = (Pacing::default(), clock::monotonic());
-        pacing.group_begins(now);
-        assert_eq!(pacing.least(now, true), MANY);
-        assert_eq!(pacing.left(now + ms(100)), ms(150));
-        assert_eq!(pacing.least(now + ms(250), true), 1);
-        pacing.group_begins(now + ms(300));
-        pacing.group_ended(now + ms(310), 1);
-        assert_eq!(pacing.least(now + ms(310), true), 1);
+        pacing.group_begins();
+        assert_eq!(pacing.least(now + ms(100), true), MANY);
+        assert_eq!(pacing.left(now + ms(200)), ms(150));
+        assert_eq!(pacing.least(now + ms(349), true), MANY);
+        assert_eq!(pacing.least(now + ms(350), true), 1);
+        pacing.group_begins();
+        assert_eq!(pacing.least(now + ms(360), true), MANY);
+        pacing.group_ended(now + ms(370), 1);
+        assert_eq!(pacing.least(now + ms(370), true), MANY);
+        pacing.group_ended(now + ms(380), 1);
+        assert_eq!(pacing.least(now + ms(380), true), 1);
     }
 
     #[test]
     fn in_a_burst_a_small_group_waits_for_more_paths_from_its_first_one_on() {
         let (mut pacing, now) = (Pacing::default(), clock::monotonic());
-        pacing.group_begins(now);
+        pacing.group_begins();
         pacing.group_ended(now, BURST_PATHS);
         assert_eq!(pacing.least(now + ms(100), false), 1);
         assert_eq!(pacing.least(now + ms(200), true), MANY);
-        assert_eq!(pacing.least(now + ms(249), true), MANY);
-        assert_eq!(pacing.least(now + ms(250), true), 1);
-        pacing.group_begins(now + ms(250));
-        pacing.group_ended(now + ms(260), 1);
+        assert_eq!(pacing.least(now + ms(229), true), MANY);
+        assert_eq!(pacing.least(now + ms(230), true), 1);
+        // the wait for the end of another group counts
+        pacing.group_begins();
+        assert_eq!(pacing.least(now + ms(240), true), MANY);
+        pacing.group_ended(now + ms(280), 1);
+        assert_eq!(pacing.least(now + ms(280), true), 1);
+        pacing.group_begins();
+        pacing.group_ended(now + ms(290), 1);
         // the burst is over
-        assert_eq!(pacing.least(now + ms(760), true), 1);
+        assert_eq!(pacing.least(now + ms(790), true), 1);
     }
 }

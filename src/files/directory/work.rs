@@ -15,12 +15,16 @@ use crate::files::engine::{Direction, GroupSize};
 /// A worker that finds no work for so long ends, unless it is the only one of its direction.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(5);
 
+/// A worker that lets a small group grow looks at it so often.
+const GATHERING_PAUSE: Duration = Duration::from_millis(10);
+
 /// The workers of one direction.
 #[derive(Debug, Default)]
 pub struct Workers {
     running: usize,
     waiting: usize,
     pacing: Pacing,
+    is_gathering: bool,
 }
 
 impl Directory {
@@ -52,17 +56,14 @@ impl Directory {
                 continue;
             }
             let Some(group) = self.engine.take(Some(way), self.group_size(way)) else {
-                self.tree.close_directories();
-                if self.wait_for_work(way) {
+                if self.gather(way) || self.wait_for_work(way) {
                     continue;
                 }
                 break;
             };
             let paths = group.is_short_change().then_some(group.len());
             if paths.is_some() {
-                lock(self.workers(way))
-                    .pacing
-                    .group_begins(clock::monotonic());
+                lock(self.workers(way)).pacing.group_begins();
             }
             self.call_another(way, start);
             for report in self.engine.carry_out(group) {
@@ -84,18 +85,31 @@ impl Directory {
         self.worker_ended(way);
     }
 
+    /// Lets a small group grow for a moment; one worker at a time does. `false`: there is none.
+    fn gather(&self, way: Direction) -> bool {
+        let left = {
+            let mut workers = lock(self.workers(way));
+            let left = workers.pacing.left(clock::monotonic());
+            if left.is_zero() || std::mem::replace(&mut workers.is_gathering, true) {
+                return false;
+            }
+            left
+        };
+        // not woken for each path: those that arrive meanwhile are examined together
+        self.wakeup.pause(left.min(GATHERING_PAUSE));
+        lock(self.workers(way)).is_gathering = false;
+        true
+    }
+
+    /// `false`: the worker is not needed.
     fn wait_for_work(&self, way: Direction) -> bool {
-        let (is_only, small_waits) = {
+        self.tree.close_directories();
+        let is_only = {
             let mut workers = lock(self.workers(way));
             workers.waiting += 1;
-            (
-                workers.waiting == workers.running,
-                workers.pacing.left(clock::monotonic()),
-            )
+            workers.waiting == workers.running
         };
-        let time = if !small_waits.is_zero() && self.engine.has_work(way, 1) {
-            small_waits
-        } else if is_only {
+        let time = if is_only {
             MAX_RETRY_PAUSE
         } else {
             MAX_IDLE_TIME

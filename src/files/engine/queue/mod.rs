@@ -8,6 +8,7 @@
 
 mod contents;
 mod item;
+mod ready;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,10 +16,11 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::files::plan::{is_below, parent};
-use crate::wire::files::{BATCH_FILE, Hash};
+use crate::wire::files::Hash;
 
 use super::traits::Token;
 use item::{Due, Stage};
+use ready::{ReadyPaths, is_long};
 
 pub use item::{Direction, Examined, GroupSize, Precedence, Task, WorkEnd};
 
@@ -36,7 +38,8 @@ const MAX_TURNS: u32 = 50;
 pub struct WorkQueue {
     due: BTreeMap<Arc<str>, Due>,
     unexamined: BTreeMap<u64, Arc<str>>,
-    ready: BTreeMap<(Precedence, Direction), BTreeSet<Arc<str>>>,
+    /// Without those that are being carried out.
+    ready: BTreeMap<(Precedence, Direction), ReadyPaths>,
     /// Paths that are being worked on.
     busy: BTreeSet<String>,
     /// Deletes, with the revisions of base and hub and the hash of the content.
@@ -156,27 +159,20 @@ impl WorkQueue {
         }
         // a path that is being examined is still in this list
         let first = self.unexamined.keys().next().copied().unwrap_or(u64::MAX);
-        for ((rank, _), paths) in self
+        for ((rank, _), ready) in self
             .ready
-            .iter()
-            .filter(|((_, to), _)| way.is_none_or(|way| way == *to))
+            .iter_mut()
+            .filter(|((_, to), paths)| way.is_none_or(|way| way == *to) && paths.len() > 0)
         {
-            if *rank == Precedence::Delete && !deletes {
+            if *rank == Precedence::Delete && !deletes || !ready.are_worth_a_group(size.least) {
+                // nothing of a later precedence overtakes them
                 return None;
             }
-            match self.is_worth_a_group(paths, size.least) {
-                None => continue,
-                // nothing of a later precedence overtakes it
-                Some(false) => return None,
-                Some(true) => {}
-            }
             let (mut group, mut bytes) = (Vec::new(), 0);
-            for path in paths {
-                let due = self.due.get(path.as_ref());
-                let before = due.is_some_and(|d| d.seq < first);
-                let size = due.map_or(0, |d| d.bytes);
+            for (path, size) in ready.iter() {
+                let before = self.due.get(path).is_some_and(|d| d.seq < first);
                 if *rank == Precedence::Delete && !before
-                    || !group.is_empty() && (bytes + size > GROUP_BYTES || size > BATCH_FILE)
+                    || !group.is_empty() && (bytes + size > GROUP_BYTES || is_long(size))
                     || is_blocked(&self.busy, path)
                 {
                     continue;
@@ -184,10 +180,11 @@ impl WorkQueue {
                 self.busy.insert(path.to_string());
                 group.push(path.to_string());
                 bytes += size;
-                if bytes > GROUP_BYTES || size > BATCH_FILE || group.len() == most {
+                if bytes > GROUP_BYTES || is_long(size) || group.len() == most {
                     break;
                 }
             }
+            group.iter().for_each(|path| ready.remove(path));
             if !group.is_empty() {
                 return Some((group, Task::CarryOut));
             }
@@ -195,16 +192,9 @@ impl WorkQueue {
         None
     }
 
-    /// Whether so many paths wait, or one whose content is a group of its own. `None`: no path waits.
-    fn is_worth_a_group(&self, ready: &BTreeSet<Arc<str>>, least: usize) -> Option<bool> {
-        let mut waiting = ready.iter().filter(|p| !self.busy.contains(p.as_ref()));
-        waiting.clone().next()?;
-        Some(waiting.clone().nth(least - 1).is_some() || waiting.any(|path| self.is_long(path)))
-    }
-
     /// Whether the content of this path travels alone.
     pub fn is_long(&self, path: &str) -> bool {
-        self.due.get(path).is_some_and(|d| d.bytes > BATCH_FILE)
+        self.due.get(path).is_some_and(|d| is_long(d.bytes))
     }
 
     /// Claims a further path for work that is running; the caller returns it with
@@ -280,11 +270,14 @@ impl WorkQueue {
             self.fresh.insert((hash, way, path.into()));
             self.single.set(None);
         }
+        if let Some(due) = self.due.get_mut(path) {
+            (due.fresh, due.bytes) = (found.fresh, found.bytes);
+        }
         self.set_stage(path, Stage::Ready(found.rank, found.way));
         // everything offered until now is handled before this delete
         let seq = self.seq();
         if let Some(due) = self.due.get_mut(path) {
-            (due.fresh, due.seq, due.bytes) = (found.fresh, seq, found.bytes);
+            due.seq = seq;
         }
     }
 
@@ -300,8 +293,11 @@ impl WorkQueue {
             self.held + usize::from(stage == Stage::Held) - usize::from(due.stage == Stage::Held);
         due.stage = stage;
         if let Stage::Ready(rank, way) = stage {
-            let path = self.due.get_key_value(path).map(|(path, _)| path.clone());
-            self.ready.entry((rank, way)).or_default().extend(path);
+            let bytes = due.bytes;
+            if let Some((path, _)) = self.due.get_key_value(path) {
+                let ready = self.ready.entry((rank, way)).or_default();
+                ready.insert(path.clone(), bytes);
+            }
         }
     }
 
@@ -440,10 +436,10 @@ impl WorkQueue {
 
     /// Whether there may be work in this direction that is not blocked by running work, for so many paths.
     pub fn has_work(&self, deletes: bool, way: Direction, least: usize) -> bool {
-        let ready = |(key, paths): (&(Precedence, Direction), &BTreeSet<Arc<str>>)| {
+        let ready = |(key, paths): (&(Precedence, Direction), &ReadyPaths)| {
             key.1 == way
                 && (deletes || key.0 != Precedence::Delete)
-                && self.is_worth_a_group(paths, least) == Some(true)
+                && paths.are_worth_a_group(least)
         };
         !self.unexamined.is_empty() || self.ready.iter().any(ready)
     }
@@ -463,7 +459,7 @@ impl WorkQueue {
         let deletes: usize = [Direction::Up, Direction::Down]
             .iter()
             .filter_map(|way| self.ready.get(&(Precedence::Delete, *way)))
-            .map(BTreeSet::len)
+            .map(ReadyPaths::len)
             .sum();
         self.due.len() - deletes - self.held
     }

@@ -1,6 +1,7 @@
 //! The order in which work is taken.
 
 use super::*;
+use crate::wire::files::BATCH_FILE;
 
 fn examined(rank: Precedence, fresh: Option<Hash>, path: Option<&str>) -> WorkEnd {
     let counted = path.map(|path| {
