@@ -18,7 +18,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from measure import SyncCounter, sync_milliseconds, wait_until, wire_bytes
+from measure import NewDisk, SyncCounter, sync_milliseconds, wait_until, wire_bytes
 from brokers import BROKERS
 from peers import PEERS
 from rows import BULK, LATENCY, MESSAGE_ROWS, latency, settle_disk
@@ -121,7 +121,7 @@ def main():
         # bytes on the wire are those of this namespace's loopback
         os.environ[NAMESPACE] = "1"
         again = 'ip link set lo up && exec "$0" "$@"'
-        os.execvp("unshare", ["unshare", "-n", "sh", "-c", again, sys.executable, *sys.argv])
+        os.execvp("unshare", ["unshare", "-n", "-m", "sh", "-c", again, sys.executable, *sys.argv])
     rows, runs = chosen("ROWS", [*FILE_ROWS, *MESSAGE_ROWS]), int(os.environ.get("RUNS", 3))
     counts_syncs = os.environ.get("SYNCS") == "1"
     file_rows = [row for row in rows if row in FILE_ROWS]
@@ -144,10 +144,11 @@ def main():
         "settings": [f"{peer.name}: {peer.settings}" for peer, _ in plan],
         "load": os.getloadavg(), "cpus": os.cpu_count(), "sync_ms": sync_milliseconds(scratch),
         "wire": "one network namespace" if NAMESPACE in os.environ else "the whole loopback",
+        "disk": "a new ext4 for each run" if NewDisk.is_possible() else "one filesystem for all runs, whose deletes slow later ones",
     }
     for peer, _ in plan:
         print(f"{peer.name}: {about['versions'][peer.name]}; {peer.settings}")
-    print(f"{about['cpus']} CPUs, load {about['load'][0]:.1f}, a sync {about['sync_ms']:.2f} ms, {runs} runs", flush=True)
+    print(f"{about['cpus']} CPUs, load {about['load'][0]:.1f}, a sync {about['sync_ms']:.2f} ms, {runs} runs; {about['disk']}", flush=True)
     samples = {name: {} for name in peers}
     try:
         for run in range(runs):
@@ -155,6 +156,7 @@ def main():
                 name = kind.name
                 place = os.path.join(scratch, f"{name}-{run}")
                 os.mkdir(place)
+                disk = NewDisk(place)
                 peer = kind(place)
                 try:
                     if its_rows is message_rows:
@@ -170,6 +172,7 @@ def main():
                 for row, figure in figures.items():
                     samples[name].setdefault(row, []).append(figure)
                 print(f"run {run + 1}, {name}: {json.dumps(figures)}", file=sys.stderr, flush=True)
+                disk.close()
                 shutil.rmtree(place)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
