@@ -5,7 +5,8 @@
 //!
 //! An isolated change that is complete is reported at once: a file that was written and closed, a removal, a change of mode.
 //! Every change within the quiet time after it waits until the path has been quiet for that time, but at most ten times as
-//! long; a removal waits for less, because nothing is being written. Many changes in one directory become one hint.
+//! long; a removal waits for less, because nothing is being written, and so does a file that was in a new directory before
+//! that was watched: it is probably complete, and no event will say so. Many changes in one directory become one hint.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -18,8 +19,8 @@ use crate::files::plan::is_below;
 pub const AT_MOST: u32 = 10;
 /// If a directory has more busy paths than this, the whole directory is reported.
 pub const IN_A_DIRECTORY: usize = 128;
-/// The quiet time after a removal, unless the usual one is shorter.
-const QUIET_AFTER_REMOVAL: Duration = Duration::from_millis(100);
+/// The quiet time after a removal, or for a file that was found, unless the usual one is shorter.
+const SHORT_QUIET: Duration = Duration::from_millis(100);
 
 /// What happened to a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub enum ChangeKind {
     Complete,
     /// Being written, or created.
     Touched,
+    /// Was there when its directory began to be watched: complete, or being written.
+    Found,
     /// Its mode or another attribute changed. A file that is being written gets its mode before it is closed.
     Mode,
     /// Removed: this is no half of a rename.
@@ -54,6 +57,7 @@ impl ChangeKind {
             | ChangeKind::CompleteTree
             | ChangeKind::RemovedTree => true,
             ChangeKind::Touched
+            | ChangeKind::Found
             | ChangeKind::MovedAway
             | ChangeKind::Tree
             | ChangeKind::MovedAwayTree => false,
@@ -69,6 +73,7 @@ impl ChangeKind {
             | ChangeKind::MovedAwayTree => true,
             ChangeKind::Complete
             | ChangeKind::Touched
+            | ChangeKind::Found
             | ChangeKind::Mode
             | ChangeKind::Tree
             | ChangeKind::CompleteTree => false,
@@ -83,6 +88,7 @@ impl ChangeKind {
             | ChangeKind::MovedAwayTree => HintScope::Tree,
             ChangeKind::Complete
             | ChangeKind::Touched
+            | ChangeKind::Found
             | ChangeKind::Mode
             | ChangeKind::Removed
             | ChangeKind::MovedAway => HintScope::Path,
@@ -120,6 +126,8 @@ struct BusyPath {
     form: HintScope,
     /// One of the unreported changes is a removal.
     is_removed: bool,
+    /// It was found, and has not been touched since.
+    is_found: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,6 +176,7 @@ impl Debounce {
             }
             Some(busy) => {
                 busy.untold = Some((busy.untold.map_or(now, |(first, _)| first), now));
+                busy.is_found = false;
                 if scope == HintScope::Tree {
                     busy.form = HintScope::Tree;
                 }
@@ -200,6 +209,7 @@ impl Debounce {
                         until: Duration::ZERO,
                         form: scope,
                         is_removed: what.is_removal(),
+                        is_found: what == ChangeKind::Found,
                     },
                 );
                 None
@@ -240,7 +250,7 @@ impl Debounce {
                 },
             );
             busy.until = now + self.quiet;
-            busy.is_removed = false;
+            (busy.is_removed, busy.is_found) = (false, false);
             self.times
                 .push(Reverse((busy.until, dir.clone(), name.clone())));
             let path = if dir.is_empty() || name.is_empty() {
@@ -328,6 +338,7 @@ impl Debounce {
                 until: now,
                 form,
                 is_removed,
+                is_found: false,
             },
         );
         dir
@@ -350,6 +361,7 @@ impl Debounce {
                 until: now,
                 form: HintScope::Tree,
                 is_removed: false,
+                is_found: false,
             },
         );
         ""
@@ -364,14 +376,15 @@ impl BusyPath {
             until,
             form: HintScope::Path,
             is_removed: false,
+            is_found: false,
         }
     }
 }
 
 /// When a path is reported, or forgotten.
 fn time(busy: &BusyPath, quiet: Duration) -> Duration {
-    let quiet = if busy.is_removed {
-        quiet.min(QUIET_AFTER_REMOVAL)
+    let quiet = if busy.is_removed || busy.is_found {
+        quiet.min(SHORT_QUIET)
     } else {
         quiet
     };

@@ -17,6 +17,7 @@ fn check(steps: &[(u64, &str, &[&str])]) {
         let what = match what {
             "close" => Some(ChangeKind::Complete),
             "write" => Some(ChangeKind::Touched),
+            "found" => Some(ChangeKind::Found),
             "tree" => Some(ChangeKind::Tree),
             "chmod" => Some(ChangeKind::Mode),
             "rm" => Some(ChangeKind::Removed),
@@ -39,6 +40,29 @@ fn show(hint: Hint) -> String {
         Hint::Entries(path) => format!("{path}/*"),
         Hint::Tree(path) => format!("{path}/**"),
     }
+}
+
+#[test]
+fn a_file_of_a_new_directory_waits_for_a_moment_or_until_it_is_closed() {
+    check(&[
+        (0, "found new/a", &[]),
+        (0, "tree new", &[]),
+        (99, "-", &[]),
+        (100, "-", &["new/a"]),
+        (500, "-", &["new/**"]),
+    ]);
+    check(&[
+        (0, "found new/a", &[]),
+        (10, "write new/a", &[]),
+        (400, "write new/a", &[]),
+        (450, "close new/a", &["new/a"]),
+    ]);
+    check(&[
+        (0, "write new/a", &[]),
+        (1, "found new/a", &[]),
+        (400, "-", &[]),
+        (501, "-", &["new/a"]),
+    ]);
 }
 
 #[test]
@@ -248,7 +272,7 @@ proptest! {
                 prop_assert!(open.is_empty() || debounce.next().is_some());
             }
             now += pause;
-            let what = [ChangeKind::Complete, ChangeKind::Touched, ChangeKind::Tree, ChangeKind::Mode, ChangeKind::Removed, ChangeKind::RemovedTree,
+            let what = [ChangeKind::Complete, ChangeKind::Touched, ChangeKind::Found, ChangeKind::Tree, ChangeKind::Mode, ChangeKind::Removed, ChangeKind::RemovedTree,
                     ChangeKind::CompleteTree, ChangeKind::MovedAway, ChangeKind::MovedAwayTree][what as usize];
             open.entry(paths[path]).or_insert(now);
             if let Some(hint) = debounce.happened(paths[path], what, ms(now)) {

@@ -8,6 +8,7 @@ use inotify::{WatchDescriptor, WatchMask};
 use super::ActiveWatch;
 use crate::config::limits;
 use crate::error::{Error, plain};
+use crate::files::debounce;
 use crate::files::engine::traits::{Called, Fault};
 use crate::files::plan;
 use crate::files::tree::scan::{self, ScanItem};
@@ -76,13 +77,24 @@ impl ActiveWatch<'_> {
         Ok(())
     }
 
-    /// Watches each directory before listing it, so that no new entry is missed.
-    pub(super) fn add_below(&mut self, dir: &str) {
+    /// Watches each directory before listing it, so that no new entry is missed. Returns some of the files, which were there
+    /// before: a rescan finds all of them.
+    pub(super) fn add_below(&mut self, dir: &str) -> Vec<String> {
+        let mut files = Vec::new();
         if self.unwatched.contains(dir) {
-            return;
+            return files;
         }
         let watch = self.watch;
         let mut visit = |found: ScanItem<'_>| -> Called<bool> {
+            if let ScanItem::Name {
+                path,
+                is_dir: false,
+            } = found
+                && files.len() < debounce::IN_A_DIRECTORY
+                && !watch.tree.ignores(path, false)
+            {
+                files.push(path.to_string());
+            }
             if let ScanItem::Name { path, is_dir: true } = found
                 && !watch.tree.ignores(path, true)
                 && !self.covered(path)
@@ -97,6 +109,7 @@ impl ActiveWatch<'_> {
             log::debug!("cannot watch what is below {dir}: {fault:?}");
             self.unwatch(dir);
         }
+        files
     }
 
     /// Whether the path is below an unwatched directory.

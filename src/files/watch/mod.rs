@@ -339,7 +339,11 @@ impl<'a> ActiveWatch<'a> {
         if is_dir && mask.intersects(EventMask::CREATE | EventMask::MOVED_TO) || opened {
             self.add(&path)
                 .map_err(|e| Error::io(format!("watch {path}"), &e))?;
-            self.add_below(&path);
+            let files = self.add_below(&path);
+            if mask.contains(EventMask::CREATE) {
+                let found = |path| WatchEvent::Path(path, ChangeKind::Found);
+                self.seen.extend(files.into_iter().map(found));
+            }
         }
         if opened {
             // a full rescan records that the directory cannot be read

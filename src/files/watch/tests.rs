@@ -267,3 +267,51 @@ fn events_that_find_no_room_become_a_rescan_and_block_no_thread() {
         inotify.join().unwrap().unwrap();
     });
 }
+
+#[test]
+fn a_file_that_was_in_a_new_directory_before_it_was_watched_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let ignore = ["*.o".to_string()];
+    let opened = DiskTree::open(dir.path(), None, Uuid::new_v4(), &ignore, &[]).unwrap();
+    let OpenedTree::Ready(tree) = opened else {
+        panic!("held")
+    };
+    let watch = Watch {
+        tree: &tree,
+        rescan: Duration::from_secs(3600),
+        counters: &WatchCounters::default(),
+        removed: &|| (),
+        stopped: &|| false,
+    };
+    let (batches, _read) = bounded(1);
+    let wake = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+    let mut said = BTreeSet::new();
+    let mut active = ActiveWatch::begin(&watch, wake.as_fd(), &batches, &mut said).unwrap();
+    active.add("").unwrap();
+    fs::create_dir_all(dir.path().join("new/below")).unwrap();
+    for file in ["new/a", "new/below/b", "new/left.o"] {
+        fs::write(dir.path().join(file), "x").unwrap();
+    }
+    let root = active.watches[""].clone();
+    let created = EventMask::CREATE | EventMask::ISDIR;
+    assert!(
+        active
+            .event(&root, created, Some("new".as_ref()))
+            .unwrap()
+            .is_none()
+    );
+    let mut seen: Vec<String> = active
+        .seen
+        .iter()
+        .map(|event| format!("{event:?}"))
+        .collect();
+    seen.sort();
+    assert_eq!(
+        seen,
+        [
+            r#"Path("new", Tree)"#,
+            r#"Path("new/a", Found)"#,
+            r#"Path("new/below/b", Found)"#,
+        ]
+    );
+}
