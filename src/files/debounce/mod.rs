@@ -6,7 +6,8 @@
 //! An isolated change that is complete is reported at once: a file that was written and closed, a removal, a change of mode.
 //! Every change within the quiet time after it waits until the path has been quiet for that time, but at most ten times as
 //! long; a removal waits for less, because nothing is being written, and so does a file that was in a new directory before
-//! that was watched: it is probably complete, and no event will say so. Many changes in one directory become one hint.
+//! that was watched: it is probably complete, and no event will say so. Many changes in one directory become one hint, soon
+//! after the last of them.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -19,7 +20,8 @@ use crate::files::plan::is_below;
 pub const AT_MOST: u32 = 10;
 /// If a directory has more busy paths than this, the whole directory is reported.
 pub const IN_A_DIRECTORY: usize = 128;
-/// The quiet time after a removal, or for a file that was found, unless the usual one is shorter.
+/// The quiet time after a removal, of a file that was found, and of a directory of which the names are listed, unless the
+/// usual one is shorter.
 const SHORT_QUIET: Duration = Duration::from_millis(100);
 
 /// What happened to a path.
@@ -126,8 +128,8 @@ struct BusyPath {
     form: HintScope,
     /// One of the unreported changes is a removal.
     is_removed: bool,
-    /// It was found, and has not been touched since.
-    is_found: bool,
+    /// It was found, and has not been touched since; or it is a directory of which the names are listed.
+    is_brief: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,9 +178,10 @@ impl Debounce {
             }
             Some(busy) => {
                 busy.untold = Some((busy.untold.map_or(now, |(first, _)| first), now));
-                busy.is_found = false;
+                busy.is_brief &= name.is_empty();
                 if scope == HintScope::Tree {
                     busy.form = HintScope::Tree;
+                    busy.is_brief = false;
                 }
                 if what.is_removal() && !std::mem::replace(&mut busy.is_removed, true) {
                     // earlier than the time that is known
@@ -209,7 +212,7 @@ impl Debounce {
                         until: Duration::ZERO,
                         form: scope,
                         is_removed: what.is_removal(),
-                        is_found: what == ChangeKind::Found,
+                        is_brief: what == ChangeKind::Found,
                     },
                 );
                 None
@@ -249,8 +252,8 @@ impl Debounce {
                     HintScope::Path
                 },
             );
-            busy.until = now + self.quiet;
-            (busy.is_removed, busy.is_found) = (false, false);
+            (busy.is_removed, busy.is_brief) = (false, name.is_empty());
+            busy.until = now + quiet_of(busy, self.quiet);
             self.times
                 .push(Reverse((busy.until, dir.clone(), name.clone())));
             let path = if dir.is_empty() || name.is_empty() {
@@ -338,7 +341,7 @@ impl Debounce {
                 until: now,
                 form,
                 is_removed,
-                is_found: false,
+                is_brief: form == HintScope::Entries,
             },
         );
         dir
@@ -361,7 +364,7 @@ impl Debounce {
                 until: now,
                 form: HintScope::Tree,
                 is_removed: false,
-                is_found: false,
+                is_brief: false,
             },
         );
         ""
@@ -376,21 +379,27 @@ impl BusyPath {
             until,
             form: HintScope::Path,
             is_removed: false,
-            is_found: false,
+            is_brief: false,
         }
     }
 }
 
 /// When a path is reported, or forgotten.
 fn time(busy: &BusyPath, quiet: Duration) -> Duration {
-    let quiet = if busy.is_removed || busy.is_found {
+    let short = quiet_of(busy, quiet);
+    // a file in a listed directory may still be written
+    let longest = if busy.is_removed { short } else { quiet } * AT_MOST;
+    match busy.untold {
+        Some((first, last)) => (last + short).min(first + longest),
+        None => busy.until,
+    }
+}
+
+fn quiet_of(busy: &BusyPath, quiet: Duration) -> Duration {
+    if busy.is_removed || busy.is_brief {
         quiet.min(SHORT_QUIET)
     } else {
         quiet
-    };
-    match busy.untold {
-        Some((first, last)) => (last + quiet).min(first + quiet * AT_MOST),
-        None => busy.until,
     }
 }
 

@@ -210,6 +210,19 @@ fn a_removed_directory_is_reported_with_everything_below_it() {
 }
 
 #[test]
+fn a_directory_that_keeps_changing_is_listed_now_and_then() {
+    let mut debounce = Debounce::new(ms(QUIET));
+    let mut listed = Vec::new();
+    for at in 0..12_000 {
+        listed.extend(debounce.due(ms(at)).map(|hint| (at, show(hint))));
+        debounce.happened(&format!("d/{at}"), ChangeKind::Complete, ms(at));
+    }
+    let times: Vec<u64> = listed.iter().map(|(at, _)| *at).collect();
+    assert!(listed.iter().all(|(_, hint)| hint == "d/*"));
+    assert_eq!(times, [5128, 10_128]);
+}
+
+#[test]
 fn much_in_one_directory_becomes_the_directory() {
     let mut debounce = Debounce::new(ms(QUIET));
     for i in 0..1000 {
@@ -220,8 +233,8 @@ fn much_in_one_directory_becomes_the_directory() {
         debounce.happened("e/x", ChangeKind::Complete, ms(1000)),
         Some(Hint::Path("e/x".into()))
     );
-    assert_eq!(debounce.due(ms(1498)), None);
-    assert_eq!(debounce.due(ms(1499)), Some(Hint::Entries("d".into())));
+    assert_eq!(debounce.due(ms(1098)), None);
+    assert_eq!(debounce.due(ms(1099)), Some(Hint::Entries("d".into())));
     assert_eq!(
         (debounce.due(ms(9000)), debounce.next(), debounce.paths),
         (None, None, 0)
