@@ -24,7 +24,7 @@ pub enum Direction {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum QueueState {
     New,
     Ready(Precedence, Direction),
     /// Waits for a neighbour, the hub's feed, or the next attempt.
@@ -34,12 +34,12 @@ pub(super) enum Stage {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Due {
+pub(super) struct QueuedPath {
     /// The position in the order of offers, then in the order of finished examinations.
     pub(super) seq: u64,
-    pub(super) stage: Stage,
+    pub(super) stage: QueueState,
     /// Offered again while it was being worked on.
-    pub(super) again: bool,
+    pub(super) offered_again: bool,
     /// The hash of content that is new at this name, and where: the possible other half of a rename, or of a move between
     /// two directories.
     pub(super) fresh: Option<(Hash, Direction)>,
@@ -75,9 +75,9 @@ impl GroupSize {
 pub struct Examined {
     pub rank: Precedence,
     pub way: Direction,
-    /// See [`Due`].
+    /// See [`QueuedPath`].
     pub fresh: Option<(Hash, Direction)>,
-    /// See [`Due`].
+    /// See [`QueuedPath`].
     pub bytes: u64,
     /// The guard counts this delete.
     pub counted: Option<(Token, Hash)>,

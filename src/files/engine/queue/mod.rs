@@ -19,7 +19,7 @@ use crate::files::plan::{is_below, parent};
 use crate::wire::files::Hash;
 
 use super::traits::Token;
-use item::{Due, Stage};
+use item::{QueueState, QueuedPath};
 use ready::{ReadyPaths, is_long};
 
 pub use item::{Direction, Examined, GroupSize, Precedence, Task, WorkEnd};
@@ -36,7 +36,7 @@ const MAX_TURNS: u32 = 50;
 
 #[derive(Debug, Default)]
 pub struct WorkQueue {
-    due: BTreeMap<Arc<str>, Due>,
+    due: BTreeMap<Arc<str>, QueuedPath>,
     unexamined: BTreeMap<u64, Arc<str>>,
     /// Without those that are being carried out.
     ready: BTreeMap<(Precedence, Direction), ReadyPaths>,
@@ -59,8 +59,8 @@ impl WorkQueue {
     pub fn offer(&mut self, path: &str) -> bool {
         if let Some(due) = self.due.get_mut(path) {
             if self.busy.contains(path) {
-                due.again = true;
-            } else if due.stage != Stage::New {
+                due.offered_again = true;
+            } else if due.stage != QueueState::New {
                 self.restart(path);
             }
             return true;
@@ -77,10 +77,10 @@ impl WorkQueue {
         let (seq, path) = (self.seq(), Arc::<str>::from(path));
         self.due.insert(
             path.clone(),
-            Due {
+            QueuedPath {
                 seq,
-                stage: Stage::New,
-                again: false,
+                stage: QueueState::New,
+                offered_again: false,
                 fresh: None,
                 bytes: 0,
                 turns,
@@ -110,8 +110,8 @@ impl WorkQueue {
             return;
         };
         self.unexamined.remove(&due.seq);
-        self.held -= usize::from(due.stage == Stage::Held);
-        if let Stage::Ready(rank, way) = due.stage {
+        self.held -= usize::from(due.stage == QueueState::Held);
+        if let QueueState::Ready(rank, way) = due.stage {
             self.ready.entry((rank, way)).or_default().remove(path);
         }
         if let Some((hash, way)) = due.fresh {
@@ -209,7 +209,7 @@ impl WorkQueue {
 
     pub fn release(&mut self, path: &str) {
         self.busy.remove(path);
-        if self.due.get(path).is_some_and(|d| d.again) {
+        if self.due.get(path).is_some_and(|d| d.offered_again) {
             self.restart(path);
         }
     }
@@ -220,7 +220,7 @@ impl WorkQueue {
         self.passing.remove(path);
         let progress = end == WorkEnd::Progress;
         let mut parked = false;
-        let again = self.due.get(path).is_some_and(|d| d.again);
+        let offered_again = self.due.get(path).is_some_and(|d| d.offered_again);
         let turns = self.due.get_mut(path).map_or(0, |d| {
             d.turns = match end {
                 WorkEnd::Progress => d.turns + 1,
@@ -233,27 +233,27 @@ impl WorkQueue {
             // a hub that confirms changes without making them would keep the workers busy forever
             WorkEnd::Progress if turns >= MAX_TURNS => {
                 parked = true;
-                self.set_stage(path, Stage::Waiting);
+                self.set_stage(path, QueueState::Waiting);
             }
-            _ if again || progress => self.restart(path),
+            _ if offered_again || progress => self.restart(path),
             WorkEnd::Progress | WorkEnd::Settled | WorkEnd::Dropped => self.forget(path),
             WorkEnd::Examined(found) => self.examined(path, found),
             WorkEnd::Wait(ref other) => {
                 if let Some(other) = other {
                     self.offer(other);
                 }
-                self.set_stage(path, Stage::Waiting);
+                self.set_stage(path, QueueState::Waiting);
             }
             WorkEnd::Postponed => {
                 let stage = match self.due.get(path).map(|d| d.stage) {
-                    Some(Stage::Ready(Precedence::Change, way)) => {
-                        Stage::Ready(Precedence::Postponed, way)
+                    Some(QueueState::Ready(Precedence::Change, way)) => {
+                        QueueState::Ready(Precedence::Postponed, way)
                     }
-                    _ => Stage::Waiting,
+                    _ => QueueState::Waiting,
                 };
                 self.set_stage(path, stage);
             }
-            WorkEnd::Held => self.set_stage(path, Stage::Held),
+            WorkEnd::Held => self.set_stage(path, QueueState::Held),
         }
         if progress {
             self.wake_around(path);
@@ -273,7 +273,7 @@ impl WorkQueue {
         if let Some(due) = self.due.get_mut(path) {
             (due.fresh, due.bytes) = (found.fresh, found.bytes);
         }
-        self.set_stage(path, Stage::Ready(found.rank, found.way));
+        self.set_stage(path, QueueState::Ready(found.rank, found.way));
         // everything offered until now is handled before this delete
         let seq = self.seq();
         if let Some(due) = self.due.get_mut(path) {
@@ -281,18 +281,18 @@ impl WorkQueue {
         }
     }
 
-    fn set_stage(&mut self, path: &str, stage: Stage) {
+    fn set_stage(&mut self, path: &str, stage: QueueState) {
         let Some(due) = self.due.get_mut(path) else {
             return;
         };
-        if let Stage::Ready(rank, way) = due.stage {
+        if let QueueState::Ready(rank, way) = due.stage {
             self.ready.entry((rank, way)).or_default().remove(path);
         }
         self.unexamined.remove(&due.seq);
-        self.held =
-            self.held + usize::from(stage == Stage::Held) - usize::from(due.stage == Stage::Held);
+        self.held = self.held + usize::from(stage == QueueState::Held)
+            - usize::from(due.stage == QueueState::Held);
         due.stage = stage;
-        if let Stage::Ready(rank, way) = stage {
+        if let QueueState::Ready(rank, way) = stage {
             let bytes = due.bytes;
             if let Some((path, _)) = self.due.get_key_value(path) {
                 let ready = self.ready.entry((rank, way)).or_default();
@@ -315,7 +315,7 @@ impl WorkQueue {
         let waits = |p: &String| {
             self.due
                 .get(p.as_str())
-                .is_some_and(|d| d.stage == Stage::Waiting)
+                .is_some_and(|d| d.stage == QueueState::Waiting)
         };
         let around: Vec<String> = above.chain(below).filter(waits).collect();
         around.iter().for_each(|p| self.restart(p));
@@ -324,7 +324,8 @@ impl WorkQueue {
     /// Makes all waiting paths pending; with `held` also the held ones, because the guard's limit
     /// may have changed.
     pub fn wake(&mut self, held: bool) {
-        let waits = |d: &Due| d.stage == Stage::Waiting || held && d.stage == Stage::Held;
+        let waits =
+            |d: &QueuedPath| d.stage == QueueState::Waiting || held && d.stage == QueueState::Held;
         let paths: Vec<Arc<str>> = self
             .due
             .iter()
@@ -345,7 +346,7 @@ impl WorkQueue {
         paths.iter().for_each(|p| self.restart(p));
         self.busy.iter().for_each(|p| {
             if let Some(due) = self.due.get_mut(p.as_str()) {
-                due.again = true;
+                due.offered_again = true;
             }
         });
     }
@@ -426,7 +427,7 @@ impl WorkQueue {
             || self
                 .due
                 .get(path)
-                .is_some_and(|d| matches!(d.stage, Stage::New | Stage::Ready(..)))
+                .is_some_and(|d| matches!(d.stage, QueueState::New | QueueState::Ready(..)))
     }
 
     /// Pending paths, including waiting and held ones.
