@@ -59,20 +59,24 @@ impl Layout {
     }
 }
 
-/// Stands for the key type of the layout.
+/// Stands for the key or the value type of the layout.
 #[derive(Debug)]
-pub struct KeyBytes;
+pub struct LayoutBytes<const IS_KEY: bool>;
 
-/// Stands for the value type of the layout.
-#[derive(Debug)]
-pub struct ValueBytes;
+pub type KeyBytes = LayoutBytes<true>;
+pub type ValueBytes = LayoutBytes<false>;
 
-impl Value for KeyBytes {
+impl<const IS_KEY: bool> Value for LayoutBytes<IS_KEY> {
     type SelfType<'a> = &'a [u8];
     type AsBytes<'a> = &'a [u8];
 
     fn fixed_width() -> Option<usize> {
-        (Layout::entered().key_width)()
+        let layout = Layout::entered();
+        if IS_KEY {
+            (layout.key_width)()
+        } else {
+            (layout.value_width)()
+        }
     }
 
     fn from_bytes<'a>(data: &'a [u8]) -> &'a [u8]
@@ -90,7 +94,12 @@ impl Value for KeyBytes {
     }
 
     fn type_name() -> TypeName {
-        (Layout::entered().key_name)()
+        let layout = Layout::entered();
+        if IS_KEY {
+            (layout.key_name)()
+        } else {
+            (layout.value_name)()
+        }
     }
 }
 
@@ -101,33 +110,6 @@ impl Key for KeyBytes {
 
     fn separator<'a>(left: &'a [u8], right: &'a [u8]) -> Cow<'a, [u8]> {
         (Layout::entered().separator)(left, right)
-    }
-}
-
-impl Value for ValueBytes {
-    type SelfType<'a> = &'a [u8];
-    type AsBytes<'a> = &'a [u8];
-
-    fn fixed_width() -> Option<usize> {
-        (Layout::entered().value_width)()
-    }
-
-    fn from_bytes<'a>(data: &'a [u8]) -> &'a [u8]
-    where
-        Self: 'a,
-    {
-        data
-    }
-
-    fn as_bytes<'a, 'b: 'a>(value: &'a &'b [u8]) -> &'a [u8]
-    where
-        Self: 'b,
-    {
-        value
-    }
-
-    fn type_name() -> TypeName {
-        (Layout::entered().value_name)()
     }
 }
 
