@@ -20,7 +20,7 @@ pub const AVERAGE_CHUNK_BYTES: u64 = 1024 * 1024;
 pub const MAX_CHUNK_BYTES: u64 = 8 * 1024 * 1024;
 
 /// One random number for each byte value. A change here would cut every file elsewhere.
-const GEAR: [u64; 256] = gear();
+static GEAR: [u64; 256] = gear();
 
 /// The first 256 numbers of splitmix64 from 0 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
 const fn gear() -> [u64; 256] {
@@ -65,23 +65,42 @@ impl<const MIN_BYTES: u64, const AVERAGE_BYTES: u64, const MAX_BYTES: u64>
     /// How many of these bytes belong to the current chunk, if it ends among them; `None`: all, and
     /// it continues.
     fn cut(&mut self, bytes: &[u8]) -> Option<usize> {
-        let skipped = MIN_BYTES
-            .saturating_sub(self.length)
-            .min(bytes.len() as u64) as usize;
-        self.length += skipped as u64;
-        for (i, byte) in bytes.iter().enumerate().skip(skipped) {
-            self.hash = (self.hash << 1).wrapping_add(GEAR[*byte as usize]);
-            self.length += 1;
-            let bits = if self.length < AVERAGE_BYTES {
-                Self::HARD
+        let mut at = self.room(MIN_BYTES, bytes);
+        self.length += at as u64;
+        while at < bytes.len() {
+            let (end, bits) = if self.length + 1 < AVERAGE_BYTES {
+                (AVERAGE_BYTES - 1, Self::HARD)
             } else {
-                Self::EASY
+                (MAX_BYTES, Self::EASY)
             };
-            if self.hash >> (u64::BITS - bits) == 0 || self.length == MAX_BYTES {
+            let stretch = &bytes[at..][..self.room(end, &bytes[at..])];
+            let cut = self.find_cut(stretch, bits);
+            let taken = cut.unwrap_or(stretch.len());
+            at += taken;
+            self.length += taken as u64;
+            if cut.is_some() || self.length == MAX_BYTES {
                 *self = Cutter::default();
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    /// How many of these bytes the chunk takes until it is so long.
+    fn room(&self, length: u64, bytes: &[u8]) -> usize {
+        length.saturating_sub(self.length).min(bytes.len() as u64) as usize
+    }
+
+    /// The end of the first byte after which this many upper bits are zero. All bytes of a long file pass through this loop.
+    fn find_cut(&mut self, bytes: &[u8], bits: u32) -> Option<usize> {
+        let (mut hash, below) = (self.hash, 1 << (u64::BITS - bits));
+        for (i, byte) in bytes.iter().enumerate() {
+            hash = (hash << 1).wrapping_add(GEAR[*byte as usize]);
+            if hash < below {
                 return Some(i + 1);
             }
         }
+        self.hash = hash;
         None
     }
 }

@@ -3,6 +3,7 @@
 It starts and ends processes, and decides nothing about what is measured.
 """
 
+import glob
 import os
 import re
 import shutil
@@ -16,6 +17,19 @@ TICK = os.sysconf("SC_CLK_TCK")
 FAILED_AFTER = 600.0  # seconds for one row
 QUIET_SECONDS = 0.6  # so long without CPU time, and a row has ended
 SYNC_CALLS = "fsync,fdatasync,syncfs,sync_file_range,msync"
+
+
+def family(pid):
+    """A process and all below it: Syncthing, for one, works in a child of the process that was started."""
+    found = [pid]
+    for parent in found:
+        for thread in glob.glob(f"/proc/{parent}/task/*/children"):
+            try:
+                with open(thread) as file:
+                    found += map(int, file.read().split())
+            except (FileNotFoundError, ProcessLookupError):
+                pass  # it has just ended
+    return found
 
 
 def cost_of(pid):
@@ -116,8 +130,11 @@ class Processes:
             raise RuntimeError(f"{argv[0]} ended with status {child.returncode}: see {self.log.name}")
 
     def cost(self):
-        parts = [cost_of(child.pid) for child in self.daemons]
+        parts = [cost_of(pid) for pid in self.pids()]
         return sum(p[0] for p in parts) + self.ended[0], sum(p[1] for p in parts) + self.ended[1]
+
+    def pids(self):
+        return [pid for child in self.daemons for pid in family(child.pid)]
 
     def settle(self):
         """Waits until no process uses CPU time any more (a hundredth a second is none)."""
@@ -130,7 +147,7 @@ class Processes:
             last = now
 
     def memory(self):
-        return [resident(child.pid) for child in self.daemons]
+        return [sum(map(resident, family(child.pid))) for child in self.daemons]
 
     def stop(self):
         for child in self.daemons:
@@ -148,7 +165,7 @@ class SyncCounter:
     """Counts syncs of the processes that run all the time with strace; for a run of its own, since it slows them down."""
 
     def __init__(self, processes):
-        pids = [arg for child in processes.daemons for arg in ("-p", str(child.pid))]
+        pids = [arg for pid in processes.pids() for arg in ("-p", str(pid))]
         self.child = subprocess.Popen(
             ["strace", "-f", "-c", "-e", "trace=" + SYNC_CALLS, *pids],
             stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
