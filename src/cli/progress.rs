@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::io::{IsTerminal, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::output::size;
@@ -14,17 +15,31 @@ use crate::transfer::TransferStep;
 /// The interval between two updates of the line.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The progress of a transfer.
+/// The progress of a transfer, which may have several threads.
 pub struct Progress {
     shown: bool,
-    total: Cell<u64>,
-    done: Cell<u64>,
-    /// Bytes transferred, from which the rate is computed.
-    moved: Cell<u64>,
     began: Instant,
+    counts: Mutex<ProgressCounts>,
+}
+
+#[derive(Default)]
+struct ProgressCounts {
+    total: u64,
+    done: u64,
+    /// Bytes transferred, from which the rate is computed.
+    moved: u64,
     /// When the first bytes were transferred: the time of hashing before says nothing about the connection.
-    moving: Cell<Option<Instant>>,
-    drawn: Cell<Option<Instant>>,
+    moving: Option<Instant>,
+    drawn: Option<Instant>,
+}
+
+impl ProgressCounts {
+    /// Clears the line for other output.
+    fn clear(&mut self) {
+        if self.drawn.take().is_some() {
+            write("\r\x1b[K");
+        }
+    }
 }
 
 /// Whether a person may see the line.
@@ -86,59 +101,46 @@ fn paths_line(done: u64, due: u64, bytes: u64, time: Duration) -> String {
 
 impl Progress {
     pub fn new(quiet: bool) -> Progress {
-        let shown = is_shown(quiet);
-        let (total, done, moved) = (Cell::new(0), Cell::new(0), Cell::new(0));
         Progress {
-            shown,
-            total,
-            done,
-            moved,
+            shown: is_shown(quiet),
             began: clock::monotonic(),
-            moving: Cell::new(None),
-            drawn: Cell::new(None),
+            counts: Mutex::default(),
         }
     }
 
     /// Records a step, and updates the line if it is time to.
     pub fn step(&self, step: TransferStep<'_>) {
-        let now = clock::monotonic();
-        let add = |to: &Cell<u64>, bytes: u64| to.set(to.get().saturating_add(bytes));
+        let (now, mut counts) = (clock::monotonic(), self.counts());
         match step {
-            TransferStep::Expect(bytes) => add(&self.total, bytes),
+            TransferStep::Expect(bytes) => counts.total = counts.total.saturating_add(bytes),
             TransferStep::Passed(bytes) => {
-                self.moving.set(self.moving.get().or(Some(now)));
-                add(&self.done, bytes);
-                add(&self.moved, bytes);
+                counts.moving = counts.moving.or(Some(now));
+                counts.done = counts.done.saturating_add(bytes);
+                counts.moved = counts.moved.saturating_add(bytes);
             }
-            TransferStep::Spared(bytes) => add(&self.done, bytes),
-            TransferStep::Lost(bytes) => self.done.set(self.done.get().saturating_sub(bytes)),
+            TransferStep::Spared(bytes) => counts.done = counts.done.saturating_add(bytes),
+            TransferStep::Lost(bytes) => counts.done = counts.done.saturating_sub(bytes),
             TransferStep::Again(error) => {
-                self.clear();
+                counts.clear();
                 log::warn!("{}; retrying", error.what);
             }
         }
         // a short run shows no line
-        let due = self.drawn.get().unwrap_or(self.began) + REDRAW_INTERVAL;
+        let due = counts.drawn.unwrap_or(self.began) + REDRAW_INTERVAL;
         if self.shown && now >= due {
-            self.drawn.set(Some(now));
-            let time = self
-                .moving
-                .get()
-                .map_or(Duration::ZERO, |since| now - since);
-            draw(&line(
-                self.done.get(),
-                self.total.get(),
-                self.moved.get(),
-                time,
-            ));
+            counts.drawn = Some(now);
+            let time = counts.moving.map_or(Duration::ZERO, |since| now - since);
+            draw(&line(counts.done, counts.total, counts.moved, time));
         }
     }
 
     /// Clears the line for other output.
     pub fn clear(&self) {
-        if self.drawn.take().is_some() {
-            write("\r\x1b[K");
-        }
+        self.counts().clear();
+    }
+
+    fn counts(&self) -> MutexGuard<'_, ProgressCounts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -20,7 +20,7 @@ use crate::error::{Error, Kind, Result};
 use crate::logger::one_line;
 use crate::transfer::upload::{Upload, Uploaded};
 use crate::transfer::walk::{Walk, WalkEntry, WalkItem};
-use crate::transfer::{Transfer, find};
+use crate::transfer::{MAX_REQUESTS, RequestSlots, Transfer, find};
 use crate::wire::files::{self, Name, Record};
 use crate::{disk, wire};
 
@@ -186,7 +186,9 @@ pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<CommandE
     let hub = servers::files(&context.settings)?;
     let progress = Progress::new(invocation.has("quiet"));
     let watch = |step: crate::transfer::TransferStep<'_>| progress.step(step);
-    let transfer = Transfer::new(&hub, &watch)?;
+    let slots = RequestSlots::new(MAX_REQUESTS);
+    let _slot = slots.enter();
+    let transfer = Transfer::new(&hub, &watch)?.with_slots(&slots);
     let report = RefCell::new(TransferReport {
         out: &mut context.out,
         progress: &progress,

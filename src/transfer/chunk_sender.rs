@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::concurrent;
 use super::parts::{PartSender, ReplacedRevision};
 use super::source_file::SourceFile;
 use super::{Transfer, TransferStep};
@@ -93,23 +94,16 @@ impl<'t, 'a> ChunkSender<'t, 'a> {
                 .into_iter()
                 .collect()
         };
+        let mut whole = Vec::new();
         for (number, (chunk, at)) in group.iter().copied().enumerate() {
             if missing.contains(&chunk.sha256) && self.there.insert(chunk.sha256) {
                 let run = (group[number..].iter())
                     .take_while(|(chunk, _)| missing.contains(&chunk.sha256))
                     .count();
                 self.asked = self.asked.max(at + chunk.size);
-                if self.parts.send(chunk, at, run, local)? {
-                    continue;
+                if !self.parts.send(chunk, at, run, local)? {
+                    whole.push((chunk, at));
                 }
-                let source = ByteSource::Part {
-                    file: &local.file,
-                    at,
-                    length: chunk.size,
-                    sha256: chunk.sha256,
-                };
-                self.transfer
-                    .persist(|passed| self.transfer.hub.put_chunk(chunk.sha256, source, passed))?;
             } else {
                 self.there.insert(chunk.sha256);
                 self.parts.pass(chunk, at);
@@ -117,7 +111,20 @@ impl<'t, 'a> ChunkSender<'t, 'a> {
             }
             self.asked = self.asked.max(at + chunk.size);
         }
-        Ok(())
+        self.send_whole(&whole, local)
+    }
+
+    fn send_whole(&self, chunks: &[(Chunk, u64)], local: &SourceFile) -> Called<()> {
+        let transfer = self.transfer;
+        concurrent::for_each(chunks, transfer.slots, |(chunk, at)| {
+            let source = ByteSource::Part {
+                file: &local.file,
+                at: *at,
+                length: chunk.size,
+                sha256: chunk.sha256,
+            };
+            transfer.persist(|passed| transfer.hub.put_chunk(chunk.sha256, source, passed))
+        })
     }
 
     /// Queries and sends the rest, and chunks that must be sent again.

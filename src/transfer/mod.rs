@@ -6,6 +6,7 @@
 
 mod batch;
 mod chunk_sender;
+mod concurrent;
 pub mod download;
 pub mod find;
 mod partial;
@@ -15,6 +16,7 @@ pub mod source_file;
 pub mod upload;
 pub mod walk;
 
+pub use concurrent::{MAX_REQUESTS, RequestSlots};
 pub use parts::ReplacedRevision;
 
 use std::cell::Cell;
@@ -48,7 +50,8 @@ pub enum TransferStep<'a> {
     Again(&'a Error),
 }
 
-pub type Observer<'a> = &'a dyn Fn(TransferStep<'_>);
+/// Called by several threads, see [`concurrent`].
+pub type Observer<'a> = &'a (dyn Fn(TransferStep<'_>) + Sync);
 
 /// A hub, its features, and the observer.
 pub struct Transfer<'a> {
@@ -58,6 +61,8 @@ pub struct Transfer<'a> {
     watch: Observer<'a>,
     /// Consecutive failures after which it gives up.
     attempts: u32,
+    /// `None`: one request at a time.
+    slots: Option<&'a RequestSlots>,
 }
 
 impl<'a> Transfer<'a> {
@@ -69,6 +74,7 @@ impl<'a> Transfer<'a> {
             ours: hub.is_ours()?,
             watch,
             attempts: MAX_ATTEMPTS,
+            slots: None,
         })
     }
 
@@ -79,6 +85,15 @@ impl<'a> Transfer<'a> {
             ours,
             watch,
             attempts: 1,
+            slots: None,
+        }
+    }
+
+    /// Lets the chunks of a file be sent at the same time. The caller has entered the slots.
+    pub fn with_slots(self, slots: &'a RequestSlots) -> Transfer<'a> {
+        Transfer {
+            slots: Some(slots),
+            ..self
         }
     }
 

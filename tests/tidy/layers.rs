@@ -38,6 +38,7 @@ const THREADS: &[&str] = &[
     "src/hub/peers.rs",
     "src/hub/server/",
     "src/messages/hooks/",
+    "src/transfer/concurrent.rs",
 ];
 
 /// Names of constants that do not say what they are of.
@@ -238,7 +239,7 @@ pub fn places(s: &Source, all: &mut Vec<Breach>) {
         rule(
             &s.program,
             &["thread::Builder"],
-            "threads start in daemon, service.rs, joining/background.rs, the hub's mod.rs, commit.rs and server, and for hooks",
+            "threads start in daemon, service.rs, joining/background.rs, the hub's mod.rs, commit.rs and server, for hooks, and in transfer/concurrent.rs",
         );
     }
 }

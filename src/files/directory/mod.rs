@@ -231,6 +231,7 @@ impl Directory {
                     tree.clone(),
                     link.clone(),
                     traffic.clone(),
+                    settings.concurrency,
                 ));
                 (Some(remote.clone()), None, remote.clone(), remote)
             } else {

@@ -9,12 +9,12 @@ use crate::files::engine::traits::*;
 use crate::files::plan::{Entry, RemoteRow};
 use crate::files::tree::root::fault;
 use crate::files::tree::sync_set::SyncSet;
-use crate::transfer::{TransferStep, source_file};
+use crate::transfer::{Transfer, TransferStep, source_file};
 use crate::wire::files::{
     self, BATCH_BYTES, BATCH_FILE, BATCH_FILES, FetchHead, FetchItem, Hash, SINGLE,
 };
 
-use super::{Remote, moving, rows};
+use super::{Remote, rows};
 
 /// Bytes that are read at a time.
 const COPY_BUFFER_BYTES: usize = 64 * 1024;
@@ -257,11 +257,11 @@ impl Remote {
     fn long_alone(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<StagedFile>> {
         let partial = self.tree.partial(entry)?;
         let step = |step: TransferStep<'_>| self.traffic.down(step);
+        let transfer = Transfer::once(&self.hub, true, &step);
         let record = rows::fetched(&self.name(path)?, row);
         if let Err(no_room) = partial.check_room(&self.tree, entry.size) {
             // with holes it may fit
-            let filled = moving(&self.hub, &step, |mover| mover.filled(&record))
-                .map_err(|_| no_room.clone())?;
+            let filled = transfer.filled(&record).map_err(|_| no_room.clone())?;
             partial
                 .check_room(&self.tree, filled)
                 .map_err(|_| no_room)?;
@@ -273,9 +273,7 @@ impl Remote {
             .ok()
             .flatten()
             .and_then(|old| source_file::SourceFile::of(old.file, path.to_string()).ok());
-        match moving(&self.hub, &step, |mover| {
-            mover.fill_file(&record, file, old)
-        }) {
+        match transfer.fill_file(&record, file, old) {
             Ok(true) => {
                 self.link.reached();
                 partial.finish(&self.tree, path, entry)

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::client::{self, ChangeHeaders, ErrorDetail, Failure, HubClient, UploadResponse};
 use crate::error::{Error, Kind};
-use crate::transfer::{ReplacedRevision, Transfer, TransferStep};
+use crate::transfer::{ReplacedRevision, RequestSlots};
 use crate::wire::files::{self, Chunk, Commit, Extra, Hash, Name, PAGE, Record, SINGLE};
 use crate::wire::revision::{Condition, Revision};
 
@@ -40,6 +40,8 @@ pub struct Remote {
     names: RemoteNames,
     link: Arc<Link>,
     traffic: Arc<Traffic>,
+    /// The requests of uploads.
+    slots: RequestSlots,
     /// Contents of long files that are being downloaded: two downloads of one content would write
     /// the same file.
     coming: Mutex<HashSet<Hash>>,
@@ -50,6 +52,7 @@ pub struct Remote {
 }
 
 impl Remote {
+    /// `concurrency`: requests of uploads at the same time.
     pub fn new(
         hub: Arc<HubClient>,
         names: RemoteNames,
@@ -57,6 +60,7 @@ impl Remote {
         tree: Arc<DiskTree>,
         link: Arc<Link>,
         traffic: Arc<Traffic>,
+        concurrency: usize,
     ) -> Remote {
         Remote {
             hub,
@@ -65,6 +69,7 @@ impl Remote {
             names,
             link,
             traffic,
+            slots: RequestSlots::new(concurrency),
             coming: Mutex::default(),
             wanted: Mutex::default(),
             lacking: Mutex::default(),
@@ -325,13 +330,4 @@ impl ContentTransfer for Remote {
     fn stage(&self, all: &[StageItem<'_>]) -> Vec<Called<Option<StagedFile>>> {
         self.fetch_all(all)
     }
-}
-
-/// Calls `act` with a transfer that counts and limits its bytes.
-fn moving<T>(
-    hub: &HubClient,
-    step: &dyn Fn(TransferStep<'_>),
-    act: impl FnOnce(&Transfer<'_>) -> T,
-) -> T {
-    act(&Transfer::once(hub, true, step))
 }

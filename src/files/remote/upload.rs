@@ -10,13 +10,13 @@ use crate::files::plan::{Entry, Local};
 use crate::files::tree::hash::FileReading;
 use crate::files::tree::root::fault;
 use crate::logger::one_line;
-use crate::transfer::{TransferStep, source_file};
+use crate::transfer::{Transfer, TransferStep, source_file};
 use crate::wire::files::{
     self, BATCH_BYTES, BATCH_FILE, BATCH_FILES, BatchItem, BatchResult, Chunk, Hash, SINGLE,
 };
 use crate::wire::revision::Tag;
 
-use super::{Remote, moving, request, rows, set_back};
+use super::{Remote, request, rows, set_back};
 
 /// Bytes of content in one request, at most; the rest of what the hub takes is for lines.
 const MAX_BATCH_CONTENT: u64 = BATCH_BYTES / 2;
@@ -35,6 +35,7 @@ enum Sending {
 
 impl Remote {
     pub(super) fn send_all(&self, all: &[SendItem<'_>]) -> Vec<Called<ChangeOutcome>> {
+        let _slot = self.slots.enter();
         let batches = match self.hub.batches_changes() {
             Ok(batches) => batches,
             Err(failure) => {
@@ -318,12 +319,13 @@ impl Remote {
                 source_file::SourceFile::of(file, change.path.clone()).map_err(Fault::Later)?;
             let known = self.tree.take_content(&shown.stamp);
             let replaced = self.replaced(change)?;
-            let sent = moving(&self.hub, &step, |mover| match known {
-                Some(content) => mover
+            let transfer = Transfer::once(&self.hub, true, &step).with_slots(&self.slots);
+            let sent = match known {
+                Some(content) => transfer
                     .send_known_chunks(&content, &local, replaced)
                     .map(|()| content),
-                None => mover.send_chunks(&local, replaced),
-            });
+                None => transfer.send_chunks(&local, replaced),
+            };
             let content = match sent {
                 Err(failure) if failure.status == 0 && failure.error.kind == Kind::Busy => {
                     return Ok(ChangeOutcome::FileChanged);

@@ -12,10 +12,10 @@ use crate::files::engine::traits::*;
 use crate::files::tree::root::fault;
 use crate::logger::one_line;
 use crate::relpath;
-use crate::transfer::{TransferStep, source_file};
+use crate::transfer::{Transfer, TransferStep, source_file};
 use crate::wire::files::{self, Hash, Name, SINGLE};
 
-use super::{Remote, moving};
+use super::Remote;
 
 /// Paths that are remembered as waiting, at most; a rescan offers the others.
 const MAX_LACKING_FILES: usize = 1000;
@@ -125,9 +125,8 @@ impl Remote {
             return self.give_chunk(path, entry.hash, source);
         }
         let step = |step: TransferStep<'_>| self.traffic.up(step);
-        self.called(moving(&self.hub, &step, |mover| {
-            mover.send_chunks(&local, None)
-        }))?;
+        let transfer = Transfer::once(&self.hub, true, &step);
+        self.called(transfer.send_chunks(&local, None))?;
         log::info!("sent {path:?} to the hub, which had lost a part of it");
         Ok(())
     }
