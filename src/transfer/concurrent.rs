@@ -1,13 +1,20 @@
 //! Requests of one transfer that are made at the same time: while the hub writes one chunk, the next ones are on the way. One
 //! after another, they would leave a link idle for a round trip each.
 //!
-//! It knows neither chunks nor the hub. The number of requests is shared by all transfers with the same [`RequestSlots`].
+//! On a slow link a round trip is short beside a request, and a link that drops loses all requests under way: there, one is
+//! made after another. It knows neither chunks nor the hub. The number of requests is shared by all transfers with the same
+//! [`RequestSlots`].
 
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::clock;
 
 /// Requests of one transfer that are made at the same time, at most.
 pub const MAX_REQUESTS: usize = 4;
+/// A request that takes longer spends its time on its bytes.
+const MAX_QUICK_TIME: Duration = Duration::from_millis(500);
 /// For an HTTP request, with TLS.
 const STACK_BYTES: usize = 256 * 1024;
 
@@ -16,6 +23,9 @@ const STACK_BYTES: usize = 256 * 1024;
 pub struct RequestSlots {
     most: usize,
     used: AtomicUsize,
+    max_quick_time: Duration,
+    /// The last request was quick.
+    is_quick: AtomicBool,
 }
 
 /// A slot in use, until it is dropped.
@@ -33,6 +43,8 @@ impl RequestSlots {
         RequestSlots {
             most,
             used: AtomicUsize::new(0),
+            max_quick_time: MAX_QUICK_TIME,
+            is_quick: AtomicBool::new(false),
         }
     }
 
@@ -42,16 +54,22 @@ impl RequestSlots {
         RequestSlot(self)
     }
 
-    /// `None`: all are in use.
+    /// `None`: all are in use, or would make nothing quicker.
     fn spare(&self) -> Option<RequestSlot<'_>> {
         let taken = |used: usize| (used < self.most).then_some(used + 1);
-        let is_spare = self.used.fetch_update(SeqCst, SeqCst, taken).is_ok();
+        let is_spare =
+            self.is_quick.load(SeqCst) && self.used.fetch_update(SeqCst, SeqCst, taken).is_ok();
         is_spare.then(|| RequestSlot(self))
     }
 
-    /// Others have entered since: a spare slot is to be given back.
-    fn is_over(&self) -> bool {
-        self.used.load(SeqCst) > self.most
+    /// Whether a spare slot may be kept: it still makes the transfer quicker, and no other caller needs it.
+    fn is_kept(&self) -> bool {
+        self.is_quick.load(SeqCst) && self.used.load(SeqCst) <= self.most
+    }
+
+    fn ended(&self, time: Duration, is_done: bool) {
+        let is_quick = is_done && time <= self.max_quick_time;
+        self.is_quick.store(is_quick, SeqCst);
     }
 }
 
@@ -64,35 +82,47 @@ pub fn for_each<T: Sync, E: Send>(
 ) -> Result<(), E> {
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
     let failure = || failed.lock().unwrap_or_else(PoisonError::into_inner);
-    let work = |is_needed: &dyn Fn() -> bool| {
-        while failure().is_none() && is_needed() {
-            let Some(item) = items.get(next.fetch_add(1, SeqCst)) else {
-                break;
-            };
-            if let Err(error) = act(item) {
-                failure().get_or_insert(error);
-            }
+    // `false`: nothing is left to begin
+    let do_one = || {
+        if failure().is_some() {
+            return false;
         }
+        let Some(item) = items.get(next.fetch_add(1, SeqCst)) else {
+            return false;
+        };
+        let begin = clock::monotonic();
+        let result = act(item);
+        if let Some(slots) = slots {
+            slots.ended(clock::monotonic() - begin, result.is_ok());
+        }
+        if let Err(error) = result {
+            failure().get_or_insert(error);
+        }
+        true
     };
     std::thread::scope(|scope| {
-        for n in 2..=items.len().min(MAX_REQUESTS) {
-            let Some((slots, slot)) = slots.and_then(|slots| Some((slots, slots.spare()?))) else {
-                break;
-            };
-            let help = move || {
-                work(&|| !slots.is_over());
-                drop(slot);
-            };
-            let thread = std::thread::Builder::new()
-                .name(format!("request-{n}"))
-                .stack_size(STACK_BYTES)
-                .spawn_scoped(scope, help);
-            // where no thread can be started, those that run do its work
-            if thread.is_err() {
-                break;
+        let mut threads = 1;
+        while do_one() {
+            let left = items.len().saturating_sub(next.load(SeqCst));
+            while let Some(slots) = slots
+                && threads < MAX_REQUESTS.min(1 + left)
+                && let Some(slot) = slots.spare()
+            {
+                threads += 1;
+                let help = || {
+                    while slots.is_kept() && do_one() {}
+                    drop(slot);
+                };
+                let thread = std::thread::Builder::new()
+                    .name(format!("request-{threads}"))
+                    .stack_size(STACK_BYTES)
+                    .spawn_scoped(scope, help);
+                // where no thread can be started, those that run do its work
+                if thread.is_err() {
+                    break;
+                }
             }
         }
-        work(&|| true);
     });
     let failed = failed.into_inner();
     failed
@@ -142,24 +172,51 @@ mod tests {
 
     #[test]
     fn as_many_are_made_at_the_same_time_as_there_are_slots() {
-        let slots = RequestSlots::new(MAX_REQUESTS);
+        let slots = RequestSlots {
+            max_quick_time: Duration::MAX,
+            ..RequestSlots::new(MAX_REQUESTS)
+        };
         let _mine = slots.enter();
         let all_are_here = Barrier::new(MAX_REQUESTS);
-        let act = |_: &()| {
-            all_are_here.wait();
+        // the first one is alone: nothing is known of the link
+        let act = |item: &usize| {
+            if *item > 0 {
+                all_are_here.wait();
+            }
             Ok::<(), ()>(())
         };
-        assert_eq!(for_each(&[(); MAX_REQUESTS], Some(&slots), act), Ok(()));
+        let items: Vec<usize> = (0..=2 * MAX_REQUESTS).collect();
+        assert_eq!(for_each(&items, Some(&slots), act), Ok(()));
+    }
+
+    #[test]
+    fn after_a_slow_request_or_an_error_there_is_one_at_a_time() {
+        let slots = RequestSlots::new(MAX_REQUESTS);
+        assert!(slots.spare().is_none(), "nothing is known of the link");
+        for (time, is_done, is_quick) in [
+            (Duration::ZERO, true, true),
+            (MAX_QUICK_TIME, true, true),
+            (MAX_QUICK_TIME + Duration::from_nanos(1), true, false),
+            (Duration::ZERO, false, false),
+        ] {
+            slots.ended(Duration::ZERO, true);
+            let spare = slots.spare();
+            slots.ended(time, is_done);
+            assert_eq!(slots.spare().is_some(), is_quick, "{time:?}");
+            assert_eq!(slots.is_kept(), is_quick, "{time:?}");
+            drop(spare);
+        }
     }
 
     #[test]
     fn others_that_enter_get_their_slots_back() {
         let slots = RequestSlots::new(2);
+        slots.ended(Duration::ZERO, true);
         let mine = slots.enter();
         let (spare, other) = (slots.spare().unwrap(), slots.enter());
-        assert!(slots.is_over() && slots.spare().is_none());
+        assert!(!slots.is_kept() && slots.spare().is_none());
         drop((spare, other));
-        assert!(!slots.is_over() && slots.spare().is_some());
+        assert!(slots.is_kept() && slots.spare().is_some());
         drop(mine);
         assert_eq!(slots.used.load(SeqCst), 0);
     }

@@ -267,6 +267,18 @@ fn a_directory_travels_with_all_that_can_and_is_sent_once() {
 }
 
 #[test]
+fn chunks_of_a_long_file_are_sent_at_the_same_time() {
+    let place = Place::new();
+    place.put("file", &noise(12, 64 * MIB));
+    let before = place.proxy.connections();
+    place.ok(&["upload", "file"]);
+    let connections = place.proxy.connections() - before;
+    assert!((2..=4).contains(&connections), "{connections} connections");
+    place.ok(&["download", "file", "-o", "copy"]);
+    assert!(std::fs::read(place.at("copy")).unwrap() == std::fs::read(place.at("file")).unwrap());
+}
+
+#[test]
 fn known_content_is_not_sent_and_of_an_edit_only_the_changed_chunks() {
     let place = Place::new();
     let mut bytes = noise(7, 40 * MIB);

@@ -87,6 +87,11 @@ impl Proxy {
         self.down.hold(more);
     }
 
+    /// Connections so far that the hub has accepted, without those that were cut.
+    pub fn connections(&self) -> usize {
+        self.connections.lock().unwrap().len()
+    }
+
     /// Closes all connections, and each new one until [`Proxy::mend`], as where a hub was killed.
     pub fn cut(&self) {
         let mut connections = self.connections.lock().unwrap();
