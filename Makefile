@@ -73,8 +73,9 @@ demo:
 	$(CARGO) build --profile quick --locked
 	MESYNC=target/quick/mesync sh contrib/demo.sh
 
+# most tests wait for the programs that they start: three at a time on each processor take a third of the time
 test: $(S3EC) $(OLDER)
-	$(CARGO) test --locked --no-fail-fast
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((3 * $$(nproc)))} $(CARGO) test --locked --no-fail-fast
 
 # the published client that the hub must serve, for tests/it/s3em/; not optimised much, since it runs a minute
 $(S3EC):
