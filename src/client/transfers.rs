@@ -10,8 +10,9 @@ use uuid::Uuid;
 use super::body::{Body, ByteSource, BytesPassed, Piece};
 use super::files::{ChangeHeaders, SYNC_PATIENCE, UploadResponse, etag, knows, tag};
 use super::header::media_type;
-use super::{Call, Called, HubClient, Purpose};
-use crate::error::Error;
+use super::{Call, Called, ErrorDetail, Failure, HubClient, Purpose};
+use crate::error::{Error, Kind};
+use crate::logger::one_line;
 use crate::wire::files::{
     BatchAnswer, BatchItem, BatchResult, FetchHead, FetchItem, FetchRequest, Hash, Metadata,
 };
@@ -154,6 +155,28 @@ impl HubClient {
                     files.len()
                 ))
                 .into())
+        }
+    }
+
+    /// The failure that the result for one change of a batch describes. `what`: the name of the file, for people.
+    pub fn refused_change(&self, result: &BatchResult, what: &str) -> Failure {
+        let status = result.status;
+        let words = result.error.as_deref();
+        let words = words.map_or(format!("status {status}"), one_line);
+        let kind = if status >= 500 {
+            Kind::Busy
+        } else {
+            Kind::Refused
+        };
+        let error = Error::new(kind, format!("hub {} refuses {what}: {words}", self.url()));
+        let told = match status {
+            403 => ErrorDetail::LacksRight("directory".into()),
+            _ => ErrorDetail::Nothing,
+        };
+        Failure {
+            status,
+            told,
+            ..error.into()
         }
     }
 

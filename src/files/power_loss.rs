@@ -8,7 +8,7 @@
 //! the allocation (ext4, XFS, btrfs) lose a file's last write, which has its end.
 
 use super::engine::pages::{each_below, pages_below};
-use super::engine::traits::{Called, Fault, OpenKey, Presence, Rows, State, Tree, Write};
+use super::engine::traits::{Called, Fault, OpenKey, Presence, Rows, State, Tree};
 use super::plan::{BaseRow, Stamp};
 use super::state::DiskState;
 use super::tree::DiskTree;
@@ -48,13 +48,7 @@ fn forget_damaged(state: &DiskState, tree: &DiskTree) -> Called<()> {
         for (path, rows) in page {
             if had_bytes(path, rows) && is_damaged(tree, path, &rows.base, unsynced_since)? {
                 log::warn!("a power loss has damaged {path:?}; keeping the hub's version as well");
-                writes.push(Write::Base(path.clone(), BaseRow::default()));
-                // an interrupted operation says nothing about the local file
-                writes.extend(
-                    rows.key
-                        .clone()
-                        .map(|key| Write::OpenKey(OpenKey { ours: false, ..key })),
-                );
+                writes.extend(rows.without_base(path));
             }
         }
         state.commit(&writes)?;
@@ -108,6 +102,7 @@ fn is_in_sync(tree: &DiskTree, path: &str, base: &BaseRow) -> Called<bool> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::engine::traits::Write;
     use super::super::plan::{Entry, RemoteRow};
     use super::super::tree::OpenedTree;
     use super::*;

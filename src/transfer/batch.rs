@@ -9,8 +9,6 @@ use super::upload::{GROUP_FILES, OnUploaded, Upload, Uploaded};
 use super::{Transfer, TransferStep};
 use crate::chunking::Content;
 use crate::client::{ByteSource, Called, ErrorDetail, Failure, UploadOutcome};
-use crate::error::{Error, Kind};
-use crate::logger::one_line;
 use crate::wire::files::{self, BatchItem, BatchResult, Hash};
 use crate::wire::revision::Revision;
 
@@ -112,24 +110,7 @@ fn settle(transfer: &Transfer<'_>, result: BatchResult, size: u64) -> Called<Upl
         201 => UploadOutcome::Created,
         200 => UploadOutcome::Updated,
         204 => UploadOutcome::Unchanged,
-        status => {
-            let words = result
-                .error
-                .map_or(format!("status {status}"), |words| one_line(&words));
-            let kind = if status >= 500 {
-                Kind::Busy
-            } else {
-                Kind::Refused
-            };
-            let error = Error::new(
-                kind,
-                format!("hub {} refuses it: {words}", transfer.hub.url()),
-            );
-            return Err(Failure {
-                status,
-                ..error.into()
-            });
-        }
+        _ => return Err(transfer.hub.refused_change(&result, "it")),
     };
     let record = result.record.as_ref();
     Ok(Uploaded {

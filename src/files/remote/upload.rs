@@ -3,13 +3,12 @@
 
 use std::io::{self, Read};
 
-use crate::client::{ByteSource, ErrorDetail, Failure};
+use crate::client::{ByteSource, ErrorDetail};
 use crate::error::{Error, Kind};
 use crate::files::engine::traits::*;
 use crate::files::plan::{Entry, Local};
 use crate::files::tree::hash::FileReading;
 use crate::files::tree::root::fault;
-use crate::logger::one_line;
 use crate::transfer::{Transfer, TransferStep, source_file};
 use crate::wire::files::{
     self, BATCH_BYTES, BATCH_FILE, BATCH_FILES, BatchItem, BatchResult, Chunk, Hash, SINGLE,
@@ -218,6 +217,7 @@ impl Remote {
 
     fn result(&self, shipment: &SendItem<'_>, result: BatchResult) -> Called<ChangeOutcome> {
         let change = shipment.change;
+        let failure = self.hub.refused_change(&result, &change.path);
         match (result.status, result.record) {
             (200 | 201 | 204, Some(record)) => self.made(change, record, result.renamed_from),
             (412, record) => Ok(ChangeOutcome::Differs(
@@ -227,29 +227,7 @@ impl Remote {
             (409, _) if !result.missing.is_empty() => self.send_one(shipment),
             (404 | 409, _) => Ok(ChangeOutcome::NotDone),
             (410, _) => Err(set_back()),
-            (status, _) => {
-                let words = result
-                    .error
-                    .map_or(format!("status {status}"), |words| one_line(&words));
-                let kind = if status >= 500 {
-                    Kind::Busy
-                } else {
-                    Kind::Refused
-                };
-                let error = Error::new(
-                    kind,
-                    format!("hub {} refuses {}: {words}", self.hub.url(), change.path),
-                );
-                let told = match status {
-                    403 => ErrorDetail::LacksRight("directory".into()),
-                    _ => ErrorDetail::Nothing,
-                };
-                Err(self.link.failed(Failure {
-                    status,
-                    told,
-                    ..error.into()
-                }))
-            }
+            _ => Err(self.link.failed(failure)),
         }
     }
 

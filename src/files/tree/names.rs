@@ -19,10 +19,7 @@ use crate::disk::{self, Renamed};
 use crate::error::{Error, Kind};
 use crate::files::conflict::TRASH;
 use crate::files::engine::pages::pages_below;
-use crate::files::engine::traits::{
-    Called, Fault, NameCollision, OpenKey, RenameOutcome, State, Tree, Write,
-};
-use crate::files::plan::BaseRow;
+use crate::files::engine::traits::{Called, Fault, NameCollision, RenameOutcome, State, Tree};
 use crate::files::state::DiskState;
 use crate::relpath;
 
@@ -343,12 +340,7 @@ impl DiskTree {
                 {
                     continue;
                 }
-                writes.push(Write::Base(path.clone(), BaseRow::default()));
-                writes.extend(
-                    rows.key
-                        .clone()
-                        .map(|key| Write::OpenKey(OpenKey { ours: false, ..key })),
-                );
+                writes.extend(rows.without_base(path));
             }
             state.commit(&writes)?;
             Ok(true)

@@ -80,6 +80,14 @@ impl Rows {
     pub fn is_pending(&self) -> bool {
         self.intent.is_some() || self.key.is_some() || !self.base.is_at(&self.remote)
     }
+
+    /// The writes for a path whose file in the tree is no longer to be compared with its base: neither the base nor a change
+    /// without a response describes it.
+    pub fn without_base(&self, path: &str) -> impl Iterator<Item = Write> {
+        let key = self.key.clone().map(|key| OpenKey { ours: false, ..key });
+        let base = Write::Base(path.to_string(), BaseRow::default());
+        std::iter::once(base).chain(key.map(Write::OpenKey))
+    }
 }
 
 /// Up to where the hub's changes are stored.

@@ -110,7 +110,7 @@ impl Read for PartReader<'_> {
         let Some(part) = self.part else {
             return Ok(0);
         };
-        let (ChunkPart::New(length) | ChunkPart::Copy(length, ..)) = part;
+        let length = part.length();
         let most = into
             .len()
             .min(usize::try_from(length).unwrap_or(usize::MAX));
