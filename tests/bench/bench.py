@@ -85,7 +85,9 @@ class Bench:
 
 
 def spread(samples):
-    """The median, and the least and greatest where they differ."""
+    """The median, and the least and greatest where they differ; a dash for what a peer does not have."""
+    if not samples:
+        return "-"
     middle = statistics.median(samples)
     digits = 2 if middle < 10 else 1 if middle < 100 else 0
     text = f"{middle:.{digits}f}"
