@@ -131,9 +131,9 @@ pub mod wire {
 
     pub mod files {
         pub use crate::wire::files::{
-            BATCH_FILE, BATCH_FILES, BatchAnswer, BatchItem, Chunk, Commit, EntryKind, Extra,
-            FetchHead, FetchItem, FileEvent, Hash, MAX_BASES, MAX_PARTS_BYTES, MOST_CHUNKS,
-            Metadata, Name, OldName, PAGE, PartList, Record, Restore, SINGLE,
+            BATCH_FILE, BATCH_FILES, BatchAnswer, BatchItem, Chunk, Commit, EntryKind,
+            ExtraMetadata, FetchHead, FetchItem, FileEvent, Hash, MAX_BASES, MAX_PARTS_BYTES,
+            MOST_CHUNKS, Metadata, Name, OldName, PAGE, PartList, Record, Restore, SINGLE,
         };
     }
     pub mod revision {

@@ -14,7 +14,7 @@ use crate::client::Failure;
 use crate::daemon::servers;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
-use crate::files::engine::traits::Token;
+use crate::files::engine::traits::DeleteToken;
 use crate::files::status::{MAX_TOKENS_BYTES, StatusFiles};
 use crate::logger::one_line;
 use crate::wire::approvals::FileDelete;
@@ -28,7 +28,7 @@ struct HeldDelete {
 }
 
 impl HeldDelete {
-    fn of(token: &Token) -> HeldDelete {
+    fn of(token: &DeleteToken) -> HeldDelete {
         HeldDelete {
             path: token.path.clone(),
             version: format!("{}-{}", token.base, token.remote),
@@ -91,7 +91,7 @@ pub fn approve(context: &mut Context, invocation: &Invocation) -> Result<Command
 /// The deletes to approve on all machines: those that are held here, or all of the list.
 fn on_hub(
     files: &StatusFiles,
-    held: &[Token],
+    held: &[DeleteToken],
     listed: Option<&BTreeSet<HeldDelete>>,
 ) -> Vec<FileDelete> {
     let status = files.read().unwrap_or_default();

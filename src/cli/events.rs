@@ -6,7 +6,7 @@ use super::output::Output;
 use super::parse::Invocation;
 use super::{CommandEnd, Context, note};
 use crate::backoff::Backoff;
-use crate::client::{Called, HubClient};
+use crate::client::{HubClient, HubResult};
 use crate::daemon::servers;
 use crate::error::Result;
 use crate::logger::one_line;
@@ -64,7 +64,7 @@ fn parse_since(text: &str) -> Option<String> {
 }
 
 /// The latest revision; `None`: the server has no revisions.
-fn now_at(hub: &HubClient) -> Called<Option<Revision>> {
+fn now_at(hub: &HubClient) -> HubResult<Option<Revision>> {
     if hub.is_ours()? {
         hub.changes(0, Revision::default(), None, 1, &Scope::default())
             .map(|changes| Some(changes.rev.into()))
@@ -116,7 +116,7 @@ fn follow(
     backoff: &mut Backoff,
     opened: &mut bool,
     out: &mut Output,
-) -> Called<()> {
+) -> HubResult<()> {
     let mut events = hub.file_events(*last)?;
     *opened = true;
     backoff.reset();

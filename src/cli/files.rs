@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::output::{left, right};
 use super::parse::Invocation;
 use super::{CommandEnd, Context, fail, local_path, note};
-use crate::client::{Called, ChangeHeaders, HubClient, ListingQuery, UploadOutcome};
+use crate::client::{ChangeHeaders, HubClient, HubResult, ListingQuery, UploadOutcome};
 use crate::config::{Settings, limits};
 use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
@@ -217,8 +217,8 @@ pub fn meant(
     settings: &Settings,
     hub: &HubClient,
     what: &str,
-    find: impl Fn(&HubClient, &str) -> Called<Record>,
-) -> Called<Record> {
+    find: impl Fn(&HubClient, &str) -> HubResult<Record>,
+) -> HubResult<Record> {
     if local_path::is_explicit(what) {
         return find(hub, &path_on_hub(settings, hub, what)?);
     }
@@ -237,7 +237,11 @@ pub fn meant(
 }
 
 /// As [`meant`] for the first argument, but also finds deleted records.
-fn meant_or_deleted(context: &Context, invocation: &Invocation, hub: &HubClient) -> Called<Record> {
+fn meant_or_deleted(
+    context: &Context,
+    invocation: &Invocation,
+    hub: &HubClient,
+) -> HubResult<Record> {
     let what = invocation.argument(0)?;
     meant(&context.settings, hub, what, find::record_or_deleted)
 }

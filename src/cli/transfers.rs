@@ -14,7 +14,7 @@ use super::output::{self, Output};
 use super::parse::Invocation;
 use super::progress::Progress;
 use super::{CommandEnd, Context, counted, fail};
-use crate::client::{Called, UploadOutcome};
+use crate::client::{HubResult, UploadOutcome};
 use crate::daemon::servers;
 use crate::error::{Error, Kind, Result};
 use crate::logger::one_line;
@@ -55,7 +55,7 @@ struct TransferReport<'o> {
 }
 
 impl TransferReport<'_> {
-    fn done(&mut self, file: &Path, name: &Name, result: Called<Uploaded>) {
+    fn done(&mut self, file: &Path, name: &Name, result: HubResult<Uploaded>) {
         self.progress.clear();
         let (shown, path) = (disk::show(file.as_os_str()), name.full());
         let file = plain(file.as_os_str());
@@ -204,7 +204,7 @@ pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<CommandE
     if many {
         upload.look_below(&dir)?;
     }
-    let mut done = |entry: &WalkEntry, result: Called<Uploaded>| {
+    let mut done = |entry: &WalkEntry, result: HubResult<Uploaded>| {
         report.borrow_mut().done(&entry.local, &entry.name, result)
     };
     for argument in arguments {

@@ -3,12 +3,12 @@
 use ureq::http::Method;
 
 use super::body::Body;
-use super::{Call, Called, HubClient};
+use super::{Call, HubClient, HubResult};
 use crate::wire::approvals::{self, FileDelete, FileDeletes};
 
 impl HubClient {
     /// `POST /api/files/approvals`: approves these deletes on all machines.
-    pub fn approve_deletes(&self, deletes: &[FileDelete]) -> Called<()> {
+    pub fn approve_deletes(&self, deletes: &[FileDelete]) -> HubResult<()> {
         for list in approvals::lists(deletes) {
             self.send_deletes("/api/files/approvals", list)?;
         }
@@ -16,11 +16,11 @@ impl HubClient {
     }
 
     /// `POST /api/files/approved`: those of one list that are approved.
-    pub fn approved_deletes(&self, list: &[FileDelete]) -> Called<Vec<FileDelete>> {
+    pub fn approved_deletes(&self, list: &[FileDelete]) -> HubResult<Vec<FileDelete>> {
         self.send_deletes("/api/files/approved", list)
     }
 
-    fn send_deletes(&self, path: &str, list: &[FileDelete]) -> Called<Vec<FileDelete>> {
+    fn send_deletes(&self, path: &str, list: &[FileDelete]) -> HubResult<Vec<FileDelete>> {
         let deletes = list.to_vec();
         let body = serde_json::to_vec(&FileDeletes { deletes }).unwrap_or_default();
         let answer: FileDeletes = self.json(&Call {

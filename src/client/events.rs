@@ -8,7 +8,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::files::tag;
-use super::{Call, Called, HubClient, Purpose};
+use super::{Call, HubClient, HubResult, Purpose};
 use crate::sse;
 use crate::wire::files::FileEvent;
 use crate::wire::revision::Revision;
@@ -29,7 +29,11 @@ pub struct FileEvents<'a> {
 impl HubClient {
     /// `GET /api/events`: a stream of queued messages for `host`, and of changes of files in a scope, that stays open;
     /// a read fails after three missed keep-alives. An older hub ignores the scope, and sends all changes, each by itself.
-    pub fn events(&self, host: Option<&str>, files: Option<&Scope>) -> Called<impl Read + use<>> {
+    pub fn events(
+        &self,
+        host: Option<&str>,
+        files: Option<&Scope>,
+    ) -> HubResult<impl Read + use<>> {
         let host = host.map_or(String::new(), |host| format!("&host={host}"));
         let files = match files {
             Some(scope) => format!("files=true&kinds=all&hints=true{}", scope.query()),
@@ -48,7 +52,7 @@ impl HubClient {
 
     /// `GET /api/events` with directories and symbolic links: from after this revision, or from now
     /// on.
-    pub fn file_events(&self, after: Option<Revision>) -> Called<FileEvents<'_>> {
+    pub fn file_events(&self, after: Option<Revision>) -> HubResult<FileEvents<'_>> {
         let mut call = Call::get("/api/events?kinds=all");
         if let Some(at) = after {
             call.path += &format!("&after={}{}", at.rev, tag(at));
@@ -76,7 +80,7 @@ impl HubClient {
 
 impl FileEvents<'_> {
     /// Waits for the next event. `None`: the hub has closed the stream. Other events are skipped.
-    pub fn next_event(&mut self) -> Called<Option<FileEvent>> {
+    pub fn next_event(&mut self) -> HubResult<Option<FileEvent>> {
         let mut line = Vec::new();
         loop {
             line.clear();

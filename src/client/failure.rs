@@ -95,7 +95,7 @@ impl Failure {
     }
 }
 
-pub type Called<T> = std::result::Result<T, Failure>;
+pub type HubResult<T> = std::result::Result<T, Failure>;
 
 impl HubClient {
     /// [`HubClient::unreachable_at`] the hub that is called now.

@@ -12,7 +12,7 @@ use ureq::http::{self, Method};
 use uuid::Uuid;
 
 use super::header::media_type;
-use super::{Body, Call, Called, HubClient, Purpose};
+use super::{Body, Call, HubClient, HubResult, Purpose};
 use crate::wire::KeyUse;
 use crate::wire::files::{
     AskedChunks, Backup, COMPACT_ROWS, ChangedRecord, ChangesPage, Chunk, Commit, FileEvent,
@@ -96,9 +96,13 @@ pub struct ListingPage {
 }
 
 impl HubClient {
-    /// `GET /api/files`: one page. `s3em` returns at most 200 rows, whatever the limit: an empty page is the
-    /// end.
-    pub fn list(&self, query: &ListingQuery<'_>, limit: usize, offset: u64) -> Called<ListingPage> {
+    /// `GET /api/files`: one page. `s3em` returns at most 200 rows, whatever the limit: an empty page is the end.
+    pub fn list(
+        &self,
+        query: &ListingQuery<'_>,
+        limit: usize,
+        offset: u64,
+    ) -> HubResult<ListingPage> {
         let mut path = format!("/api/files?limit={limit}&offset={offset}");
         let mut add = |name: &str, value: Option<&str>| {
             if let Some(value) = value {
@@ -121,12 +125,12 @@ impl HubClient {
     }
 
     /// `GET /api/files/{id}`
-    pub fn info(&self, id: Uuid) -> Called<Record> {
+    pub fn info(&self, id: Uuid) -> HubResult<Record> {
         self.json(&Call::get(&format!("/api/files/{id}")))
     }
 
     /// `DELETE /api/files/{id}`; the tombstone, if the server returns it.
-    pub fn remove(&self, id: Uuid, change: ChangeHeaders) -> Called<Option<Record>> {
+    pub fn remove(&self, id: Uuid, change: ChangeHeaders) -> HubResult<Option<Record>> {
         let call = Call {
             method: Method::DELETE,
             headers: change.headers(),
@@ -152,7 +156,7 @@ impl HubClient {
         began: Option<u64>,
         limit: usize,
         scope: &Scope,
-    ) -> Called<ChangesPage> {
+    ) -> HubResult<ChangesPage> {
         let began = began.map_or(String::new(), |rev| format!("&began={rev}"));
         let scope = scope.query();
         let path =
@@ -176,7 +180,7 @@ impl HubClient {
 
     /// `POST /api/files/common`: up to which revision the hub has the history of these points, at most
     /// [`crate::wire::revision::POINTS`]. An older hub lacks this route.
-    pub fn common(&self, epoch: Uuid, points: &[Revision]) -> Called<u64> {
+    pub fn common(&self, epoch: Uuid, points: &[Revision]) -> HubResult<u64> {
         let body = to_json(&CommonQuery {
             epoch,
             points: points.iter().map(|at| (at.rev, at.tag)).collect(),
@@ -190,7 +194,7 @@ impl HubClient {
     }
 
     /// `POST /api/chunks/missing`: the chunks among these that the hub does not have.
-    pub fn missing(&self, chunks: &[Hash]) -> Called<Vec<Hash>> {
+    pub fn missing(&self, chunks: &[Hash]) -> HubResult<Vec<Hash>> {
         let body = to_json(&AskedChunks {
             chunks: chunks.to_vec(),
         });
@@ -204,7 +208,7 @@ impl HubClient {
     }
 
     /// `GET /api/files/{id}/chunks`: the chunks of a revision.
-    pub fn chunks_of(&self, id: Uuid, at: Revision) -> Called<Vec<Chunk>> {
+    pub fn chunks_of(&self, id: Uuid, at: Revision) -> HubResult<Vec<Chunk>> {
         self.json(&Call {
             most: CHUNKS_BYTES,
             ..Call::get(&format!("/api/files/{id}/chunks?rev={}{}", at.rev, tag(at)))
@@ -213,7 +217,7 @@ impl HubClient {
 
     /// `PUT /api/files/commit`: a file whose chunks the hub has. If some are missing, a failure with status 409 names
     /// them.
-    pub fn commit(&self, commit: &Commit, change: ChangeHeaders) -> Called<UploadResponse> {
+    pub fn commit(&self, commit: &Commit, change: ChangeHeaders) -> HubResult<UploadResponse> {
         let call = Call {
             method: Method::PUT,
             headers: change.headers(),
@@ -225,7 +229,7 @@ impl HubClient {
     }
 
     /// `POST /api/hub/backup`: the hub copies itself to a directory of its machine, and responds when that is done.
-    pub fn backup(&self, dir: &Path) -> Called<Backup> {
+    pub fn backup(&self, dir: &Path) -> HubResult<Backup> {
         let body = to_json(&serde_json::json!({ "dir": dir }));
         self.json(&Call {
             method: Method::POST,
@@ -236,7 +240,7 @@ impl HubClient {
     }
 
     /// `GET /api/hub/keys`: which keys have been used since the hub was started.
-    pub fn key_uses(&self) -> Called<Vec<KeyUse>> {
+    pub fn key_uses(&self) -> HubResult<Vec<KeyUse>> {
         self.json(&Call {
             most: PAGE_BYTES,
             ..Call::get("/api/hub/keys")
@@ -244,7 +248,7 @@ impl HubClient {
     }
 
     /// `GET /api/files/{id}/versions`: newest first.
-    pub fn versions(&self, id: Uuid) -> Called<Vec<Version>> {
+    pub fn versions(&self, id: Uuid) -> HubResult<Vec<Version>> {
         self.json(&Call {
             most: PAGE_BYTES,
             ..Call::get(&format!("/api/files/{id}/versions"))
@@ -257,7 +261,7 @@ impl HubClient {
         id: Uuid,
         restore: Restore,
         change: ChangeHeaders,
-    ) -> Called<UploadResponse> {
+    ) -> HubResult<UploadResponse> {
         let path = format!("/api/files/{id}/restore");
         self.stored(&Call {
             method: Method::POST,
@@ -269,7 +273,7 @@ impl HubClient {
 
     /// `GET /api/idempotency/{key}`: the result of the change with this key. If there is none, the key is void
     /// from now on.
-    pub fn ask_key(&self, key: Uuid, newest: Revision) -> Called<KeyAnswer> {
+    pub fn ask_key(&self, key: Uuid, newest: Revision) -> HubResult<KeyAnswer> {
         self.json(&Call {
             most: PAGE_BYTES,
             headers: knows(newest),
@@ -283,7 +287,7 @@ impl HubClient {
         since: Option<&str>,
         limit: usize,
         offset: u64,
-    ) -> Called<(Vec<FileEvent>, usize)> {
+    ) -> HubResult<(Vec<FileEvent>, usize)> {
         let since = since.map_or(String::new(), |at| {
             format!("&since={}", utf8_percent_encode(at, NON_ALPHANUMERIC))
         });
@@ -301,7 +305,7 @@ impl HubClient {
 
     /// A change whose response has no body (204). The next conditional request names the new revision
     /// again.
-    pub(super) fn done(&self, call: &Call) -> Called<()> {
+    pub(super) fn done(&self, call: &Call) -> HubResult<()> {
         let answer = self.authorized(Purpose::Request, call)?;
         match answer.status().as_u16() {
             204 => Ok(()),
@@ -310,7 +314,7 @@ impl HubClient {
     }
 
     /// A change whose response is a record, or only a revision if nothing was changed.
-    pub(super) fn stored(&self, call: &Call) -> Called<UploadResponse> {
+    pub(super) fn stored(&self, call: &Call) -> HubResult<UploadResponse> {
         let answer = self.authorized(Purpose::Request, call)?;
         let outcome = match answer.status().as_u16() {
             201 => UploadOutcome::Created,

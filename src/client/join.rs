@@ -3,7 +3,7 @@
 use ureq::http;
 
 use super::body::Body;
-use super::{Call, Called, HubClient, MAX_ANSWER_BYTES, Purpose};
+use super::{Call, HubClient, HubResult, MAX_ANSWER_BYTES, Purpose};
 use crate::wire::LoginAnswer;
 use crate::wire::join::{Accept, AdmissionAnswer, AdmissionRequest, JoinRequests};
 
@@ -11,7 +11,7 @@ const PATH: &str = "/api/join";
 
 impl HubClient {
     /// `POST /api/join`: asks to join, without a key.
-    pub fn ask_to_join(&self, ask: &AdmissionRequest) -> Called<AdmissionAnswer> {
+    pub fn ask_to_join(&self, ask: &AdmissionRequest) -> HubResult<AdmissionAnswer> {
         let call = post(PATH, ask);
         let answer = self.exchange(Purpose::Request, &call, self.server_url(), None)?;
         if !answer.status().is_success() {
@@ -21,17 +21,17 @@ impl HubClient {
     }
 
     /// `GET /api/join/requests`: the machines that ask to join.
-    pub fn join_requests(&self) -> Called<JoinRequests> {
+    pub fn join_requests(&self) -> HubResult<JoinRequests> {
         self.json(&Call::get("/api/join/requests"))
     }
 
     /// `POST /api/hub/page`: a token for the page.
-    pub fn page_token(&self) -> Called<LoginAnswer> {
+    pub fn page_token(&self) -> HubResult<LoginAnswer> {
         self.json(&post("/api/hub/page", &serde_json::json!({})))
     }
 
     /// `POST /api/join/accept`
-    pub fn accept(&self, accept: &Accept) -> Called<JoinRequests> {
+    pub fn accept(&self, accept: &Accept) -> HubResult<JoinRequests> {
         self.json(&post("/api/join/accept", accept))
     }
 }

@@ -3,7 +3,7 @@
 use ureq::http::Method;
 use uuid::Uuid;
 
-use super::{Body, Call, Called, HubClient, MAX_ANSWER_BYTES};
+use super::{Body, Call, HubClient, HubResult, MAX_ANSWER_BYTES};
 use crate::wire::{self, ClientRun, Cursor, HostInfo, PostAnswer, PostResult, PullAnswer};
 
 /// The result of a pull.
@@ -21,7 +21,7 @@ impl HubClient {
         &self,
         messages: &[String],
         ids: impl ExactSizeIterator<Item = Uuid>,
-    ) -> Called<Vec<PostResult>> {
+    ) -> HubResult<Vec<PostResult>> {
         let mut body =
             String::with_capacity(messages.iter().map(|m| m.len() + 1).sum::<usize>() + 2);
         body.push('[');
@@ -59,7 +59,7 @@ impl HubClient {
         run: ClientRun,
         cursor: Option<Cursor>,
         limit: usize,
-    ) -> Called<PullResult> {
+    ) -> HubResult<PullResult> {
         let mut after = cursor.map_or(String::new(), |Cursor { epoch, seq, .. }| {
             format!("&epoch={epoch}&after={seq}")
         });
@@ -84,7 +84,7 @@ impl HubClient {
     }
 
     /// `GET /api/hosts/{host}`, which tells the state of this machine to a hub.
-    pub fn tell_state(&self) -> Called<()> {
+    pub fn tell_state(&self) -> HubResult<()> {
         if !self.may_be_ours() {
             return Ok(());
         }
@@ -97,7 +97,7 @@ impl HubClient {
     }
 
     /// `GET /api/hosts`: all hosts for an administrator, otherwise only the caller's own.
-    pub fn hosts(&self) -> Called<Vec<HostInfo>> {
+    pub fn hosts(&self) -> HubResult<Vec<HostInfo>> {
         self.json(&Call {
             most: 64 * MAX_ANSWER_BYTES,
             ..Call::get("/api/hosts")
@@ -105,7 +105,7 @@ impl HubClient {
     }
 
     /// `DELETE /api/hosts/{host}`: removes it with its queue.
-    pub fn remove_host(&self, host: &str) -> Called<()> {
+    pub fn remove_host(&self, host: &str) -> HubResult<()> {
         let path = format!("/api/hosts/{host}");
         let _: serde_json::Value = self.json(&Call {
             method: Method::DELETE,
@@ -116,7 +116,7 @@ impl HubClient {
 
     /// `POST /api/hosts/{host}/rebind`: gives the queue of `host` to `instance`, or to the next
     /// instance that asks.
-    pub fn rebind(&self, host: &str, instance: Option<Uuid>) -> Called<HostInfo> {
+    pub fn rebind(&self, host: &str, instance: Option<Uuid>) -> HubResult<HostInfo> {
         let body = serde_json::json!({ "instance": instance })
             .to_string()
             .into_bytes();

@@ -36,7 +36,7 @@ pub use body::ByteSource;
 use body::{Body, PieceReader};
 use endpoints::{Endpoint, Endpoints, Purpose};
 use failure::is_stale;
-pub use failure::{Called, ErrorDetail, Failure};
+pub use failure::{ErrorDetail, Failure, HubResult};
 pub use files::{ChangeHeaders, ListingQuery, UploadOutcome, UploadResponse};
 use header::media_type;
 pub use messages::PullResult;
@@ -144,7 +144,7 @@ impl HubClient {
 
     /// `GET /api/health`; needs no key. A hub that runs but cannot write responds with 503 and a body
     /// as well.
-    pub fn health(&self) -> Called<Health> {
+    pub fn health(&self) -> HubResult<Health> {
         let answer = self.exchange(
             Purpose::Request,
             &Call::get("/api/health"),
@@ -162,7 +162,7 @@ impl HubClient {
     ///
     /// A server without mesync's health route counts as `s3em` only if it lists files: the login page of a captive
     /// network responds to everything, and must not decide which protocol a directory is synced with.
-    pub fn is_ours(&self) -> Called<bool> {
+    pub fn is_ours(&self) -> HubResult<bool> {
         if let Some(known) = self.ours.get() {
             return Ok(*known);
         }
@@ -185,7 +185,7 @@ impl HubClient {
     }
 
     /// Whether the batches of this hub take changes without bytes. Asked once, until [`HubClient::forget_features`].
-    pub fn batches_changes(&self) -> Called<bool> {
+    pub fn batches_changes(&self) -> HubResult<bool> {
         let mut known = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = *known {
             return Ok(known);
@@ -229,7 +229,7 @@ impl HubClient {
         self.pins.as_ref()?.first()
     }
 
-    fn json<T: serde::de::DeserializeOwned>(&self, call: &Call) -> Called<T> {
+    fn json<T: serde::de::DeserializeOwned>(&self, call: &Call) -> HubResult<T> {
         let answer = self.authorized(Purpose::Request, call)?;
         self.body(answer, call.most, &call.path)
     }
@@ -239,7 +239,7 @@ impl HubClient {
         answer: http::Response<ureq::Body>,
         most: u64,
         path: &str,
-    ) -> Called<T> {
+    ) -> HubResult<T> {
         let answer = self.typed(answer, "application/json", path)?;
         let bytes = self.bytes(answer, most)?;
         serde_json::from_slice(&bytes).map_err(|_| {
@@ -248,7 +248,7 @@ impl HubClient {
         })
     }
 
-    fn bytes(&self, answer: http::Response<ureq::Body>, most: u64) -> Called<Vec<u8>> {
+    fn bytes(&self, answer: http::Response<ureq::Body>, most: u64) -> HubResult<Vec<u8>> {
         let mut body = answer.into_body();
         let read = body.with_config().limit(most).read_to_vec();
         read.map_err(|e| self.unreachable(e))
@@ -261,7 +261,7 @@ impl HubClient {
         answer: http::Response<ureq::Body>,
         wanted: &str,
         path: &str,
-    ) -> Called<http::Response<ureq::Body>> {
+    ) -> HubResult<http::Response<ureq::Body>> {
         match media_type(&answer) {
             found if found == wanted => Ok(answer),
             found => Err(self.foreign(answer.status().as_u16(), &found, path)),
@@ -269,7 +269,7 @@ impl HubClient {
     }
 
     /// One request with the token. After a 401 it logs in once more, because the hub may have been set up anew.
-    fn authorized(&self, purpose: Purpose, call: &Call) -> Called<http::Response<ureq::Body>> {
+    fn authorized(&self, purpose: Purpose, call: &Call) -> HubResult<http::Response<ureq::Body>> {
         for fresh in [false, true] {
             let (url, bearer) = self.bearer(fresh)?;
             let answer = self.exchange(purpose, call, &url, bearer.as_deref())?;
@@ -290,7 +290,7 @@ impl HubClient {
         call: &Call,
         url: &str,
         bearer: Option<&str>,
-    ) -> Called<http::Response<ureq::Body>> {
+    ) -> HubResult<http::Response<ureq::Body>> {
         if !self.endpoints.are_several() {
             return self.exchange_with(self.endpoints.current(), purpose, call, url, bearer);
         }
@@ -323,7 +323,7 @@ impl HubClient {
         call: &Call,
         url: &str,
         bearer: Option<&str>,
-    ) -> Called<http::Response<ureq::Body>> {
+    ) -> HubResult<http::Response<ureq::Body>> {
         for last in [false, true] {
             match self.send(endpoint.agent(purpose), call, url, bearer)? {
                 Ok(answer) => {
@@ -352,7 +352,7 @@ impl HubClient {
         call: &Call,
         url: &str,
         bearer: Option<&str>,
-    ) -> Called<Result<http::Response<ureq::Body>, ureq::Error>> {
+    ) -> HubResult<Result<http::Response<ureq::Body>, ureq::Error>> {
         let mut request = http::Request::builder()
             .method(call.method.clone())
             .uri(format!("{}{}", self.called(url), call.path));

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::body::{ByteSource, BytesPassed, Piece};
 use super::files::to_json;
-use super::{Call, Called, HubClient, Purpose};
+use super::{Call, HubClient, HubResult, Purpose};
 use crate::wire::files::{
     AskedParts, AskedPieces, ChunkPieces, FoundPieces, Hash, MAX_LIST_BYTES, PARTS_TYPE, PartList,
 };
@@ -24,7 +24,7 @@ pub struct ReceivedParts<'a> {
 
 impl ReceivedParts<'_> {
     /// Reads new bytes until the buffer is full; a response that ends early is a failure.
-    pub fn read(&mut self, buffer: &mut [u8]) -> Called<()> {
+    pub fn read(&mut self, buffer: &mut [u8]) -> HubResult<()> {
         self.reader
             .read_exact(buffer)
             .map_err(|e| self.hub.interrupted(&e))
@@ -38,7 +38,7 @@ impl ReceivedParts<'_> {
 
 impl HubClient {
     /// `POST /api/files/{id}/pieces`
-    pub fn pieces(&self, id: Uuid, asked: &AskedPieces) -> Called<Vec<ChunkPieces>> {
+    pub fn pieces(&self, id: Uuid, asked: &AskedPieces) -> HubResult<Vec<ChunkPieces>> {
         let found: FoundPieces = self.json(&Call {
             method: Method::POST,
             body: to_json(asked),
@@ -55,14 +55,14 @@ impl HubClient {
         list: &PartList,
         new: &[ByteSource<'_>],
         passed: BytesPassed<'_>,
-    ) -> Called<()> {
+    ) -> HubResult<()> {
         let line = std::iter::once(Piece::Text(list.line()));
         let pieces = line.chain(new.iter().copied().map(Piece::Content));
         self.send_chunk(sha256, PARTS_TYPE, pieces.collect(), passed)
     }
 
     /// `POST /api/files/{id}/parts`
-    pub fn parts(&self, id: Uuid, asked: &AskedParts) -> Called<ReceivedParts<'_>> {
+    pub fn parts(&self, id: Uuid, asked: &AskedParts) -> HubResult<ReceivedParts<'_>> {
         let call = Call {
             method: Method::POST,
             body: to_json(asked),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use ureq::http;
 
 use super::body::Body;
-use super::failure::Called;
+use super::failure::HubResult;
 use super::header::http_date;
 use super::{Call, HubClient, MAX_ANSWER_BYTES, Purpose};
 use crate::clock;
@@ -41,14 +41,14 @@ impl HubClient {
     }
 
     /// Gets a new token for the key, even if there is one.
-    pub fn login(&self, key: &str) -> Called<LoginAnswer> {
+    pub fn login(&self, key: &str) -> HubResult<LoginAnswer> {
         let url = (self.access)()?.url;
         Ok(self.ask_token(&url, key)?.0)
     }
 
     /// The address and the token to use; `fresh`: the present token was refused. Without a key
     /// there is no token.
-    pub(super) fn bearer(&self, fresh: bool) -> Called<(String, Option<String>)> {
+    pub(super) fn bearer(&self, fresh: bool) -> HubResult<(String, Option<String>)> {
         let access = self.current_access(fresh)?;
         let mut token = self.token.lock().unwrap_or_else(|e| e.into_inner());
         match &*token {
@@ -92,7 +92,7 @@ impl HubClient {
 
     /// The address and the key. Those of a hub on this machine are read each time; others again after a while, and after a
     /// refusal, because the key may be new.
-    fn current_access(&self, fresh: bool) -> Called<Access> {
+    fn current_access(&self, fresh: bool) -> HubResult<Access> {
         let mut known = (self.known_access.lock()).unwrap_or_else(|e| e.into_inner());
         if let Some((access, since)) = &*known
             && !fresh
@@ -110,7 +110,7 @@ impl HubClient {
         &self,
         url: &str,
         key: &str,
-    ) -> Called<(LoginAnswer, Option<std::time::SystemTime>)> {
+    ) -> HubResult<(LoginAnswer, Option<std::time::SystemTime>)> {
         let body = serde_json::json!({ "api_key": key })
             .to_string()
             .into_bytes();

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::body::{Body, ByteSource, BytesPassed, Piece};
 use super::files::{ChangeHeaders, SYNC_PATIENCE, UploadResponse, etag, knows, tag};
 use super::header::media_type;
-use super::{Call, Called, ErrorDetail, Failure, HubClient, Purpose};
+use super::{Call, ErrorDetail, Failure, HubClient, HubResult, Purpose};
 use crate::error::{Error, Kind};
 use crate::logger::one_line;
 use crate::wire::files::{
@@ -37,7 +37,7 @@ pub struct Download<'a> {
 
 impl Download<'_> {
     /// Like [`Read::read`]; a response that ends early is a failure.
-    pub fn read(&mut self, buffer: &mut [u8]) -> Called<usize> {
+    pub fn read(&mut self, buffer: &mut [u8]) -> HubResult<usize> {
         self.reader
             .read(buffer)
             .map_err(|e| self.hub.interrupted(&e))
@@ -53,7 +53,7 @@ impl HubClient {
         content: ByteSource<'_>,
         change: ChangeHeaders,
         passed: BytesPassed<'_>,
-    ) -> Called<UploadResponse> {
+    ) -> HubResult<UploadResponse> {
         let boundary = format!("mesync-{}", Uuid::new_v4().simple());
         let shown = utf8_percent_encode(name, FILE_NAME);
         let metadata = serde_json::to_string(metadata).expect("plain data is JSON");
@@ -91,7 +91,7 @@ impl HubClient {
         sha256: Hash,
         content: ByteSource<'_>,
         passed: BytesPassed<'_>,
-    ) -> Called<()> {
+    ) -> HubResult<()> {
         let pieces = vec![Piece::Content(content)];
         self.send_chunk(sha256, "application/octet-stream", pieces, passed)
     }
@@ -103,7 +103,7 @@ impl HubClient {
         content_type: &str,
         pieces: Vec<Piece<'_>>,
         passed: BytesPassed<'_>,
-    ) -> Called<()> {
+    ) -> HubResult<()> {
         let body = Body::Pieces {
             content_type: content_type.into(),
             pieces,
@@ -124,7 +124,7 @@ impl HubClient {
         files: &[(&BatchItem, &[u8])],
         newest: Revision,
         passed: BytesPassed<'_>,
-    ) -> Called<Vec<BatchResult>> {
+    ) -> HubResult<Vec<BatchResult>> {
         let mut pieces = Vec::with_capacity(files.len() * 2);
         for (item, bytes) in files {
             let mut line = serde_json::to_vec(item).expect("plain data is JSON");
@@ -186,7 +186,7 @@ impl HubClient {
         &self,
         items: &[FetchItem],
         mut take: impl FnMut(FetchHead, &mut dyn Read) -> Result<(), Error>,
-    ) -> Called<()> {
+    ) -> HubResult<()> {
         let body = Body::Json(
             serde_json::to_vec(&FetchRequest {
                 items: items.to_vec(),
@@ -231,7 +231,7 @@ impl HubClient {
         at: Option<Revision>,
         from: u64,
         to: Option<u64>,
-    ) -> Called<Download<'_>> {
+    ) -> HubResult<Download<'_>> {
         let wanted = at.map_or(String::new(), |at| format!("?rev={}{}", at.rev, tag(at)));
         let mut call = Call::get(&format!("/api/files/{id}/download{wanted}"));
         if from > 0 || to.is_some() {
@@ -252,7 +252,7 @@ impl HubClient {
         answer: http::Response<ureq::Body>,
         from: u64,
         rev: Option<Revision>,
-    ) -> Called<Download<'_>> {
+    ) -> HubResult<Download<'_>> {
         let at = if answer.status().as_u16() == 206 {
             from
         } else {

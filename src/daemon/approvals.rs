@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::client::HubClient;
 use crate::clock;
 use crate::error::Kind;
-use crate::files::engine::traits::Token;
+use crate::files::engine::traits::DeleteToken;
 use crate::files::status::{DirectoryStatus, StatusFiles};
 use crate::messages::exchange::REFUSED;
 use crate::wire::approvals::{FileDelete, lists};
@@ -57,7 +57,7 @@ impl SharedApprovals {
         }
     }
 
-    fn ask(&self, files: &StatusFiles, status: &DirectoryStatus) -> crate::client::Called<()> {
+    fn ask(&self, files: &StatusFiles, status: &DirectoryStatus) -> crate::client::HubResult<()> {
         let held = files.held();
         let deletes: Vec<FileDelete> = held
             .iter()
@@ -76,7 +76,7 @@ impl SharedApprovals {
             approved.extend(self.hub.approved_deletes(other)?);
         }
         let approved: std::collections::BTreeSet<FileDelete> = approved.into_iter().collect();
-        let tokens: Vec<Token> = held
+        let tokens: Vec<DeleteToken> = held
             .into_iter()
             .zip(&deletes)
             .filter(|(_, delete)| approved.contains(delete))

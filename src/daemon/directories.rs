@@ -25,7 +25,7 @@ use crate::config::{Settings, limits};
 use crate::error::{Error, Kind, Result};
 use crate::files::debounce::Hint;
 use crate::files::directory::{Directory, DirectoryContext, OpenedDirectory};
-use crate::files::engine::traits::Called;
+use crate::files::engine::traits::CallResult;
 use crate::files::engine::{Direction, Neighbours};
 use crate::files::events::Event;
 use crate::files::repointed;
@@ -362,7 +362,7 @@ fn rescan_hinted(d: &Directory, hinted: &Receiver<Hint>) {
 
 /// Rescans the place of a hint, and those of the hints right after it. Deletes wait until all are
 /// done, because half a rename looks like a delete.
-fn rescan_hints(d: &Directory, hint: Hint, hinted: &Receiver<Hint>) -> Called<()> {
+fn rescan_hints(d: &Directory, hint: Hint, hinted: &Receiver<Hint>) -> CallResult<()> {
     let (rescan, end) = (d.engine.begin_rescan(), clock::monotonic() + FOLLOWS_MOST);
     let mut next = Some(hint);
     let mut rescanned = Ok(());

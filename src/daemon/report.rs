@@ -9,7 +9,7 @@ use crate::clock;
 use crate::config::watch::WatchSettings;
 use crate::error::Error;
 use crate::files::directory::Directory;
-use crate::files::engine::traits::{State, Token};
+use crate::files::engine::traits::{DeleteToken, State};
 use crate::files::stats::{LONG_WAIT, NAMED, Notification};
 use crate::files::status::{DirectoryCondition, DirectoryStatus, Examples, NamedPath, StatusFiles};
 use crate::files::tree::scan::Example;
@@ -29,7 +29,7 @@ pub struct Reporter {
     files: StatusFiles,
     last: DirectoryStatus,
     named: String,
-    held: Vec<Token>,
+    held: Vec<DeleteToken>,
     /// When the guard began to hold deletes; they may not be reported yet.
     held_since: Option<Instant>,
     /// When the status was last written; `None`: the file is not up to date.

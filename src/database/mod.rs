@@ -19,6 +19,9 @@ use redb::{Database, DatabaseError};
 use crate::error::{Error, Kind, Result};
 use file::{Happened, Medium};
 
+/// The result of a use of tables.
+pub type DbResult<T> = std::result::Result<T, redb::Error>;
+
 /// What a person can do about a file that cannot be opened.
 #[derive(Debug, Clone, Copy)]
 pub struct Hints {

@@ -8,7 +8,7 @@
 //! the allocation (ext4, XFS, btrfs) lose a file's last write, which has its end.
 
 use super::engine::pages::{each_below, pages_below};
-use super::engine::traits::{Called, Fault, OpenKey, Presence, Rows, State, Tree};
+use super::engine::traits::{CallResult, Fault, OpenKey, Presence, Rows, State, Tree};
 use super::plan::{BaseRow, Stamp};
 use super::state::DiskState;
 use super::tree::DiskTree;
@@ -20,7 +20,7 @@ const BOOT_ID_FILE: &str = "boot";
 const UNSYNCED_NANOS: i64 = 600_000_000_000;
 
 /// Called before anything is examined or sent.
-pub fn opened(state: &DiskState, tree: &DiskTree, boot: &str) -> Called<()> {
+pub fn opened(state: &DiskState, tree: &DiskTree, boot: &str) -> CallResult<()> {
     let before = state.note(BOOT_ID_FILE)?.unwrap_or_default();
     if before == boot {
         return Ok(());
@@ -32,11 +32,11 @@ pub fn opened(state: &DiskState, tree: &DiskTree, boot: &str) -> Called<()> {
 }
 
 /// Called at a clean end.
-pub fn closed(state: &DiskState) -> Called<()> {
+pub fn closed(state: &DiskState) -> CallResult<()> {
     state.set_note(BOOT_ID_FILE, "")
 }
 
-fn forget_damaged(state: &DiskState, tree: &DiskTree) -> Called<()> {
+fn forget_damaged(state: &DiskState, tree: &DiskTree) -> CallResult<()> {
     let mut newest = i64::MIN;
     each_below(state, "", |_, rows| {
         newest = newest.max(rows.base.seen.map_or(i64::MIN, |seen| seen.ctime));
@@ -71,7 +71,12 @@ fn had_bytes(path: &str, rows: &Rows) -> bool {
 
 /// Whether a file is empty, or ends in zero bytes and is not the one in sync. A file whose stamp is
 /// the one in sync is read only if it was changed after `unsynced_since` (nanoseconds, as `ctime`).
-fn is_damaged(tree: &DiskTree, path: &str, base: &BaseRow, unsynced_since: i64) -> Called<bool> {
+fn is_damaged(
+    tree: &DiskTree,
+    path: &str,
+    base: &BaseRow,
+    unsynced_since: i64,
+) -> CallResult<bool> {
     let damaged = match tree.stamp(path) {
         Ok(Some(stamp)) if !tree.ignored(path) => {
             let old = base.seen == Some(stamp) && stamp.ctime < unsynced_since;
@@ -92,7 +97,7 @@ fn ends_in_zeros(tree: &DiskTree, path: &str, stamp: &Stamp) -> bool {
 }
 
 /// Whether the file has the content that was in sync, read anew.
-fn is_in_sync(tree: &DiskTree, path: &str, base: &BaseRow) -> Called<bool> {
+fn is_in_sync(tree: &DiskTree, path: &str, base: &BaseRow) -> CallResult<bool> {
     match tree.examine(path, None) {
         Ok(Presence::Here(local)) => Ok(base.entry.is_some_and(|was| was.same_body(&local.entry))),
         Ok(_) | Err(Fault::Later(_) | Fault::Refused(_)) => Ok(true),

@@ -12,7 +12,7 @@ use super::conflict::is_copy;
 use super::debounce::Hint;
 use super::directory::{Directory, rules};
 use super::engine::pages::each_below;
-use super::engine::traits::{Called, Fault, Rows, State, Tree};
+use super::engine::traits::{CallResult, Fault, Rows, State, Tree};
 use super::engine::{PollResult, Preview};
 use super::ignore;
 use super::plan::{Action, BaseRow, Stamp, parent};
@@ -63,8 +63,8 @@ impl Directory {
         &self,
         dir: &str,
         depth: Depth,
-        tell: &mut dyn FnMut(&str) -> Called<()>,
-    ) -> Called<WalkFindings> {
+        tell: &mut dyn FnMut(&str) -> CallResult<()>,
+    ) -> CallResult<WalkFindings> {
         let (mut copies, mut here) = (0, HashSet::new());
         let skipped = scan::scan(&self.tree, dir, depth, &mut |found| {
             if let ScanItem::Name { path, is_dir } = found {
@@ -120,7 +120,7 @@ impl Directory {
     }
 
     /// Offers the paths that a hint covers. Errors: `Fatal` if the directory was replaced.
-    pub fn rescan(&self, hint: &Hint) -> Called<()> {
+    pub fn rescan(&self, hint: &Hint) -> CallResult<()> {
         match hint {
             Hint::Path(path) => {
                 if ignore::is_file(path) {
@@ -160,7 +160,7 @@ impl Directory {
     }
 
     /// Offers everything that differs.
-    pub fn rescan_all(&self) -> Called<()> {
+    pub fn rescan_all(&self) -> CallResult<()> {
         let looking = self.engine.begin_rescan();
         self.stats.rescan_begins();
         self.tree.forget_names();
@@ -172,7 +172,7 @@ impl Directory {
         Ok(())
     }
 
-    fn rescan_below(&self, dir: &str, depth: Depth) -> Called<WalkFindings> {
+    fn rescan_below(&self, dir: &str, depth: Depth) -> CallResult<WalkFindings> {
         let looking = self.engine.begin_rescan();
         let mut offers = Offerer {
             d: self,
@@ -212,7 +212,7 @@ impl Directory {
 
     /// Offers a directory that may have become empty: it is an entry of its own then. If its files
     /// were never known, no event says so.
-    fn offer_emptied(&self, dir: Option<&str>) -> Called<()> {
+    fn offer_emptied(&self, dir: Option<&str>) -> CallResult<()> {
         let Some(dir) = dir.filter(|dir| !dir.is_empty()) else {
             return Ok(());
         };
@@ -226,7 +226,7 @@ impl Directory {
     }
 
     /// Removes temporary names left by a crash; called before anything else.
-    pub fn clear_left_over(&self) -> Called<()> {
+    pub fn clear_left_over(&self) -> CallResult<()> {
         let mut temporary = Vec::new();
         scan::scan(&self.tree, "", Depth::All, &mut |found| {
             if let ScanItem::Temporary(path) = found {
@@ -237,7 +237,7 @@ impl Directory {
         self.engine.clear(&temporary)
     }
 
-    fn rules_changed(&self, path: &str) -> Called<()> {
+    fn rules_changed(&self, path: &str) -> CallResult<()> {
         self.engine.offer(path);
         if self.read_rules()? {
             return self.rescan_all();
@@ -246,12 +246,12 @@ impl Directory {
         Ok(())
     }
 
-    fn read_rules(&self) -> Called<bool> {
+    fn read_rules(&self) -> CallResult<bool> {
         rules::read(&self.tree, &self.state, &self.stats)
     }
 
     /// Whether an entry of the tree differs from the base.
-    fn differs(&self, path: &str, is_dir: bool) -> Called<bool> {
+    fn differs(&self, path: &str, is_dir: bool) -> CallResult<bool> {
         let Rows { base, .. } = self.state.rows(path)?;
         let known = base.entry.is_some();
         if self.tree.ignored(path) {
@@ -278,7 +278,7 @@ impl Directory {
     }
 
     /// Whether an entry of the base is no longer in the tree, or is ignored now. `is_here`: the walk has just met it.
-    fn has_left(&self, path: &str, base: &BaseRow, is_here: bool) -> Called<bool> {
+    fn has_left(&self, path: &str, base: &BaseRow, is_here: bool) -> CallResult<bool> {
         if base.entry.is_none() {
             return Ok(false);
         }
@@ -296,14 +296,14 @@ impl Directory {
     }
 
     /// A directory that cannot be read is skipped, and the walk continues.
-    fn is_empty(&self, dir: &str) -> Called<bool> {
+    fn is_empty(&self, dir: &str) -> CallResult<bool> {
         match self.tree.is_empty(dir) {
             Err(Fault::Later(_) | Fault::Refused(_)) => Ok(false),
             other => other,
         }
     }
 
-    fn stamp(&self, path: &str) -> Called<Option<Stamp>> {
+    fn stamp(&self, path: &str) -> CallResult<Option<Stamp>> {
         match self.tree.stamp(path) {
             Err(Fault::Later(_) | Fault::Refused(_)) => Ok(None),
             other => other,

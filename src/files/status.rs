@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::engine::traits::Token;
+use super::engine::traits::DeleteToken;
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::wire::approvals::FileDelete;
@@ -154,22 +154,22 @@ impl StatusFiles {
     }
 
     /// The held deletes.
-    pub fn held(&self) -> Vec<Token> {
+    pub fn held(&self) -> Vec<DeleteToken> {
         self.tokens("held")
     }
 
-    pub fn write_held(&self, tokens: &[Token]) -> Result<()> {
+    pub fn write_held(&self, tokens: &[DeleteToken]) -> Result<()> {
         self.put("held", &lines(tokens))
     }
 
     /// Requests exactly these deletes.
-    pub fn ask_approval(&self, tokens: &[Token]) -> Result<()> {
+    pub fn ask_approval(&self, tokens: &[DeleteToken]) -> Result<()> {
         self.put("approve", &lines(tokens))
     }
 
     /// The approved deletes, if there are any; the caller removes the file with [`StatusFiles::answered`]
     /// after recording them.
-    pub fn approval(&self) -> Option<Vec<Token>> {
+    pub fn approval(&self) -> Option<Vec<DeleteToken>> {
         self.file("approve")
             .exists()
             .then(|| self.tokens("approve"))
@@ -220,19 +220,19 @@ impl StatusFiles {
         written.map_err(|e| Error::io(format!("write {}", path.display()), &e))
     }
 
-    fn tokens(&self, ending: &str) -> Vec<Token> {
+    fn tokens(&self, ending: &str) -> Vec<DeleteToken> {
         let bytes = disk::read_at_most(&self.file(ending), MAX_TOKENS_BYTES).unwrap_or_default();
         let read = |line: &[u8]| serde_json::from_slice::<(String, u64, u64)>(line).ok();
         bytes
             .split(|b| *b == b'\n')
             .filter_map(read)
-            .map(|(path, base, remote)| Token { path, base, remote })
+            .map(|(path, base, remote)| DeleteToken { path, base, remote })
             .collect()
     }
 }
 
-fn lines(tokens: &[Token]) -> Vec<u8> {
-    let line = |t: &Token| {
+fn lines(tokens: &[DeleteToken]) -> Vec<u8> {
+    let line = |t: &DeleteToken| {
         serde_json::to_string(&(&t.path, t.base, t.remote)).expect("plain data is JSON") + "\n"
     };
     tokens.iter().map(line).collect::<String>().into_bytes()
@@ -275,7 +275,7 @@ mod tests {
             ),
             (None, vec![], None, false)
         );
-        let token = |path: &str| Token {
+        let token = |path: &str| DeleteToken {
             path: path.into(),
             base: 1,
             remote: 2,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::fs::AtFlags;
 
 use super::conflict::{self, TRASH};
-use super::engine::traits::{Called, Fault, RenameOutcome, Tree};
+use super::engine::traits::{CallResult, Fault, RenameOutcome, Tree};
 use super::plan::{DIR_MODE, parent};
 use super::state::DiskState;
 use super::tree::DiskTree;
@@ -56,7 +56,7 @@ pub struct EmptiedTrash {
 }
 
 /// The files in the trash, the oldest first, at most [`MAX_ENTRIES_READ`].
-pub fn list(tree: &DiskTree) -> Called<Vec<TrashedFile>> {
+pub fn list(tree: &DiskTree) -> CallResult<Vec<TrashedFile>> {
     let open = match tree.root().through(TRASH) {
         Err(e) if root::absent(&e) => return Ok(Vec::new()),
         other => other.map_err(|e| fault("list", TRASH, &e))?,
@@ -68,7 +68,7 @@ pub fn list(tree: &DiskTree) -> Called<Vec<TrashedFile>> {
 }
 
 /// The file with this name in the trash.
-pub fn file(tree: &DiskTree, name: &str) -> Called<Option<TrashedFile>> {
+pub fn file(tree: &DiskTree, name: &str) -> CallResult<Option<TrashedFile>> {
     let failed = |e: io::Error| fault("list", TRASH, &e);
     if matches!(name, "" | "." | "..") || name.contains('/') {
         return Ok(None);
@@ -80,7 +80,7 @@ pub fn file(tree: &DiskTree, name: &str) -> Called<Option<TrashedFile>> {
 }
 
 /// Moves a file from the trash to a path that does not exist; missing directories are made.
-pub fn restore(tree: &DiskTree, name: &str, path: &str) -> Called<()> {
+pub fn restore(tree: &DiskTree, name: &str, path: &str) -> CallResult<()> {
     let refused = |why: String| {
         Fault::Refused(Error::new(
             Kind::Failed,
@@ -97,7 +97,7 @@ pub fn restore(tree: &DiskTree, name: &str, path: &str) -> Called<()> {
 }
 
 /// Removes everything from the trash, except directories with content.
-pub fn empty(tree: &DiskTree) -> Called<EmptiedTrash> {
+pub fn empty(tree: &DiskTree) -> CallResult<EmptiedTrash> {
     let mut emptied = EmptiedTrash::default();
     loop {
         let all = list(tree)?;
@@ -116,7 +116,7 @@ pub fn empty(tree: &DiskTree) -> Called<EmptiedTrash> {
 }
 
 /// See the module documentation. `Fatal` if the directory was replaced.
-pub fn expire(tree: &DiskTree, state: &DiskState) -> Called<()> {
+pub fn expire(tree: &DiskTree, state: &DiskState) -> CallResult<()> {
     tree.check()?;
     let reading = ClockReading::after(state.note(CLOCK)?.as_deref());
     state.set_note(CLOCK, &reading.to_text())?;
@@ -159,7 +159,7 @@ fn remove(
     tree: &DiskTree,
     dir: &str,
     choose: impl FnOnce(Vec<TrashedFile>) -> Vec<TrashedFile>,
-) -> Called<()> {
+) -> CallResult<()> {
     let failed = |e: io::Error| fault("empty", dir, &e);
     let open: OwnedFd = match tree.root().through(dir) {
         Err(e) if root::absent(&e) => return Ok(()),

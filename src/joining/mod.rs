@@ -8,7 +8,7 @@ mod request;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::client::{Called, HubClient};
+use crate::client::{HubClient, HubResult};
 use crate::config::{Settings, edit, server_url};
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::Hash;
@@ -31,7 +31,7 @@ pub fn may_ask(settings: &Settings) -> bool {
 }
 
 /// Whether the hub refuses this machine, which has no key.
-pub fn is_refused(settings: &Arc<Settings>) -> Called<bool> {
+pub fn is_refused(settings: &Arc<Settings>) -> HubResult<bool> {
     let access = settings.clone();
     let hub = HubClient::new(settings, Box::new(move || credentials::access(&access)))?;
     match hub.hosts() {

@@ -106,7 +106,7 @@ impl JoinRequest {
     }
 
     /// Asks, or asks again. Accepted: the settings are written.
-    pub fn step(&mut self) -> crate::client::Called<JoinStep> {
+    pub fn step(&mut self) -> crate::client::HubResult<JoinStep> {
         for _ in 0..MAX_TURNS {
             let ask = self.ask();
             let answer = match self.hub.ask_to_join(&ask) {

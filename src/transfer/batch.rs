@@ -8,7 +8,7 @@ use super::small::SmallEntry;
 use super::upload::{GROUP_FILES, OnUploaded, Upload, Uploaded};
 use super::{Transfer, TransferStep};
 use crate::chunking::Content;
-use crate::client::{ByteSource, Called, ErrorDetail, Failure, UploadOutcome};
+use crate::client::{ByteSource, ErrorDetail, Failure, HubResult, UploadOutcome};
 use crate::wire::files::{self, BatchItem, BatchResult, Hash};
 use crate::wire::revision::Revision;
 
@@ -49,7 +49,7 @@ impl Upload<'_, '_> {
         self.send_batch(&batch, done);
     }
 
-    fn missing(&self, files: &[(SmallEntry, Content)]) -> Called<HashSet<Hash>> {
+    fn missing(&self, files: &[(SmallEntry, Content)]) -> HubResult<HashSet<Hash>> {
         let asked: HashSet<Hash> = files
             .iter()
             .filter(|(small, content)| is_worth_asking(small, content))
@@ -105,7 +105,7 @@ fn is_worth_asking(small: &SmallEntry, content: &Content) -> bool {
     small.kind == files::EntryKind::File && content.size > MAX_TINY_FILE_BYTES
 }
 
-fn settle(transfer: &Transfer<'_>, result: BatchResult, size: u64) -> Called<Uploaded> {
+fn settle(transfer: &Transfer<'_>, result: BatchResult, size: u64) -> HubResult<Uploaded> {
     let outcome = match result.status {
         201 => UploadOutcome::Created,
         200 => UploadOutcome::Updated,

@@ -7,7 +7,7 @@ use super::parts::{PartSender, ReplacedRevision};
 use super::source_file::SourceFile;
 use super::{Transfer, TransferStep};
 use crate::chunking::Content;
-use crate::client::{ByteSource, Called};
+use crate::client::{ByteSource, HubResult};
 use crate::wire::files::{Chunk, Hash};
 
 /// Chunks in one query to the hub: few enough that the first bytes are sent soon.
@@ -21,7 +21,7 @@ impl Transfer<'_> {
         &self,
         local: &SourceFile,
         replaced: Option<ReplacedRevision>,
-    ) -> Called<Content> {
+    ) -> HubResult<Content> {
         let mut sender = ChunkSender::new(self, replaced);
         let content = local.split(|chunk, at| sender.add(chunk, at, local))?;
         sender.rest(&content, local)?;
@@ -34,7 +34,7 @@ impl Transfer<'_> {
         content: &Content,
         local: &SourceFile,
         replaced: Option<ReplacedRevision>,
-    ) -> Called<()> {
+    ) -> HubResult<()> {
         ChunkSender::new(self, replaced).rest(content, local)
     }
 }
@@ -68,7 +68,7 @@ impl<'t, 'a> ChunkSender<'t, 'a> {
         }
     }
 
-    pub fn add(&mut self, chunk: Chunk, at: u64, local: &SourceFile) -> Called<()> {
+    pub fn add(&mut self, chunk: Chunk, at: u64, local: &SourceFile) -> HubResult<()> {
         self.waiting.push((chunk, at));
         if self.waiting.len() < ASKED_CHUNKS {
             Ok(())
@@ -77,7 +77,7 @@ impl<'t, 'a> ChunkSender<'t, 'a> {
         }
     }
 
-    pub fn flush(&mut self, local: &SourceFile) -> Called<()> {
+    pub fn flush(&mut self, local: &SourceFile) -> HubResult<()> {
         let group = std::mem::take(&mut self.waiting);
         let mut unknown: Vec<Hash> = group
             .iter()
@@ -114,7 +114,7 @@ impl<'t, 'a> ChunkSender<'t, 'a> {
         self.send_whole(&whole, local)
     }
 
-    fn send_whole(&self, chunks: &[(Chunk, u64)], local: &SourceFile) -> Called<()> {
+    fn send_whole(&self, chunks: &[(Chunk, u64)], local: &SourceFile) -> HubResult<()> {
         let transfer = self.transfer;
         concurrent::for_each(chunks, transfer.slots, |(chunk, at)| {
             let source = ByteSource::Part {
@@ -128,7 +128,7 @@ impl<'t, 'a> ChunkSender<'t, 'a> {
     }
 
     /// Queries and sends the rest, and chunks that must be sent again.
-    pub fn rest(&mut self, content: &Content, local: &SourceFile) -> Called<()> {
+    pub fn rest(&mut self, content: &Content, local: &SourceFile) -> HubResult<()> {
         let (mut at, asked) = (
             0,
             self.asked + self.waiting.iter().map(|(c, _)| c.size).sum::<u64>(),
@@ -153,7 +153,7 @@ impl<'t, 'a> ChunkSender<'t, 'a> {
     }
 
     /// Sends one chunk from memory.
-    pub fn send(&mut self, chunk: Chunk, source: ByteSource<'_>) -> Called<()> {
+    pub fn send(&mut self, chunk: Chunk, source: ByteSource<'_>) -> HubResult<()> {
         if !self.there.contains(&chunk.sha256) {
             let missing = self
                 .transfer

@@ -17,7 +17,7 @@ use super::parts::FetchedParts;
 use super::source_file::SourceFile;
 use super::{COPY_BUFFER_BYTES, RetryBudget, Transfer, TransferStep};
 use crate::chunking::{self, zero_chunk};
-use crate::client::{Called, Download};
+use crate::client::{Download, HubResult};
 use crate::error::{Error, Kind};
 use crate::wire::brief;
 use crate::wire::files::{self, Chunk, DIR_MODE, DIR_READABLE, Hash, Record, SINGLE};
@@ -47,7 +47,7 @@ fn make_dir(record: &Record, to: &Path) -> crate::error::Result<()> {
 
 impl Transfer<'_> {
     /// Downloads the current content of `record` to `to`; returns the current record.
-    pub fn download(&self, record: Record, to: &Path) -> Called<Record> {
+    pub fn download(&self, record: Record, to: &Path) -> HubResult<Record> {
         let mut record = record;
         for race in 0.. {
             match self.download_revision(&record, to)? {
@@ -65,7 +65,7 @@ impl Transfer<'_> {
             .into())
     }
 
-    fn download_revision(&self, record: &Record, to: &Path) -> Called<RefillResult> {
+    fn download_revision(&self, record: &Record, to: &Path) -> HubResult<RefillResult> {
         match record.kind {
             files::EntryKind::File => self.download_file(record, to),
             files::EntryKind::Dir => Ok(make_dir(record, to).map(|()| RefillResult::Done)?),
@@ -74,7 +74,7 @@ impl Transfer<'_> {
     }
 
     /// Writes the content to a consumer in order. An error of the consumer ends the download.
-    pub fn download_to(&self, record: &Record, to: &mut dyn Write) -> Called<io::Result<()>> {
+    pub fn download_to(&self, record: &Record, to: &mut dyn Write) -> HubResult<io::Result<()>> {
         (self.watch)(TransferStep::Expect(record.size));
         let (mut at, mut whole, mut written) = (0, Sha256::new(), Ok(()));
         let fetched = self.fetch(record, &mut at, record.size, &mut |bytes| {
@@ -113,8 +113,8 @@ impl Transfer<'_> {
         record: &Record,
         at: &mut u64,
         to: u64,
-        take: &mut dyn FnMut(&[u8]) -> Called<()>,
-    ) -> Called<RefillResult> {
+        take: &mut dyn FnMut(&[u8]) -> HubResult<()>,
+    ) -> HubResult<RefillResult> {
         let (mut patience, mut buffer) =
             (RetryBudget::new(self.attempts), vec![0; COPY_BUFFER_BYTES]);
         while *at < to {
@@ -155,8 +155,8 @@ impl Transfer<'_> {
         at: &mut u64,
         to: u64,
         buffer: &mut [u8],
-        take: &mut dyn FnMut(&[u8]) -> Called<()>,
-    ) -> Called<()> {
+        take: &mut dyn FnMut(&[u8]) -> HubResult<()>,
+    ) -> HubResult<()> {
         let mut skip = at.saturating_sub(answer.at);
         while *at < to {
             let n = answer.read(buffer)?;
@@ -183,7 +183,12 @@ impl Transfer<'_> {
     /// Fills an open file with the content of this revision, keeping valid bytes that it has, and
     /// copying others from `old`. Verified, but not synced, and without mode and time. `false`: the
     /// hub no longer has that revision.
-    pub fn fill_file(&self, record: &Record, file: File, old: Option<SourceFile>) -> Called<bool> {
+    pub fn fill_file(
+        &self,
+        record: &Record,
+        file: File,
+        old: Option<SourceFile>,
+    ) -> HubResult<bool> {
         let chunks = self.chunks_of(record)?;
         let mut partial = Partial::of(
             file,
@@ -207,12 +212,12 @@ impl Transfer<'_> {
     }
 
     /// Maximum disk space of the content of this revision, see [`chunking::filled`].
-    pub fn filled(&self, record: &Record) -> Called<u64> {
+    pub fn filled(&self, record: &Record) -> HubResult<u64> {
         Ok(chunking::filled(&self.chunks_of(record)?))
     }
 
     /// The chunks of a file's content, or one piece if they are not known.
-    fn chunks_of(&self, record: &Record) -> Called<Vec<Chunk>> {
+    fn chunks_of(&self, record: &Record) -> HubResult<Vec<Chunk>> {
         let chunks = if self.ours && record.size > SINGLE {
             self.persist(|_| self.hub.chunks_of(record.id, record.revision()))?
         } else {
@@ -235,7 +240,7 @@ impl Transfer<'_> {
         }
     }
 
-    fn download_link(&self, record: &Record, to: &Path) -> Called<RefillResult> {
+    fn download_link(&self, record: &Record, to: &Path) -> HubResult<RefillResult> {
         let mut target = Vec::new();
         if record.size > MAX_LINK_BYTES {
             return Err(damaged(record).into());
@@ -254,7 +259,7 @@ impl Transfer<'_> {
         Ok(RefillResult::Done)
     }
 
-    fn download_file(&self, record: &Record, to: &Path) -> Called<RefillResult> {
+    fn download_file(&self, record: &Record, to: &Path) -> HubResult<RefillResult> {
         let chunks = self.chunks_of(record)?;
         (self.watch)(TransferStep::Expect(record.size));
         let mut partial = Partial::open(record, to, chunks)?;
@@ -290,7 +295,7 @@ impl Transfer<'_> {
         record: &Record,
         partial: &mut Partial,
         old: &dyn Fn() -> Option<OldFile>,
-    ) -> Called<RefillResult> {
+    ) -> HubResult<RefillResult> {
         let old = if partial.chunks.len() > 1 && partial.at < record.size {
             old()
         } else {

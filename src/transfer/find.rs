@@ -4,7 +4,7 @@
 
 use uuid::Uuid;
 
-use crate::client::{Called, HubClient, ListingQuery};
+use crate::client::{HubClient, HubResult, ListingQuery};
 use crate::error::{Error, Kind};
 use crate::wire::brief;
 use crate::wire::files::{Name, PAGE, Record};
@@ -20,7 +20,7 @@ pub fn each(
     mut offset: u64,
     most: u64,
     mut take: impl FnMut(Record) -> bool,
-) -> Called<()> {
+) -> HubResult<()> {
     let end = offset.saturating_add(most);
     while offset < end {
         let page = hub.list(query, (end - offset).min(PAGE as u64) as usize, offset)?;
@@ -41,7 +41,7 @@ pub fn each(
 }
 
 /// The live record under this name.
-pub fn named(hub: &HubClient, name: &Name) -> Called<Option<Record>> {
+pub fn named(hub: &HubClient, name: &Name) -> HubResult<Option<Record>> {
     let query = ListingQuery {
         path: Some(&name.path),
         search: Some(&name.name),
@@ -61,7 +61,7 @@ pub fn named(hub: &HubClient, name: &Name) -> Called<Option<Record>> {
 }
 
 /// All live records below a directory, and what has its name.
-pub fn below(hub: &HubClient, name: &Name) -> Called<Vec<Record>> {
+pub fn below(hub: &HubClient, name: &Name) -> HubResult<Vec<Record>> {
     let (own, inside) = (name.full(), format!("{}/", name.full()));
     let mut records = Vec::new();
     let query = ListingQuery {
@@ -80,7 +80,7 @@ pub fn below(hub: &HubClient, name: &Name) -> Called<Vec<Record>> {
 }
 
 /// The record of an id, or of a path.
-pub fn record(hub: &HubClient, what: &str) -> Called<Record> {
+pub fn record(hub: &HubClient, what: &str) -> HubResult<Record> {
     if let Ok(id) = Uuid::try_parse(what) {
         match hub.info(id) {
             // a file may have such a name
@@ -92,7 +92,7 @@ pub fn record(hub: &HubClient, what: &str) -> Called<Record> {
 }
 
 /// Like [`record`], but also finds a deleted file in the hub's history.
-pub fn record_or_deleted(hub: &HubClient, what: &str) -> Called<Record> {
+pub fn record_or_deleted(hub: &HubClient, what: &str) -> HubResult<Record> {
     match record(hub, what) {
         Err(failure) if failure.status == 0 && failure.error.kind == Kind::Failed => {
             let (id, name) = (Uuid::try_parse(what).ok(), path(what)?);
@@ -105,7 +105,7 @@ pub fn record_or_deleted(hub: &HubClient, what: &str) -> Called<Record> {
 }
 
 /// The newest event of a deleted file.
-fn deleted(hub: &HubClient, fits: impl Fn(&Record) -> bool) -> Called<Option<Record>> {
+fn deleted(hub: &HubClient, fits: impl Fn(&Record) -> bool) -> HubResult<Option<Record>> {
     let (mut offset, mut found) = (0, None);
     loop {
         let (events, rows) = hub.history(None, PAGE, offset)?;

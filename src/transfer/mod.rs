@@ -23,7 +23,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use crate::backoff::Backoff;
-use crate::client::{Called, Failure, HubClient};
+use crate::client::{Failure, HubClient, HubResult};
 use crate::error::Error;
 
 /// Bytes that are read and written at a time.
@@ -68,7 +68,7 @@ pub struct Transfer<'a> {
 impl<'a> Transfer<'a> {
     /// Asks the server for its kind. An unreachable server fails at once: only transfers that have
     /// begun are retried.
-    pub fn new(hub: &'a HubClient, watch: Observer<'a>) -> Called<Transfer<'a>> {
+    pub fn new(hub: &'a HubClient, watch: Observer<'a>) -> HubResult<Transfer<'a>> {
         Ok(Transfer {
             hub,
             ours: hub.is_ours()?,
@@ -104,7 +104,7 @@ impl<'a> Transfer<'a> {
 
     /// Repeats a call until it succeeds, is refused, or has failed too often. `once` reports the
     /// bytes that it sends.
-    fn persist<T>(&self, mut once: impl FnMut(&dyn Fn(u64)) -> Called<T>) -> Called<T> {
+    fn persist<T>(&self, mut once: impl FnMut(&dyn Fn(u64)) -> HubResult<T>) -> HubResult<T> {
         let mut patience = RetryBudget::new(self.attempts);
         loop {
             let sent = Cell::new(0);
@@ -140,7 +140,7 @@ impl RetryBudget {
     }
 
     /// Pauses before the next attempt; returns the failure if there is none.
-    fn wait(&mut self, failure: Failure, watch: Observer<'_>) -> Called<()> {
+    fn wait(&mut self, failure: Failure, watch: Observer<'_>) -> HubResult<()> {
         self.failures += 1;
         if !failure.is_transient() || self.failures >= self.attempts {
             return Err(failure);

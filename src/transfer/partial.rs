@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::source_file::SourceFile;
 use super::{COPY_BUFFER_BYTES, Transfer, TransferStep};
 use crate::chunking::{self, zero_chunk};
-use crate::client::Called;
+use crate::client::HubResult;
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::{Chunk, Hash, Record, SINGLE};
 use crate::{clock, disk, relpath};
@@ -209,7 +209,7 @@ impl Partial {
     }
 
     /// Keeps the valid bytes that an earlier attempt left, and truncates the rest.
-    pub(super) fn resume(&mut self, transfer: &Transfer<'_>) -> Called<()> {
+    pub(super) fn resume(&mut self, transfer: &Transfer<'_>) -> HubResult<()> {
         let have = self.file.metadata().map_err(|e| self.failed(&e))?.len();
         let mut buffer = vec![0; COPY_BUFFER_BYTES];
         // without a hash nothing can be verified
@@ -250,14 +250,14 @@ impl Partial {
     }
 
     /// Truncates invalid bytes: only a hole may follow the valid ones.
-    pub(super) fn cut_off(&self) -> Called<()> {
+    pub(super) fn cut_off(&self) -> HubResult<()> {
         self.file
             .set_len(self.at)
             .map_err(|e| self.failed(&e).into())
     }
 
     /// Writes bytes after the valid ones; blocks of zeros become a hole.
-    fn put(&self, mut bytes: &[u8], mut at: u64) -> Called<()> {
+    fn put(&self, mut bytes: &[u8], mut at: u64) -> HubResult<()> {
         let to_boundary = |at: u64| (HOLE_BLOCK_BYTES - at % HOLE_BLOCK_BYTES) as usize;
         while !bytes.is_empty() {
             let mut end = 0;
@@ -286,7 +286,7 @@ impl Partial {
 
     /// Copies the next chunk from the old file, if it has it. The bytes are verified like those
     /// from the hub, but a mismatch only means that another program writes to that file.
-    pub(super) fn copy(&mut self, old: &OldFile) -> Called<bool> {
+    pub(super) fn copy(&mut self, old: &OldFile) -> HubResult<bool> {
         let chunk = self.chunks[self.next];
         let Some(place) = old.places.get(&chunk.sha256) else {
             return Ok(false);
@@ -317,7 +317,7 @@ impl Partial {
     }
 
     /// Skips the next chunk if it consists of zeros only.
-    pub(super) fn leave_hole(&mut self) -> Called<bool> {
+    pub(super) fn leave_hole(&mut self) -> HubResult<bool> {
         let chunk = self.chunks[self.next];
         if chunk != zero_chunk() {
             return Ok(false);
@@ -376,7 +376,7 @@ impl Partial {
     }
 
     /// Writes the next bytes. Bytes of a chunk that turns out to be wrong are discarded.
-    pub(super) fn write(&mut self, mut bytes: &[u8]) -> Called<()> {
+    pub(super) fn write(&mut self, mut bytes: &[u8]) -> HubResult<()> {
         while !bytes.is_empty() {
             let Some(chunk) = self.chunks.get(self.next).copied() else {
                 break;
@@ -405,7 +405,7 @@ impl Partial {
     }
 
     /// Sets mode and time, syncs, and then gives the file its final name.
-    pub(super) fn conclude(self, record: &Record, to: &Path) -> Called<()> {
+    pub(super) fn conclude(self, record: &Record, to: &Path) -> HubResult<()> {
         let whole = Hash(self.whole.clone().finalize().into());
         if record.checksum_sha256.is_some_and(|sum| sum != whole) {
             self.remove();

@@ -8,7 +8,7 @@ use super::partial::{OldFile, Partial, PlaceReader};
 use super::source_file::SourceFile;
 use super::{COPY_BUFFER_BYTES, Transfer, TransferStep};
 use crate::chunking;
-use crate::client::{ByteSource, Called};
+use crate::client::{ByteSource, HubResult};
 use crate::wire::files::{
     AskedParts, AskedPieces, Chunk, ChunkPart, ChunkPieces, Hash, MAX_BASES, MAX_PARTS_BYTES,
     PartList, Record,
@@ -58,7 +58,13 @@ impl<'t, 'a> PartSender<'t, 'a> {
     }
 
     /// Sends a chunk that the hub does not have, the first of `run` consecutive ones. `false`: it is to be sent whole.
-    pub fn send(&mut self, chunk: Chunk, at: u64, run: usize, local: &SourceFile) -> Called<bool> {
+    pub fn send(
+        &mut self,
+        chunk: Chunk,
+        at: u64,
+        run: usize,
+        local: &SourceFile,
+    ) -> HubResult<bool> {
         if let Some(replaced) = self.replaced
             && self.bases.is_empty()
             && run <= MAX_RUN_CHUNKS
@@ -91,7 +97,7 @@ impl<'t, 'a> PartSender<'t, 'a> {
         }
     }
 
-    fn send_as_parts(&mut self, chunk: Chunk, at: u64, local: &SourceFile) -> Called<bool> {
+    fn send_as_parts(&mut self, chunk: Chunk, at: u64, local: &SourceFile) -> HubResult<bool> {
         if self.bases.is_empty() || chunk.size > MAX_PARTS_BYTES {
             return Ok(false);
         }
@@ -197,7 +203,7 @@ impl Transfer<'_> {
         partial: &mut Partial,
         old: &OldFile,
         asked: &AskedParts,
-    ) -> Called<()> {
+    ) -> HubResult<()> {
         let mut received = self.hub.parts(record.id, asked)?;
         let mut buffer = vec![0; COPY_BUFFER_BYTES];
         for part in received.list.parts.clone() {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::source_file::{self, SourceFile};
 use super::walk::WalkEntry;
 use crate::chunking::{Content, Splitter};
-use crate::client::Called;
+use crate::client::HubResult;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::{self, BatchItem, Name};
@@ -31,7 +31,7 @@ pub struct SmallEntry {
 }
 
 impl SmallEntry {
-    pub fn of_file(entry: &WalkEntry, local: &SourceFile) -> Called<SmallEntry> {
+    pub fn of_file(entry: &WalkEntry, local: &SourceFile) -> HubResult<SmallEntry> {
         let mut bytes = Vec::with_capacity(local.size as usize);
         let read = std::io::Read::read_to_end(
             &mut std::io::Read::take(&local.file, local.size + 1),

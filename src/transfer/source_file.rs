@@ -76,8 +76,8 @@ impl SourceFile {
     /// Reads the whole file; passes each chunk and its offset as it ends, except the last one.
     pub fn split(
         &self,
-        mut ended: impl FnMut(Chunk, u64) -> super::Called<()>,
-    ) -> super::Called<Content> {
+        mut ended: impl FnMut(Chunk, u64) -> super::HubResult<()>,
+    ) -> super::HubResult<Content> {
         let (mut splitter, mut buffer, mut begin) =
             (Splitter::default(), vec![0; COPY_BUFFER_BYTES], 0);
         loop {

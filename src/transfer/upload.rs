@@ -18,11 +18,13 @@ use super::walk::WalkEntry;
 use super::{COPY_BUFFER_BYTES, Transfer, TransferStep, find};
 use crate::chunking::{Content, Splitter};
 use crate::client::{
-    ByteSource, Called, ChangeHeaders, ErrorDetail, ListingQuery, UploadOutcome, UploadResponse,
+    ByteSource, ChangeHeaders, ErrorDetail, HubResult, ListingQuery, UploadOutcome, UploadResponse,
 };
 use crate::clock;
 use crate::error::{Error, Kind};
-use crate::wire::files::{self, BATCH_FILE, Commit, Extra, Hash, Metadata, Name, Record, SINGLE};
+use crate::wire::files::{
+    self, BATCH_FILE, Commit, ExtraMetadata, Hash, Metadata, Name, Record, SINGLE,
+};
 use crate::wire::revision::{Condition, Revision};
 
 /// Bytes of small files that are collected before they are sent together.
@@ -90,7 +92,7 @@ pub struct Upload<'t, 'a> {
 }
 
 /// Called with each file once its result is known.
-pub type OnUploaded<'d> = &'d mut dyn FnMut(&WalkEntry, Called<Uploaded>);
+pub type OnUploaded<'d> = &'d mut dyn FnMut(&WalkEntry, HubResult<Uploaded>);
 
 impl<'t, 'a> Upload<'t, 'a> {
     pub fn new(transfer: &'t Transfer<'a>) -> Upload<'t, 'a> {
@@ -102,7 +104,7 @@ impl<'t, 'a> Upload<'t, 'a> {
     }
 
     /// Fetches all records below a directory of the hub in one query.
-    pub fn look_below(&mut self, dir: &str) -> Called<()> {
+    pub fn look_below(&mut self, dir: &str) -> HubResult<()> {
         let known = &mut self.known;
         find::each(
             self.transfer.hub,
@@ -121,7 +123,7 @@ impl<'t, 'a> Upload<'t, 'a> {
     }
 
     /// Fetches the record of one name.
-    pub fn look_at(&mut self, name: &Name) -> Called<()> {
+    pub fn look_at(&mut self, name: &Name) -> HubResult<()> {
         if let Some(record) = find::named(self.transfer.hub, name)? {
             self.known.insert(name.full(), HubVersion::from(&record));
         }
@@ -149,7 +151,7 @@ impl<'t, 'a> Upload<'t, 'a> {
         self.send_group(group, done);
     }
 
-    fn prepare(&self, entry: &WalkEntry) -> Called<Prepared> {
+    fn prepare(&self, entry: &WalkEntry) -> HubResult<Prepared> {
         let ours = self.transfer.ours;
         if !ours && entry.kind != files::EntryKind::File {
             let what = format!(
@@ -171,7 +173,7 @@ impl<'t, 'a> Upload<'t, 'a> {
     }
 
     /// Uploads a file that is not small.
-    fn file(&self, local: &SourceFile, name: &Name) -> Called<Uploaded> {
+    fn file(&self, local: &SourceFile, name: &Name) -> HubResult<Uploaded> {
         let in_chunks = self.transfer.ours && local.size > SINGLE;
         let replaced = self.known.get(&name.full()).map(HubVersion::replaced);
         let mut sender = ChunkSender::new(self.transfer, replaced);
@@ -230,7 +232,7 @@ impl<'t, 'a> Upload<'t, 'a> {
         content: &Content,
         source: ByteSource<'_>,
         about: &FileAttributes<'_>,
-    ) -> Called<Uploaded> {
+    ) -> HubResult<Uploaded> {
         let metadata = about.metadata();
         self.change(about, content.size, |change| {
             if self.transfer.ours {
@@ -260,8 +262,8 @@ impl<'t, 'a> Upload<'t, 'a> {
         &self,
         about: &FileAttributes<'_>,
         size: u64,
-        mut once: impl FnMut(ChangeHeaders) -> Called<UploadResponse>,
-    ) -> Called<Uploaded> {
+        mut once: impl FnMut(ChangeHeaders) -> HubResult<UploadResponse>,
+    ) -> HubResult<Uploaded> {
         let mut condition = self.condition(about.name);
         for race in 0.. {
             match once(ChangeHeaders {
@@ -332,7 +334,7 @@ impl<'t, 'a> Upload<'t, 'a> {
 
     /// Uploads content of unknown length, such as standard input. It cannot be read twice: if the hub loses chunks
     /// before the commit, that is an error.
-    pub fn stream(&self, mut from: impl Read, name: &Name) -> Called<Uploaded> {
+    pub fn stream(&self, mut from: impl Read, name: &Name) -> HubResult<Uploaded> {
         let (mut splitter, mut buffer) = (Splitter::default(), vec![0; COPY_BUFFER_BYTES]);
         // the unsent bytes: all of a short file, otherwise at most one chunk
         let mut pending: Vec<u8> = Vec::with_capacity(SINGLE as usize + 2 * COPY_BUFFER_BYTES);
@@ -399,7 +401,7 @@ impl FileAttributes<'_> {
             path: self.name.path.clone(),
             mode: Some(self.mode),
             mtime: Some(self.mtime.to_string()),
-            extra: Extra::default(),
+            extra: ExtraMetadata::default(),
         }
     }
 
@@ -410,7 +412,7 @@ impl FileAttributes<'_> {
             kind: files::EntryKind::File,
             mode: Some(self.mode),
             mtime: Some(self.mtime.to_string()),
-            extra: Extra::default(),
+            extra: ExtraMetadata::default(),
             content_type: None,
             size: content.size,
             checksum_sha256: content.sha256,

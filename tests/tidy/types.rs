@@ -6,9 +6,6 @@ use crate::source::{Breach, Source, line_of};
 
 /// Names that may be defined more than once.
 const SHARED_NAMES: &[&str] = &[
-    // a module's form of `Result`
-    "Called",
-    "Tried",
     // the same thing, built with and without TLS
     "Acceptor",
     "Certificates",

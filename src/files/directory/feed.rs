@@ -5,14 +5,14 @@ use std::time::Duration;
 use super::Directory;
 use crate::error::{Error, Kind};
 use crate::files::engine::PollResult;
-use crate::files::engine::traits::{Called, Fault};
+use crate::files::engine::traits::{CallResult, Fault};
 
 /// A hub is restored once, not with every response.
 const MAX_EPOCHS_PER_FEED: u32 = 3;
 
 impl Directory {
     /// Fetches all new changes of the hub. Errors: of the hub, or of storing them.
-    pub fn feed(&self) -> Called<()> {
+    pub fn feed(&self) -> CallResult<()> {
         let mut epochs = 0;
         loop {
             match self.engine.poll() {

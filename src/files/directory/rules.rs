@@ -1,7 +1,7 @@
 //! The ignore rules of a directory, and what applies while they cannot be read.
 
 use crate::error::Error;
-use crate::files::engine::traits::Called;
+use crate::files::engine::traits::CallResult;
 use crate::files::ignore;
 use crate::files::state::DiskState;
 use crate::files::stats::Stats;
@@ -12,7 +12,7 @@ const RULES: &str = "rules";
 
 /// Reads the ignore rules again; returns whether they changed. While the file cannot be read, the
 /// last rules that could be read apply, also after a restart.
-pub fn read(tree: &DiskTree, state: &DiskState, stats: &Stats) -> Called<bool> {
+pub fn read(tree: &DiskTree, state: &DiskState, stats: &Stats) -> CallResult<bool> {
     match tree.read_rules() {
         Ok(changed) => {
             let text = tree.rules_text();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::clock;
 use crate::files::conflict::{copy_name, trash_name};
-use crate::files::plan::{BaseRow, DIR_MODE, Entry, Local, Stamp, is_below};
+use crate::files::plan::{BaseRow, DIR_MODE, Entry, LocalEntry, Stamp, is_below};
 
 use super::base_rows::{closing, in_sync, with_mode};
 use super::send::{CANDIDATES, MAX_EQUAL_FILES};
@@ -25,7 +25,7 @@ impl Engine {
         &self,
         path: &str,
         known: &PathState,
-        over: Option<Local>,
+        over: Option<LocalEntry>,
         mode: u32,
     ) -> Result<NextStep, Interrupted> {
         let Some(theirs) = known.remote().entry else {
@@ -63,7 +63,7 @@ impl Engine {
     /// Whether a content that is about to be replaced has a new name on the hub that is about to be placed here: until it is,
     /// this is the only copy on this machine, and the hub may be set back. A new name that waits itself, or that exists
     /// here, may wait for this one, so it does not count.
-    fn moves_on(&self, path: &str, over: &Local) -> Result<bool, Interrupted> {
+    fn moves_on(&self, path: &str, over: &LocalEntry) -> Result<bool, Interrupted> {
         if over.entry.is_dir() {
             return Ok(false);
         }
@@ -111,7 +111,7 @@ impl Engine {
             }
         }
         let all = results.keep(all, committed);
-        let asked: Vec<(&str, &StagedFile, Option<&Local>)> = all
+        let asked: Vec<(&str, &StagedFile, Option<&LocalEntry>)> = all
             .iter()
             .map(|(work, ())| {
                 let (placement, staged, _) = &work.what;
@@ -219,7 +219,7 @@ impl Engine {
     pub(super) fn set_aside(
         &self,
         path: &str,
-        local: &Local,
+        local: &LocalEntry,
         then: BaseRow,
     ) -> Result<NextStep, Interrupted> {
         let leave = |to| {
@@ -247,7 +247,7 @@ impl Engine {
         &self,
         path: &str,
         known: &PathState,
-        local: &Local,
+        local: &LocalEntry,
     ) -> Result<NextStep, Interrupted> {
         let then = in_sync(known, None);
         if local.entry.is_dir() {
@@ -287,7 +287,7 @@ impl Engine {
 
     /// Whether the content of a path that the hub deleted is in sync here under the path's new
     /// name.
-    fn goes_on_here(&self, known: &PathState, local: &Local) -> Result<bool, Interrupted> {
+    fn goes_on_here(&self, known: &PathState, local: &LocalEntry) -> Result<bool, Interrupted> {
         let Some(to) = &known.remote().renamed_to else {
             return Ok(false);
         };
@@ -408,7 +408,7 @@ impl Engine {
     fn trash_slot(
         &self,
         path: &str,
-        what: &Local,
+        what: &LocalEntry,
         taken: &mut BTreeSet<String>,
     ) -> Result<String, Interrupted> {
         let now = clock::millis(self.env.ambient.now()) as i64 * 1_000_000;

@@ -8,7 +8,7 @@ use crate::wire::files::Hash;
 
 use super::neighbours::MOVED_PERHAPS;
 use super::path::token;
-use super::traits::{Token, Write};
+use super::traits::{DeleteToken, Write};
 use super::{Engine, Interrupted, PathState, SET_BACK, is_file};
 
 /// Files that are looked at on each side of a single delete.
@@ -196,7 +196,7 @@ impl Engine {
         Ok(())
     }
 
-    pub(super) fn is_approved(&self, token: &Token) -> Result<bool, Interrupted> {
+    pub(super) fn is_approved(&self, token: &DeleteToken) -> Result<bool, Interrupted> {
         Ok(self.env.state.approved(token)?)
     }
 }

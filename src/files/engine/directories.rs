@@ -3,9 +3,9 @@
 //!
 //! It changes nothing.
 
-use crate::files::plan::{BaseRow, DIR_MODE, Entry, Local, local_mode, parent};
+use crate::files::plan::{BaseRow, DIR_MODE, Entry, LocalEntry, local_mode, parent};
 
-use super::traits::{Called, Presence, Rows};
+use super::traits::{CallResult, Presence, Rows};
 use super::{Action, Engine, Interrupted, lock, pages};
 
 /// See [`Engine::live_below`].
@@ -26,8 +26,8 @@ impl Engine {
         &self,
         path: &str,
         base: &BaseRow,
-        node: Option<Local>,
-    ) -> Result<Option<Local>, Interrupted> {
+        node: Option<LocalEntry>,
+    ) -> Result<Option<LocalEntry>, Interrupted> {
         let Some(local) = node else { return Ok(None) };
         let in_base = base.entry.is_some_and(|b| b.is_dir());
         let counts = || {
@@ -54,7 +54,7 @@ impl Engine {
     pub(super) fn has_below(
         &self,
         dir: &str,
-        also: &dyn Fn(&str) -> Called<bool>,
+        also: &dyn Fn(&str) -> CallResult<bool>,
     ) -> Result<bool, Interrupted> {
         let mut found = false;
         self.env.tree.below(dir, &mut |below| {

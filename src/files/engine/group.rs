@@ -10,7 +10,7 @@ use super::report::outcome;
 use super::step::{
     IntentOutcome, MetadataChange, MoveAway, NextStep, OutgoingChange, PathWork, Placement, Results,
 };
-use super::traits::{Called, Write};
+use super::traits::{CallResult, Write};
 use super::{
     Engine, Interrupted, PARKED, PathResult, SET_BACK, WorkGroup, WorkOutcome, WorkReport,
 };
@@ -207,7 +207,7 @@ impl Engine {
             .collect()
     }
 
-    pub(super) fn clean_up(&self, finish: &IntentOutcome) -> Called<()> {
+    pub(super) fn clean_up(&self, finish: &IntentOutcome) -> CallResult<()> {
         match &finish.discard {
             Some(temp) => self.env.tree.discard(temp),
             None => Ok(()),

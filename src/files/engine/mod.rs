@@ -38,14 +38,16 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use super::delete_guard::{self, DeleteLimits, GuardInput};
-use super::plan::{self, Action, BaseRow, DIR_MODE, DIR_READABLE, Entry, Local, Plan, RemoteRow};
+use super::plan::{
+    self, Action, BaseRow, DIR_MODE, DIR_READABLE, Entry, LocalEntry, Plan, RemoteRow,
+};
 use crate::clock;
 use crate::config::watch::SyncMode;
 use crate::wire::revision::Revision;
 use deletes::DeleteEffect;
 use queue::{Task, WorkQueue};
 use report::{Interrupted, PathResult};
-use traits::{Called, Env, Feed, Presence, Rows, State, Token, Write};
+use traits::{CallResult, DeleteToken, Env, Feed, Presence, Rows, State, Write};
 
 pub use gather::QuietTimes;
 pub use neighbours::Neighbours;
@@ -144,9 +146,9 @@ struct PathState {
     generation: u64,
     rows: Rows,
     /// The local entry.
-    node: Option<Local>,
+    node: Option<LocalEntry>,
     /// The local entry, except that a directory outside the base counts only while it is empty.
-    local: Option<Local>,
+    local: Option<LocalEntry>,
 }
 
 impl PathState {
@@ -166,7 +168,7 @@ impl PathState {
 impl Engine {
     /// Creates an engine. Intents and open keys of an earlier engine become pending at the next
     /// rescan.
-    pub fn new(env: Env, options: Options) -> Called<Engine> {
+    pub fn new(env: Env, options: Options) -> CallResult<Engine> {
         let Feed { generation, .. } = env.state.feed()?;
         let newest = Mutex::new(env.state.points()?.last().copied().unwrap_or_default());
         Ok(Engine {
@@ -195,7 +197,7 @@ impl Engine {
     /// Removes temporary names that a crash left behind, and the directories made for them. Names that belong to an intent
     /// stay; if a user moved the directory of such a name, the intent follows. Takes only names that a scan found before any
     /// work began, because later ones may be in use.
-    pub fn clear(&self, temps: &[String]) -> Called<()> {
+    pub fn clear(&self, temps: &[String]) -> CallResult<()> {
         match self.clear_all(temps) {
             Err(Interrupted::Fault(fault)) => Err(fault),
             _ => Ok(()),
@@ -230,7 +232,7 @@ impl Engine {
     }
 
     /// Pending deletes that the guard counts. Either all of them are held or none.
-    pub fn deletes(&self) -> Vec<Token> {
+    pub fn deletes(&self) -> Vec<DeleteToken> {
         self.queue().deletes().collect()
     }
 
@@ -240,7 +242,7 @@ impl Engine {
     }
 
     /// Approves exactly these deletes, in place of all that was approved before.
-    pub fn approve(&self, listed: Vec<Token>) -> Called<()> {
+    pub fn approve(&self, listed: Vec<DeleteToken>) -> CallResult<()> {
         self.env.state.commit(&[Write::Approve(listed)])?;
         self.wake(true);
         Ok(())
@@ -263,7 +265,7 @@ impl Engine {
     }
 
     /// Returns the action planned for a path; `None`: nothing is known to be out of sync. Changes nothing.
-    pub fn preview(&self, path: &str) -> Called<Option<Preview>> {
+    pub fn preview(&self, path: &str) -> CallResult<Option<Preview>> {
         if self.env.tree.ignored(path) {
             return Ok(None);
         }
@@ -300,7 +302,7 @@ impl Engine {
     }
 
     /// Whether the guard would hold so many deletes.
-    pub fn would_hold(&self, pending: u64) -> Called<bool> {
+    pub fn would_hold(&self, pending: u64) -> CallResult<bool> {
         Ok(!self.options.allow_deletes
             && !delete_guard::passes(
                 self.options.limits,
@@ -312,7 +314,7 @@ impl Engine {
     }
 
     /// What the guard knows, except for the pending deletes.
-    fn standing(&self) -> Called<GuardInput> {
+    fn standing(&self) -> CallResult<GuardInput> {
         // a delete that was counted and is running must not count as a file as well
         let passing = self.queue().passing() as u64;
         let files = self.env.state.files()?.saturating_sub(passing);
@@ -380,7 +382,7 @@ impl Engine {
         Ok(known)
     }
 
-    fn examine_entry(&self, path: &str, base: &BaseRow) -> Result<Option<Local>, Interrupted> {
+    fn examine_entry(&self, path: &str, base: &BaseRow) -> Result<Option<LocalEntry>, Interrupted> {
         match self
             .env
             .tree
@@ -414,7 +416,7 @@ impl Engine {
         &self,
         generation: u64,
         writes: &[Write],
-        write: impl FnOnce(&dyn State) -> Called<()>,
+        write: impl FnOnce(&dyn State) -> CallResult<()>,
     ) -> Result<(), Interrupted> {
         let now = self
             .generation
@@ -429,7 +431,7 @@ impl Engine {
     }
 
     /// After a failed commit, a rescan finds the rows whose writes were lost with it.
-    fn written(&self, done: Called<()>) -> Called<()> {
+    fn written(&self, done: CallResult<()>) -> CallResult<()> {
         if done.is_err() {
             self.queue().overflowed();
         }

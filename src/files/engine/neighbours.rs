@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, Weak};
 
 use super::send::MAX_EQUAL_FILES;
-use super::traits::Called;
+use super::traits::CallResult;
 use super::{Engine, lock};
 use crate::clock;
 use crate::config::limits;
@@ -165,7 +165,7 @@ impl Engine {
 
     /// Whether this file is in sync with these bytes and arrived recently: rename, copy and
     /// download all set its ctime.
-    fn has_arrived(&self, path: &str, hash: &Hash) -> Called<bool> {
+    fn has_arrived(&self, path: &str, hash: &Hash) -> CallResult<bool> {
         let rows = self.env.state.rows(path)?;
         let same = rows.base.entry.is_some_and(|entry| entry.hash == *hash)
             && rows.base.is_at(&rows.remote);

@@ -1,6 +1,6 @@
 //! Reads the state page by page: the only loop over rows.
 
-use super::traits::{Called, Fault, Rows, State};
+use super::traits::{CallResult, Fault, Rows, State};
 
 /// Rows read from the state at once.
 const ROWS_PER_READ: usize = 256;
@@ -8,7 +8,7 @@ const ROWS_PER_READ: usize = 256;
 /// Calls `visit` with each page that `read` returns (rows after a path, with a limit), until it
 /// returns `false`.
 pub fn each_page<T, E: From<Fault>>(
-    read: impl Fn(&str, usize) -> Called<Vec<T>>,
+    read: impl Fn(&str, usize) -> CallResult<Vec<T>>,
     path: impl Fn(&T) -> &str,
     mut visit: impl FnMut(&[T]) -> Result<bool, E>,
 ) -> Result<(), E> {

@@ -1,14 +1,14 @@
 //! Examines one path, and decides on its next step.
 
 use crate::files::plan::{
-    Action, BaseRow, Local, Stamp, is_retimed, local_mode, parent, time_from,
+    Action, BaseRow, LocalEntry, Stamp, is_retimed, local_mode, parent, time_from,
 };
 
 use super::base_rows::{in_sync, seen_with};
 use super::queue::{Direction, Examined, Precedence, WorkEnd};
 use super::send::brings;
 use super::step::{MetadataChange, NextStep};
-use super::traits::{Intent, Token};
+use super::traits::{DeleteToken, Intent};
 use super::{DeleteEffect, Engine, Interrupted, LOCAL_CHANGED, PLAN_CHANGED, PathState, is_file};
 
 impl Engine {
@@ -203,7 +203,7 @@ impl Engine {
         &self,
         path: &str,
         known: &PathState,
-        local: &Local,
+        local: &LocalEntry,
         mode: u32,
     ) -> Result<NextStep, Interrupted> {
         let ours = is_retimed(known.base(), local);
@@ -249,7 +249,7 @@ fn leave_alone(known: &PathState) -> NextStep {
 
 /// Records what `stat` shows for a path that is in sync: it may have changed without an edit
 /// (touched, copied back).
-fn refresh(known: &PathState, local: Option<Local>) -> NextStep {
+fn refresh(known: &PathState, local: Option<LocalEntry>) -> NextStep {
     if let (Some(local), Some(_)) = (local, known.base().entry)
         && known.base().seen != Some(local.stamp)
     {
@@ -262,8 +262,8 @@ fn refresh(known: &PathState, local: Option<Local>) -> NextStep {
     }
 }
 
-pub(super) fn token(path: &str, known: &PathState) -> Token {
-    Token {
+pub(super) fn token(path: &str, known: &PathState) -> DeleteToken {
+    DeleteToken {
         path: path.to_string(),
         base: known.base().rev,
         remote: known.remote().rev,

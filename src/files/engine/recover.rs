@@ -2,7 +2,7 @@
 //! a crash or an error.
 
 use crate::files::conflict::copy_name;
-use crate::files::plan::{BaseRow, Entry, Local, Stamp, parent};
+use crate::files::plan::{BaseRow, Entry, LocalEntry, Stamp, parent};
 
 use super::base_rows::{closing, seen_with, with_mode};
 use super::step::IntentOutcome;
@@ -161,7 +161,7 @@ impl Engine {
         &self,
         path: &str,
         entry: Option<&Entry>,
-        over: Option<&Local>,
+        over: Option<&LocalEntry>,
         staged: &StagedFile,
     ) -> Result<bool, Interrupted> {
         let Some(held) = self.env.tree.stamp(&staged.temp)? else {
@@ -196,9 +196,9 @@ impl Engine {
     fn keep_what_came_out(
         &self,
         path: &str,
-        over: Option<&Local>,
+        over: Option<&LocalEntry>,
         temp: &str,
-        held: &Local,
+        held: &LocalEntry,
     ) -> Result<(), Interrupted> {
         if held.entry.is_dir() {
             return Ok(());
@@ -247,7 +247,7 @@ impl Engine {
     fn has_left(
         &self,
         path: &str,
-        what: &Local,
+        what: &LocalEntry,
         to: &str,
         trash: bool,
     ) -> Result<bool, Interrupted> {

@@ -13,7 +13,7 @@ use crate::relpath;
 use crate::wire::revision::Revision;
 
 use super::pages::each_page;
-use super::traits::{Called, ChangesResult, Feed, RowPage, Write};
+use super::traits::{CallResult, ChangesResult, Feed, RowPage, Write};
 use super::{Engine, lock};
 
 /// Own changes that the feed has not reported; the paths of others are examined once more.
@@ -37,7 +37,7 @@ pub enum PollResult {
 
 impl Engine {
     /// Fetches and stores one page.
-    pub fn poll(&self) -> Called<PollResult> {
+    pub fn poll(&self) -> CallResult<PollResult> {
         let Ok(_one) = self.polling.try_lock() else {
             return Ok(PollResult::Busy);
         };
@@ -76,7 +76,7 @@ impl Engine {
     /// Handles a hub whose epoch or history changed: it was either set back, or is another hub. For
     /// another hub all rows are meaningless: equal files are adopted, all others are new on both
     /// sides.
-    fn compare(&self, feed: Feed, epoch: Uuid) -> Called<PollResult> {
+    fn compare(&self, feed: Feed, epoch: Uuid) -> CallResult<PollResult> {
         let points = self.env.state.points()?;
         let through = if points.is_empty() {
             0
@@ -105,7 +105,7 @@ impl Engine {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn forgotten(&self, mut generation: RwLockWriteGuard<'_, u64>, now: u64) -> Called<()> {
+    fn forgotten(&self, mut generation: RwLockWriteGuard<'_, u64>, now: u64) -> CallResult<()> {
         *lock(&self.newest) = self.env.state.points()?.last().copied().unwrap_or_default();
         *generation = now;
         drop(generation);
@@ -115,7 +115,7 @@ impl Engine {
         Ok(())
     }
 
-    fn store(&self, feed: Feed, page: RowPage) -> Called<PollResult> {
+    fn store(&self, feed: Feed, page: RowPage) -> CallResult<PollResult> {
         let listing = feed.listing || feed.cursor == 0;
         let began = if listing {
             feed.began.or(page.began).or(Some(page.rev))
@@ -197,7 +197,7 @@ impl Engine {
 
     /// Treats everything that the listing did not name as deleted on the hub. It may be repeated,
     /// because the end of the listing is stored last.
-    fn end_listing(&self, through: u64) -> Called<()> {
+    fn end_listing(&self, through: u64) -> CallResult<()> {
         let read = |after: &str, most| self.env.state.not_listed(after, most);
         each_page(read, String::as_str, |paths| {
             let writes: Vec<Write> = paths

@@ -7,14 +7,15 @@
 
 use crate::config::watch::SyncMode;
 use crate::files::plan::{
-    BaseRow, DIR_MODE, Entry, Local, RemoteRow, Stamp, is_below, local_mode, local_mtime, parent,
+    BaseRow, DIR_MODE, Entry, LocalEntry, RemoteRow, Stamp, is_below, local_mode, local_mtime,
+    parent,
 };
 use crate::wire::files::Hash;
 use crate::wire::revision::Revision;
 
 use super::step::{MetadataChange, NextStep, OutgoingChange, PathWork, Results};
 use super::traits::{
-    Called, ChangeOutcome, CompletedChange, ExpectedRow, Fault, HubChange, OldPath, OpenKey,
+    CallResult, ChangeOutcome, CompletedChange, ExpectedRow, Fault, HubChange, OldPath, OpenKey,
     SendItem, Write,
 };
 use super::{Engine, Interrupted, PathResult, PathState, lock};
@@ -29,7 +30,7 @@ pub(super) const MAX_EQUAL_FILES: usize = 1000;
 struct KeyedChange {
     change: HubChange,
     key: OpenKey,
-    local: Option<Local>,
+    local: Option<LocalEntry>,
 }
 
 /// Where the rows that a change made can be read again.
@@ -108,7 +109,7 @@ impl Engine {
     fn answered(
         &self,
         all: Vec<PathWork<KeyedChange>>,
-        answers: Vec<Called<ChangeOutcome>>,
+        answers: Vec<CallResult<ChangeOutcome>>,
         results: &mut Results,
     ) {
         let (mut soon, mut now) = (Vec::new(), Vec::new());
@@ -135,8 +136,9 @@ impl Engine {
                 }
             }
         }
-        let writes =
-            |work: &PathWork<(KeyedChange, Called<ChangeOutcome>, Vec<Write>)>| work.what.2.clone();
+        let writes = |work: &PathWork<(KeyedChange, CallResult<ChangeOutcome>, Vec<Write>)>| {
+            work.what.2.clone()
+        };
         // without it, the hub is asked about the key again
         let committed = self.commit_each(&soon, writes, Engine::commit_soon);
         let mut ended = results.keep(soon, committed);
@@ -149,7 +151,7 @@ impl Engine {
     }
 
     /// Reports a change whose response is recorded.
-    fn made(&self, keyed: &KeyedChange, answer: &Called<ChangeOutcome>) -> PathResult {
+    fn made(&self, keyed: &KeyedChange, answer: &CallResult<ChangeOutcome>) -> PathResult {
         let change = &keyed.change;
         match answer {
             Err(fault) => Err(fault.clone().into()),
@@ -276,7 +278,7 @@ impl Engine {
         &self,
         path: &str,
         known: &PathState,
-        local: &Local,
+        local: &LocalEntry,
         mode: u32,
     ) -> Result<NextStep, Interrupted> {
         if let Some(step) = self.merge_mode(known, local, mode) {
@@ -309,7 +311,7 @@ impl Engine {
     pub(super) fn merge_mode(
         &self,
         known: &PathState,
-        local: &Local,
+        local: &LocalEntry,
         mode: u32,
     ) -> Option<NextStep> {
         let (Some(entry), true) = (known.base().entry, mode != local_mode(known.base(), local))
@@ -347,7 +349,7 @@ impl Engine {
         &self,
         path: &str,
         known: &PathState,
-        local: &Local,
+        local: &LocalEntry,
     ) -> Result<Option<OldPath>, Interrupted> {
         if brings(known, local).is_none() {
             return Ok(None);
@@ -387,7 +389,7 @@ impl Engine {
     }
 
     /// The revision of `old` if it was in sync with these bytes and is only missing here.
-    fn was_renamed(&self, old: &str, local: &Local) -> Result<Option<Revision>, Interrupted> {
+    fn was_renamed(&self, old: &str, local: &LocalEntry) -> Result<Option<Revision>, Interrupted> {
         let rows = self.env.state.rows(old)?;
         let same = rows.base.entry.is_some_and(|e| e.same_body(&local.entry))
             && rows.base.is_at(&rows.remote);
@@ -458,7 +460,7 @@ impl Engine {
 }
 
 /// The hash of content that is new at its name.
-pub(super) fn brings(known: &PathState, local: &Local) -> Option<Hash> {
+pub(super) fn brings(known: &PathState, local: &LocalEntry) -> Option<Hash> {
     let same = known
         .base()
         .entry

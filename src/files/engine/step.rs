@@ -5,7 +5,7 @@
 
 use super::traits::{ContentSource, ExpectedRow, OldPath, Write};
 use super::{Interrupted, PathResult, PathState};
-use crate::files::plan::{BaseRow, Entry, Local};
+use crate::files::plan::{BaseRow, Entry, LocalEntry};
 
 /// What is to be done for a path.
 pub(super) enum NextStep {
@@ -83,7 +83,7 @@ impl Results {
 /// The hub's version is to get its name.
 pub(super) struct Placement {
     /// The entry to replace.
-    pub over: Option<Local>,
+    pub over: Option<LocalEntry>,
     /// As it is to be here.
     pub entry: Entry,
     pub sources: Vec<ContentSource>,
@@ -93,7 +93,7 @@ pub(super) struct Placement {
 
 /// A local file is to leave its name.
 pub(super) struct MoveAway {
-    pub what: Local,
+    pub what: LocalEntry,
     /// The resulting base.
     pub then: BaseRow,
     pub to: MoveTarget,
@@ -112,7 +112,7 @@ pub(super) enum MoveTarget {
 
 /// The mode and time of a local entry are to be set.
 pub(super) struct MetadataChange {
-    pub local: Local,
+    pub local: LocalEntry,
     pub mode: u32,
     pub mtime: i64,
     /// The resulting base.
@@ -126,7 +126,7 @@ pub(super) struct OutgoingChange {
     pub condition: ExpectedRow,
     pub from: Option<OldPath>,
     /// The local file whose bytes are sent; `None`: the hub has everything it needs.
-    pub local: Option<Local>,
+    pub local: Option<LocalEntry>,
     /// The change describes this tree.
     pub ours: bool,
     /// A further name that was claimed in the queue for this change.

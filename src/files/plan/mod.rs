@@ -88,7 +88,7 @@ impl Stamp {
 
 /// The local entry of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Local {
+pub struct LocalEntry {
     /// As found: `mode` and `mtime` are those of the stamp.
     pub entry: Entry,
     pub stamp: Stamp,
@@ -170,7 +170,7 @@ pub struct Plan {
 }
 
 /// Decides about one path. A remote row with the revision of the base is not a change.
-pub fn plan(base: &BaseRow, local: Option<&Local>, remote: &RemoteRow) -> Plan {
+pub fn plan(base: &BaseRow, local: Option<&LocalEntry>, remote: &RemoteRow) -> Plan {
     let same = base.is_at(remote);
     let theirs = if same { &base.entry } else { &remote.entry };
     match (local, theirs) {
@@ -200,7 +200,7 @@ fn absent_here(base: &Option<Entry>, theirs: Option<&Entry>, same: bool) -> Plan
     }
 }
 
-fn gone_there(base: &BaseRow, local: &Local) -> Plan {
+fn gone_there(base: &BaseRow, local: &LocalEntry) -> Plan {
     let mode = local_mode(base, local);
     let decided = |action, why| Plan { action, mode, why };
     let Some(b) = &base.entry else {
@@ -213,7 +213,7 @@ fn gone_there(base: &BaseRow, local: &Local) -> Plan {
     }
 }
 
-fn both(base: &BaseRow, local: &Local, theirs: &Entry, same: bool) -> Plan {
+fn both(base: &BaseRow, local: &LocalEntry, theirs: &Entry, same: bool) -> Plan {
     let mine = local_mode(base, local);
     let edited_here = base.entry.is_none_or(|b| !local.entry.same_body(&b));
     let edited_there = base.entry.is_none_or(|b| !theirs.same_body(&b));
@@ -264,7 +264,7 @@ pub fn one_way(
     decided: Plan,
     mode: SyncMode,
     base: &BaseRow,
-    local: Option<&Local>,
+    local: Option<&LocalEntry>,
     remote: &RemoteRow,
 ) -> Plan {
     let nothing = |why| Plan {
@@ -298,7 +298,7 @@ pub fn one_way(
 }
 
 /// The intended local mode: a mode that the filesystem could not keep is not a change.
-pub fn local_mode(base: &BaseRow, local: &Local) -> u32 {
+pub fn local_mode(base: &BaseRow, local: &LocalEntry) -> u32 {
     match (&base.entry, &base.seen) {
         (Some(b), Some(seen)) if seen.mode == local.entry.mode && b.kind == local.entry.kind => {
             b.mode
@@ -308,7 +308,7 @@ pub fn local_mode(base: &BaseRow, local: &Local) -> u32 {
 }
 
 /// Like [`local_mode`], for the modification time.
-pub fn local_mtime(base: &BaseRow, local: &Local) -> i64 {
+pub fn local_mtime(base: &BaseRow, local: &LocalEntry) -> i64 {
     match &base.entry {
         Some(b)
             if local.entry.same_body(b)
@@ -322,7 +322,7 @@ pub fn local_mtime(base: &BaseRow, local: &Local) -> i64 {
 
 /// Whether only the time of a file was changed here: set after the file was closed, as unpacking
 /// and `cp -p` do.
-pub fn is_retimed(base: &BaseRow, local: &Local) -> bool {
+pub fn is_retimed(base: &BaseRow, local: &LocalEntry) -> bool {
     let file = |b: &Entry| b.kind == EntryKind::File && local.entry.same_body(b);
     base.entry
         .filter(file)
@@ -331,7 +331,12 @@ pub fn is_retimed(base: &BaseRow, local: &Local) -> bool {
 
 /// The time that a file with equal bytes gets from the hub; `None`: it keeps its own. If both sides
 /// changed it, the hub's wins. If nothing was in sync before, both keep their times.
-pub fn time_from(base: &BaseRow, local: &Local, remote: &RemoteRow, mode: SyncMode) -> Option<i64> {
+pub fn time_from(
+    base: &BaseRow,
+    local: &LocalEntry,
+    remote: &RemoteRow,
+    mode: SyncMode,
+) -> Option<i64> {
     let (was, theirs) = base.entry.zip(remote.entry)?;
     let changed = was.mtime != theirs.mtime
         && local.entry.kind == EntryKind::File

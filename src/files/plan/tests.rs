@@ -37,7 +37,7 @@ fn check(base: &str, local: &str, remote: &str, action: Action, mode: u32) {
         seen: entry(base).as_ref().map(stamp),
         ..BaseRow::default()
     };
-    let l = entry(local).map(|entry| Local {
+    let l = entry(local).map(|entry| LocalEntry {
         entry,
         stamp: stamp(&entry),
     });
@@ -132,7 +132,7 @@ fn one_way_leaves_the_other_side_alone() {
                 seen: entry(base).as_ref().map(stamp),
                 ..BaseRow::default()
             };
-            let l = entry(local).map(|entry| Local {
+            let l = entry(local).map(|entry| LocalEntry {
                 entry,
                 stamp: stamp(&entry),
             });
@@ -177,7 +177,7 @@ fn a_mode_that_the_filesystem_cannot_keep_is_no_change() {
         seen: Some(stamp(&found)),
         ..BaseRow::default()
     };
-    let local = Local {
+    let local = LocalEntry {
         entry: found,
         stamp: stamp(&found),
     };
@@ -192,7 +192,7 @@ fn a_mode_that_the_filesystem_cannot_keep_is_no_change() {
         (3, 1_999_999_999)
     );
     // an edit does not send back a mode that the filesystem made up
-    let edited = Local {
+    let edited = LocalEntry {
         entry: Entry {
             hash: Hash::of(b"y"),
             ..found

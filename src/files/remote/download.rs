@@ -43,7 +43,7 @@ enum DownloadStart {
 }
 
 impl Remote {
-    pub(super) fn fetch_all(&self, all: &[StageItem<'_>]) -> Vec<Called<Option<StagedFile>>> {
+    pub(super) fn fetch_all(&self, all: &[StageItem<'_>]) -> Vec<CallResult<Option<StagedFile>>> {
         let (mut results, mut small) = (Vec::with_capacity(all.len()), Vec::new());
         let mut synced = SyncSet::default();
         for (at, delivery) in all.iter().enumerate() {
@@ -69,7 +69,7 @@ impl Remote {
     }
 
     /// Stages everything that needs no small download.
-    fn begin(&self, delivery: &StageItem<'_>, synced: &mut SyncSet) -> Called<DownloadStart> {
+    fn begin(&self, delivery: &StageItem<'_>, synced: &mut SyncSet) -> CallResult<DownloadStart> {
         let StageItem {
             path,
             row,
@@ -102,9 +102,9 @@ impl Remote {
     fn stage_small(
         &self,
         delivery: &StageItem<'_>,
-        content: Called<SmallContent>,
+        content: CallResult<SmallContent>,
         synced: &mut SyncSet,
-    ) -> Called<Option<StagedFile>> {
+    ) -> CallResult<Option<StagedFile>> {
         let StageItem {
             path, row, entry, ..
         } = *delivery;
@@ -140,7 +140,7 @@ impl Remote {
         staged.map_or_else(|| Err(self.damaged(path)), |staged| Ok(Some(staged)))
     }
 
-    fn fetch_together(&self, all: &[SmallDownload<'_>]) -> Vec<Called<SmallContent>> {
+    fn fetch_together(&self, all: &[SmallDownload<'_>]) -> Vec<CallResult<SmallContent>> {
         // an empty file needs no request
         let wanted: Vec<&StageItem<'_>> = all
             .iter()
@@ -155,7 +155,7 @@ impl Remote {
                 tag: delivery.row.tag,
             })
             .collect();
-        let mut found: Vec<Called<SmallContent>> = Vec::with_capacity(items.len());
+        let mut found: Vec<CallResult<SmallContent>> = Vec::with_capacity(items.len());
         let take = |head: FetchHead, body: &mut dyn Read| {
             let most = wanted[found.len()].entry.size.min(BATCH_FILE);
             let mut bytes = Vec::new();
@@ -197,8 +197,8 @@ impl Remote {
         path: &str,
         row: &RemoteRow,
         size: u64,
-        take: &mut dyn FnMut(&[u8]) -> Called<()>,
-    ) -> Called<bool> {
+        take: &mut dyn FnMut(&[u8]) -> CallResult<()>,
+    ) -> CallResult<bool> {
         let mut answer = match self.hub.download(row.id, Some(row.at()), 0, None) {
             Err(failure) if failure.status == 404 && failure.error.kind != Kind::Unreachable => {
                 return Ok(false);
@@ -223,7 +223,7 @@ impl Remote {
         }
     }
 
-    fn medium(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<StagedFile>> {
+    fn medium(&self, path: &str, row: &RemoteRow, entry: &Entry) -> CallResult<Option<StagedFile>> {
         let Some(mut temporary) = self.tree.temporary(path, entry.size)? else {
             return Ok(None);
         };
@@ -240,7 +240,7 @@ impl Remote {
             .map_or_else(|| Err(self.damaged(path)), |staged| Ok(Some(staged)))
     }
 
-    fn long(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<StagedFile>> {
+    fn long(&self, path: &str, row: &RemoteRow, entry: &Entry) -> CallResult<Option<StagedFile>> {
         let coming = || self.coming.lock().unwrap_or_else(PoisonError::into_inner);
         if !coming().insert(entry.hash) {
             // the other download's file is a source then
@@ -254,7 +254,12 @@ impl Remote {
         staged
     }
 
-    fn long_alone(&self, path: &str, row: &RemoteRow, entry: &Entry) -> Called<Option<StagedFile>> {
+    fn long_alone(
+        &self,
+        path: &str,
+        row: &RemoteRow,
+        entry: &Entry,
+    ) -> CallResult<Option<StagedFile>> {
         let partial = self.tree.partial(entry)?;
         let step = |step: TransferStep<'_>| self.traffic.down(step);
         let transfer = Transfer::once(&self.hub, true, &step);

@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::client::{self, ChangeHeaders, ErrorDetail, Failure, HubClient, UploadResponse};
 use crate::error::{Error, Kind};
 use crate::transfer::{ReplacedRevision, RequestSlots};
-use crate::wire::files::{self, Chunk, Commit, Extra, Hash, Name, PAGE, Record, SINGLE};
+use crate::wire::files::{self, Chunk, Commit, ExtraMetadata, Hash, Name, PAGE, Record, SINGLE};
 use crate::wire::revision::{Condition, Revision};
 
 use super::engine::traits::*;
@@ -76,7 +76,7 @@ impl Remote {
         }
     }
 
-    fn name(&self, path: &str) -> Called<Name> {
+    fn name(&self, path: &str) -> CallResult<Name> {
         self.names.name(path).map_err(|why| {
             Fault::Refused(Error::new(
                 Kind::Failed,
@@ -86,7 +86,7 @@ impl Remote {
     }
 
     /// Returns the result of a call, and informs the workers that wait for the hub.
-    fn called<T>(&self, called: client::Called<T>) -> Called<T> {
+    fn called<T>(&self, called: client::HubResult<T>) -> CallResult<T> {
         match called {
             Ok(done) => {
                 self.link.reached();
@@ -100,8 +100,8 @@ impl Remote {
     fn answer(
         &self,
         change: &HubChange,
-        called: client::Called<UploadResponse>,
-    ) -> Called<ChangeOutcome> {
+        called: client::HubResult<UploadResponse>,
+    ) -> CallResult<ChangeOutcome> {
         let stored = match called {
             Err(failure) => return self.unmet(failure),
             Ok(stored) => stored,
@@ -124,7 +124,7 @@ impl Remote {
         change: &HubChange,
         record: Record,
         renamed_from: Option<Record>,
-    ) -> Called<ChangeOutcome> {
+    ) -> CallResult<ChangeOutcome> {
         let rows: Vec<(String, RemoteRow)> = [Some(record), renamed_from]
             .iter()
             .flatten()
@@ -145,7 +145,7 @@ impl Remote {
         }
     }
 
-    fn unmet(&self, failure: Failure) -> Called<ChangeOutcome> {
+    fn unmet(&self, failure: Failure) -> CallResult<ChangeOutcome> {
         match (failure.status, failure.told) {
             (412, ErrorDetail::Current(record)) => {
                 self.link.reached();
@@ -177,7 +177,7 @@ impl Remote {
         change: &HubChange,
         entry: &Entry,
         chunks: Vec<Chunk>,
-    ) -> Called<client::Called<UploadResponse>> {
+    ) -> CallResult<client::HubResult<UploadResponse>> {
         let name = self.name(&change.path)?;
         let commit = Commit {
             path: name.path,
@@ -185,7 +185,7 @@ impl Remote {
             kind: entry.kind,
             mode: Some(rows::st_mode(entry)),
             mtime: Some(rows::mtime(entry)),
-            extra: Extra::default(),
+            extra: ExtraMetadata::default(),
             content_type: None,
             size: entry.size,
             checksum_sha256: entry.hash,
@@ -195,7 +195,7 @@ impl Remote {
         Ok(self.hub.commit(&commit, request(change)))
     }
 
-    fn old_name(&self, change: &HubChange) -> Called<Option<files::OldName>> {
+    fn old_name(&self, change: &HubChange) -> CallResult<Option<files::OldName>> {
         let from = change.from.as_ref().map(|from| {
             let Revision { rev, tag } = from.rev;
             self.name(&from.path).map(|name| files::OldName {
@@ -209,7 +209,7 @@ impl Remote {
     }
 
     /// The long file that a change replaces on the hub.
-    fn replaced(&self, change: &HubChange) -> Called<Option<ReplacedRevision>> {
+    fn replaced(&self, change: &HubChange) -> CallResult<Option<ReplacedRevision>> {
         let at = change.from.as_ref().map_or(&change.path, |from| &from.path);
         let row = self.state.rows(at)?.remote;
         let is_long = (row.entry.as_ref())
@@ -221,7 +221,7 @@ impl Remote {
     }
 
     /// The chunks of a content that the hub has under a known name; `None`: there is no such name.
-    fn known_chunks(&self, change: &HubChange, entry: &Entry) -> Called<Option<Vec<Chunk>>> {
+    fn known_chunks(&self, change: &HubChange, entry: &Entry) -> CallResult<Option<Vec<Chunk>>> {
         if entry.is_dir() || entry.size == 0 {
             return Ok(Some(Vec::new()));
         }
@@ -266,7 +266,12 @@ fn set_back() -> Fault {
 }
 
 impl HubCalls for Remote {
-    fn changes(&self, after: u64, newest: Revision, began: Option<u64>) -> Called<ChangesResult> {
+    fn changes(
+        &self,
+        after: u64,
+        newest: Revision,
+        began: Option<u64>,
+    ) -> CallResult<ChangesResult> {
         let page = match self
             .hub
             .changes(after, newest, began, PAGE, self.names.scope())
@@ -287,7 +292,7 @@ impl HubCalls for Remote {
         Ok(ChangesResult::Page(self.names.page(&page, after)))
     }
 
-    fn common(&self, epoch: Uuid, points: &[Revision]) -> Called<u64> {
+    fn common(&self, epoch: Uuid, points: &[Revision]) -> CallResult<u64> {
         match self.hub.common(epoch, points) {
             // an older hub
             Err(failure) if matches!(failure.status, 404 | 405) => Ok(0),
@@ -295,7 +300,7 @@ impl HubCalls for Remote {
         }
     }
 
-    fn ask(&self, key: Uuid, newest: Revision) -> Called<KeyRows> {
+    fn ask(&self, key: Uuid, newest: Revision) -> CallResult<KeyRows> {
         let answer = match self.hub.ask_key(key, newest) {
             Err(failure) if failure.status == 410 => {
                 self.link.reached();
@@ -317,7 +322,7 @@ impl HubCalls for Remote {
 }
 
 impl ContentTransfer for Remote {
-    fn send(&self, all: &[SendItem<'_>]) -> Vec<Called<ChangeOutcome>> {
+    fn send(&self, all: &[SendItem<'_>]) -> Vec<CallResult<ChangeOutcome>> {
         let sent = self.send_all(all);
         for (shipment, answer) in all.iter().zip(&sent) {
             if let (Ok(ChangeOutcome::FileChanged), Some(local)) = (answer, shipment.local) {
@@ -327,7 +332,7 @@ impl ContentTransfer for Remote {
         sent
     }
 
-    fn stage(&self, all: &[StageItem<'_>]) -> Vec<Called<Option<StagedFile>>> {
+    fn stage(&self, all: &[StageItem<'_>]) -> Vec<CallResult<Option<StagedFile>>> {
         self.fetch_all(all)
     }
 }

@@ -10,7 +10,7 @@ use crate::clock;
 use crate::files::engine::traits::RowPage;
 use crate::files::plan::{Entry, RemoteRow};
 use crate::relpath;
-use crate::wire::files::{ChangesPage, EntryKind, Extra, Hash, Metadata, Name, Record};
+use crate::wire::files::{ChangesPage, EntryKind, ExtraMetadata, Hash, Metadata, Name, Record};
 use crate::wire::scope::Scope;
 
 /// The directory on the hub that a local directory is synced with; "" is the whole hub.
@@ -152,7 +152,7 @@ pub fn metadata(entry: &Entry, path: String) -> Metadata {
         path,
         mode: Some(st_mode(entry)),
         mtime: Some(mtime(entry)),
-        extra: Extra::default(),
+        extra: ExtraMetadata::default(),
     }
 }
 

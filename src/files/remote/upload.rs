@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use crate::client::{ByteSource, ErrorDetail};
 use crate::error::{Error, Kind};
 use crate::files::engine::traits::*;
-use crate::files::plan::{Entry, Local};
+use crate::files::plan::{Entry, LocalEntry};
 use crate::files::tree::hash::FileReading;
 use crate::files::tree::root::fault;
 use crate::transfer::{Transfer, TransferStep, source_file};
@@ -29,11 +29,11 @@ enum Sending {
     /// In requests of its own.
     Alone,
     /// Not at all.
-    Ended(Called<ChangeOutcome>),
+    Ended(CallResult<ChangeOutcome>),
 }
 
 impl Remote {
-    pub(super) fn send_all(&self, all: &[SendItem<'_>]) -> Vec<Called<ChangeOutcome>> {
+    pub(super) fn send_all(&self, all: &[SendItem<'_>]) -> Vec<CallResult<ChangeOutcome>> {
         let _slot = self.slots.enter();
         let batches = match self.hub.batches_changes() {
             Ok(batches) => batches,
@@ -64,7 +64,7 @@ impl Remote {
     }
 
     /// Decides how a change is sent, and reads a short content. `batches`: whether batches take changes without bytes.
-    fn prepare(&self, shipment: &SendItem<'_>, batches: bool) -> Called<Sending> {
+    fn prepare(&self, shipment: &SendItem<'_>, batches: bool) -> CallResult<Sending> {
         let SendItem { change, local } = *shipment;
         let line = |item: BatchItem, bytes| Ok(Sending::Line(Box::new(item), bytes));
         let name = self.name(&change.path)?;
@@ -122,7 +122,12 @@ impl Remote {
     }
 
     /// Whether a file whose content the hub has is no longer what was to be sent.
-    fn has_moved(&self, change: &HubChange, entry: &Entry, local: Option<&Local>) -> Called<bool> {
+    fn has_moved(
+        &self,
+        change: &HubChange,
+        entry: &Entry,
+        local: Option<&LocalEntry>,
+    ) -> CallResult<bool> {
         Ok(match local {
             Some(local) if !entry.is_dir() => self.tree.stamp(&change.path)? != Some(local.stamp),
             _ => false,
@@ -134,8 +139,8 @@ impl Remote {
         &self,
         change: &HubChange,
         entry: &Entry,
-        local: Option<&Local>,
-    ) -> Called<Option<Vec<u8>>> {
+        local: Option<&LocalEntry>,
+    ) -> CallResult<Option<Vec<u8>>> {
         let is_whole =
             |bytes: &Vec<u8>| bytes.len() as u64 == entry.size && Hash::of(bytes) == entry.hash;
         if entry.kind == files::EntryKind::Symlink {
@@ -166,7 +171,7 @@ impl Remote {
         &self,
         all: &[SendItem<'_>],
         lines: &[(usize, BatchItem, Vec<u8>)],
-    ) -> Vec<(usize, Called<ChangeOutcome>)> {
+    ) -> Vec<(usize, CallResult<ChangeOutcome>)> {
         let (mut answers, mut rest) = (Vec::with_capacity(lines.len()), lines);
         while !rest.is_empty() {
             let mut bytes = 0;
@@ -185,7 +190,7 @@ impl Remote {
         &self,
         all: &[SendItem<'_>],
         lines: &[(usize, BatchItem, Vec<u8>)],
-    ) -> Vec<(usize, Called<ChangeOutcome>)> {
+    ) -> Vec<(usize, CallResult<ChangeOutcome>)> {
         let passed = |bytes| self.traffic.up(TransferStep::Passed(bytes));
         let newest = lines.iter().map(|(at, ..)| all[*at].change.newest).max();
         let items: Vec<(&BatchItem, &[u8])> = lines
@@ -215,7 +220,7 @@ impl Remote {
         }
     }
 
-    fn result(&self, shipment: &SendItem<'_>, result: BatchResult) -> Called<ChangeOutcome> {
+    fn result(&self, shipment: &SendItem<'_>, result: BatchResult) -> CallResult<ChangeOutcome> {
         let change = shipment.change;
         let failure = self.hub.refused_change(&result, &change.path);
         match (result.status, result.record) {
@@ -232,7 +237,7 @@ impl Remote {
     }
 
     /// Sends one change in requests of its own.
-    fn send_one(&self, shipment: &SendItem<'_>) -> Called<ChangeOutcome> {
+    fn send_one(&self, shipment: &SendItem<'_>) -> CallResult<ChangeOutcome> {
         let SendItem { change, local } = *shipment;
         let Some(entry) = &change.entry else {
             let id = self.state.rows(&change.path)?.remote.id;
@@ -289,7 +294,7 @@ impl Remote {
         change: &HubChange,
         entry: &Entry,
         reading: FileReading,
-    ) -> Called<ChangeOutcome> {
+    ) -> CallResult<ChangeOutcome> {
         let FileReading { file, shown } = reading;
         let step = |step: TransferStep<'_>| self.traffic.up(step);
         if entry.size > SINGLE {

@@ -69,7 +69,7 @@ impl Remote {
         self.take_mended().unwrap_or_default()
     }
 
-    fn give(&self, name: &Name) -> Called<()> {
+    fn give(&self, name: &Name) -> CallResult<()> {
         let full = name.full();
         let Some(path) = self
             .names
@@ -131,7 +131,7 @@ impl Remote {
         Ok(())
     }
 
-    fn give_chunk(&self, path: &str, hash: Hash, source: ByteSource<'_>) -> Called<()> {
+    fn give_chunk(&self, path: &str, hash: Hash, source: ByteSource<'_>) -> CallResult<()> {
         if self.called(self.hub.missing(&[hash]))?.is_empty() {
             return Ok(());
         }
@@ -142,7 +142,7 @@ impl Remote {
     }
 
     /// Paths whose content the hub has again.
-    fn take_mended(&self) -> Called<Vec<String>> {
+    fn take_mended(&self) -> CallResult<Vec<String>> {
         let lacking = self
             .lacking
             .lock()

@@ -3,7 +3,8 @@
 use redb::WriteTransaction;
 
 use super::codec::{StateRecord, encode_feed};
-use super::{APPROVALS, DELETES, HASHES, META, POINTS, PREFIX, ROWS, Tried, decode, meta_number};
+use super::{APPROVALS, DELETES, HASHES, META, POINTS, PREFIX, ROWS, decode, meta_number};
+use crate::database::DbResult;
 use crate::database::table::{OpenTable, ReadableTable, Table};
 use crate::files::engine::rows::{hear, hear_of_none, set_back};
 use crate::files::engine::traits::{OpenKey, Rows, Write};
@@ -26,7 +27,7 @@ pub struct StateTables<'tx> {
     listing: u64,
 }
 
-pub fn apply<'a>(tx: &WriteTransaction, writes: impl Iterator<Item = &'a Write>) -> Tried<()> {
+pub fn apply<'a>(tx: &WriteTransaction, writes: impl Iterator<Item = &'a Write>) -> DbResult<()> {
     let mut tables = StateTables::open(tx)?;
     let before = (tables.files, tables.listing);
     for write in writes {
@@ -44,7 +45,7 @@ pub fn apply<'a>(tx: &WriteTransaction, writes: impl Iterator<Item = &'a Write>)
 }
 
 impl<'tx> StateTables<'tx> {
-    pub fn open(tx: &'tx WriteTransaction) -> Tried<StateTables<'tx>> {
+    pub fn open(tx: &'tx WriteTransaction) -> DbResult<StateTables<'tx>> {
         let meta = tx.table(META)?;
         let (files, listing) = (
             meta_number(&meta, "files")?,
@@ -62,7 +63,7 @@ impl<'tx> StateTables<'tx> {
         })
     }
 
-    fn one(&mut self, write: &Write) -> Tried<()> {
+    fn one(&mut self, write: &Write) -> DbResult<()> {
         let listing = self.listing;
         match write {
             Write::Base(path, row) => self.change(path, |record| record.rows.base = row.clone()),
@@ -117,7 +118,7 @@ impl<'tx> StateTables<'tx> {
         }
     }
 
-    fn close(&mut self, key: &OpenKey) -> Tried<()> {
+    fn close(&mut self, key: &OpenKey) -> DbResult<()> {
         key.names.iter().try_for_each(|path| {
             self.change(path, |record| {
                 record.rows.key.take_if(|k| k.key == key.key);
@@ -126,7 +127,7 @@ impl<'tx> StateTables<'tx> {
     }
 
     /// Changes all rows, and removes approvals, names of a listing, and the points after `through`.
-    fn forget(&mut self, through: u64, forget: impl Fn(&mut Rows)) -> Tried<()> {
+    fn forget(&mut self, through: u64, forget: impl Fn(&mut Rows)) -> DbResult<()> {
         let mut after = String::new();
         loop {
             let page: Vec<String> = self
@@ -134,7 +135,7 @@ impl<'tx> StateTables<'tx> {
                 .range::<&str>(after.as_str()..)?
                 .take(ROWS_PER_TRANSACTION)
                 .map(|row| Ok(row?.0.value().to_string()))
-                .collect::<Tried<_>>()?;
+                .collect::<DbResult<_>>()?;
             for path in &page {
                 self.change(path, |record| {
                     forget(&mut record.rows);
@@ -154,7 +155,7 @@ impl<'tx> StateTables<'tx> {
 
     /// Drops every second point of the older half when there are too many: all recent commits stay
     /// known, and some of the old ones.
-    fn remember(&mut self, points: &[Revision]) -> Tried<()> {
+    fn remember(&mut self, points: &[Revision]) -> DbResult<()> {
         for at in points {
             self.points.insert(at.rev, at.tag.0)?;
         }
@@ -164,7 +165,7 @@ impl<'tx> StateTables<'tx> {
                 .iter()?
                 .take(revision::POINTS / 2)
                 .map(|row| Ok(row?.0.value()))
-                .collect::<Tried<Vec<u64>>>()?;
+                .collect::<DbResult<Vec<u64>>>()?;
             for rev in older.iter().skip(1).step_by(2) {
                 self.points.remove(rev)?;
             }
@@ -173,7 +174,7 @@ impl<'tx> StateTables<'tx> {
     }
 
     /// Changes one record, and the index and count that depend on its base.
-    fn change(&mut self, path: &str, change: impl FnOnce(&mut StateRecord)) -> Tried<()> {
+    fn change(&mut self, path: &str, change: impl FnOnce(&mut StateRecord)) -> DbResult<()> {
         let old = self
             .rows
             .get(path)?

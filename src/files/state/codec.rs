@@ -6,7 +6,7 @@
 use uuid::Uuid;
 
 use crate::files::engine::traits::{Feed, Intent, OpenKey, Rows, StagedFile};
-use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp};
+use crate::files::plan::{BaseRow, Entry, LocalEntry, RemoteRow, Stamp};
 use crate::wire::files::{EntryKind, Hash};
 use crate::wire::revision::Tag;
 
@@ -180,7 +180,7 @@ impl Writer {
         self.option(remote.renamed_to.as_ref(), Writer::text);
     }
 
-    fn local(&mut self, local: &Local) {
+    fn local(&mut self, local: &LocalEntry) {
         self.entry(&local.entry);
         self.stamp(&local.stamp);
     }
@@ -417,8 +417,8 @@ impl<'a> RowReader<'a> {
         })
     }
 
-    fn local(&mut self) -> Read<Local> {
-        Ok(Local {
+    fn local(&mut self) -> Read<LocalEntry> {
+        Ok(LocalEntry {
             entry: self.entry()?,
             stamp: self.stamp()?,
         })

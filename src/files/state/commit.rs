@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use redb::Durability;
 
-use super::{CACHE_BYTES, DiskState, HINTS, Tried, apply};
+use super::{CACHE_BYTES, DiskState, HINTS, apply};
 use crate::clock;
-use crate::database;
+use crate::database::{self, DbResult};
 use crate::error::{Error, Kind};
-use crate::files::engine::traits::{Called, Fault, Write};
+use crate::files::engine::traits::{CallResult, Fault, Write};
 
 /// Writes without a sync; one more, and the next commit has one.
 const MAX_UNSYNCED_WRITES: usize = 4000;
@@ -29,7 +29,7 @@ pub struct Unsynced {
 
 impl DiskState {
     /// Several callers share one transaction, which has a sync if one of them needs it.
-    pub(super) fn write(&self, writes: &[Write], durability: Durability) -> Called<()> {
+    pub(super) fn write(&self, writes: &[Write], durability: Durability) -> CallResult<()> {
         self.group.join((writes.to_vec(), durability), &|groups| {
             let count: usize = groups.iter().map(|(writes, _)| writes.len()).sum();
             let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,7 +66,7 @@ impl DiskState {
     }
 
     /// Syncs the writes without a sync if the first of them is old enough. -> when to call it again; `None`: all is synced.
-    pub fn sync_old(&self) -> Called<Option<Duration>> {
+    pub fn sync_old(&self) -> CallResult<Option<Duration>> {
         let since = self
             .unsynced
             .lock()
@@ -82,8 +82,8 @@ impl DiskState {
     pub(super) fn transaction(
         &self,
         durability: Durability,
-        what: &dyn Fn(&redb::WriteTransaction) -> Tried<()>,
-    ) -> Called<()> {
+        what: &dyn Fn(&redb::WriteTransaction) -> DbResult<()>,
+    ) -> CallResult<()> {
         let write = || {
             let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
             let mut tx = db

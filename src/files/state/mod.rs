@@ -22,10 +22,10 @@ use redb::{Database, Durability, ReadTransaction, ReadableDatabase, TableDefinit
 use uuid::Uuid;
 
 use super::batcher::Batcher;
-use super::engine::traits::{Called, Fault, Feed, Rows, State, Token, Write};
+use super::engine::traits::{CallResult, DeleteToken, Fault, Feed, Rows, State, Write};
 use crate::database::file::Happened;
 use crate::database::table::{OpenTable, ReadableTable};
-use crate::database::{self, Hints};
+use crate::database::{self, DbResult, Hints};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::Hash;
@@ -57,8 +57,6 @@ const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// Bytes of a hash in the index; the base row has the whole hash.
 const PREFIX: usize = 8;
 
-type Tried<T> = std::result::Result<T, redb::Error>;
-
 /// See the module documentation.
 pub struct DiskState {
     path: PathBuf,
@@ -66,7 +64,7 @@ pub struct DiskState {
     db: RwLock<Option<Database>>,
     happened: Arc<Happened>,
     /// Commits in one batch share one sync, or have none if none of them needs it.
-    group: Batcher<(Vec<Write>, Durability), Called<()>>,
+    group: Batcher<(Vec<Write>, Durability), CallResult<()>>,
     unsynced: Mutex<Unsynced>,
 }
 
@@ -199,10 +197,10 @@ impl DiskState {
     }
 
     /// Creates missing tables and values, and writes nothing if none is missing.
-    fn prepare(&self) -> Tried<u64> {
+    fn prepare(&self) -> DbResult<u64> {
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
         let db = db.as_ref().ok_or(redb::Error::DatabaseClosed)?;
-        let schema = |meta: &dyn Fn(&str) -> Tried<Option<u64>>| meta("schema");
+        let schema = |meta: &dyn Fn(&str) -> DbResult<Option<u64>>| meta("schema");
         if let Ok(meta) = db.begin_read()?.table(META)
             && let Some(schema) =
                 schema(&|name| Ok(meta.get(name)?.and_then(|v| number(v.value()))))?
@@ -221,7 +219,7 @@ impl DiskState {
 
     /// A small value that is stored with the rows, by name: the marker of the directory, or the boot while it is
     /// open.
-    pub fn note(&self, name: &str) -> Called<Option<String>> {
+    pub fn note(&self, name: &str) -> CallResult<Option<String>> {
         let get = |tx: &ReadTransaction| {
             Ok(tx
                 .table(META)?
@@ -233,7 +231,7 @@ impl DiskState {
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
-    pub fn set_note(&self, name: &str, text: &str) -> Called<()> {
+    pub fn set_note(&self, name: &str, text: &str) -> CallResult<()> {
         self.transaction(Durability::Immediate, &|tx| {
             tx.table(META)?
                 .insert(note(name).as_str(), text.as_bytes())?;
@@ -242,7 +240,7 @@ impl DiskState {
     }
 
     /// The marker that the directory had.
-    pub fn marker(&self) -> Called<Option<Uuid>> {
+    pub fn marker(&self) -> CallResult<Option<Uuid>> {
         Ok(self
             .note("marker")?
             .and_then(|text| Uuid::parse_str(&text).ok()))
@@ -259,7 +257,7 @@ impl DiskState {
         .map(|n| n.load(Relaxed))
     }
 
-    fn read<T>(&self, what: impl Fn(&ReadTransaction) -> Tried<T>) -> Called<T> {
+    fn read<T>(&self, what: impl Fn(&ReadTransaction) -> DbResult<T>) -> CallResult<T> {
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
         let read = || {
             what(
@@ -284,7 +282,10 @@ fn number(bytes: &[u8]) -> Option<u64> {
     bytes.try_into().ok().map(u64::from_le_bytes)
 }
 
-fn meta_number(meta: &impl ReadableTable<&'static str, &'static [u8]>, name: &str) -> Tried<u64> {
+fn meta_number(
+    meta: &impl ReadableTable<&'static str, &'static [u8]>,
+    name: &str,
+) -> DbResult<u64> {
     Ok(meta.get(name)?.and_then(|v| number(v.value())).unwrap_or(0))
 }
 
@@ -293,7 +294,7 @@ fn corrupted(_: Damaged) -> redb::Error {
     redb::Error::Corrupted("a row cannot be read".into())
 }
 
-fn decode(bytes: &[u8]) -> Tried<StateRecord> {
+fn decode(bytes: &[u8]) -> DbResult<StateRecord> {
     StateRecord::decode(bytes).map_err(corrupted)
 }
 
@@ -330,14 +331,14 @@ fn range<'a>(
 }
 
 impl State for DiskState {
-    fn rows(&self, path: &str) -> Called<Rows> {
+    fn rows(&self, path: &str) -> CallResult<Rows> {
         self.read(|tx| match tx.table(ROWS)?.get(path)? {
             Some(row) => Ok(decode(row.value())?.rows),
             None => Ok(Rows::default()),
         })
     }
 
-    fn below(&self, dir: &str, after: &str, most: usize) -> Called<Vec<(String, Rows)>> {
+    fn below(&self, dir: &str, after: &str, most: usize) -> CallResult<Vec<(String, Rows)>> {
         self.read(|tx| {
             let (table, mut ends, mut found) = (tx.table(ROWS)?, Default::default(), Vec::new());
             for row in table.range::<&str>(range(dir, after, &mut ends))? {
@@ -353,7 +354,7 @@ impl State for DiskState {
         })
     }
 
-    fn with_hash(&self, hash: &Hash, most: usize) -> Called<Vec<String>> {
+    fn with_hash(&self, hash: &Hash, most: usize) -> CallResult<Vec<String>> {
         self.read(|tx| {
             let (hashes, rows, mut found) = (tx.table(HASHES)?, tx.table(ROWS)?, Vec::new());
             for key in hashes.range::<&[u8]>(&hash.0[..PREFIX]..)? {
@@ -379,7 +380,7 @@ impl State for DiskState {
         })
     }
 
-    fn not_listed(&self, after: &str, most: usize) -> Called<Vec<String>> {
+    fn not_listed(&self, after: &str, most: usize) -> CallResult<Vec<String>> {
         self.read(|tx| {
             let listing = meta_number(&tx.table(META)?, "listing")? + 1;
             let (table, mut ends, mut found) = (tx.table(ROWS)?, Default::default(), Vec::new());
@@ -397,14 +398,14 @@ impl State for DiskState {
         })
     }
 
-    fn feed(&self) -> Called<Feed> {
+    fn feed(&self) -> CallResult<Feed> {
         self.read(|tx| match tx.table(META)?.get("feed")? {
             Some(bytes) => codec::decode_feed(bytes.value()).map_err(corrupted),
             None => Ok(Feed::default()),
         })
     }
 
-    fn points(&self) -> Called<Vec<Revision>> {
+    fn points(&self) -> CallResult<Vec<Revision>> {
         let point = |(rev, tag): (u64, u64)| Revision { rev, tag: Tag(tag) };
         self.read(|tx| {
             tx.table(POINTS)?
@@ -414,11 +415,11 @@ impl State for DiskState {
         })
     }
 
-    fn files(&self) -> Called<u64> {
+    fn files(&self) -> CallResult<u64> {
         self.read(|tx| meta_number(&tx.table(META)?, "files"))
     }
 
-    fn deletes(&self) -> Called<BTreeMap<u64, u32>> {
+    fn deletes(&self) -> CallResult<BTreeMap<u64, u32>> {
         self.read(|tx| {
             tx.table(DELETES)?
                 .iter()?
@@ -427,7 +428,7 @@ impl State for DiskState {
         })
     }
 
-    fn approved(&self, token: &Token) -> Called<bool> {
+    fn approved(&self, token: &DeleteToken) -> CallResult<bool> {
         self.read(|tx| {
             Ok(tx
                 .table(APPROVALS)?
@@ -436,14 +437,14 @@ impl State for DiskState {
         })
     }
 
-    fn commit(&self, writes: &[Write]) -> Called<()> {
+    fn commit(&self, writes: &[Write]) -> CallResult<()> {
         if writes.is_empty() {
             return Ok(());
         }
         self.write(writes, Durability::Immediate)
     }
 
-    fn commit_soon(&self, writes: &[Write]) -> Called<()> {
+    fn commit_soon(&self, writes: &[Write]) -> CallResult<()> {
         if writes.is_empty() {
             return Ok(());
         }

@@ -20,8 +20,8 @@ use crate::chunking::{Content, Splitter};
 use crate::clock;
 use crate::config::limits;
 use crate::error::{Error, Kind};
-use crate::files::engine::traits::{Called, Fault, Presence};
-use crate::files::plan::{Entry, Local, Stamp};
+use crate::files::engine::traits::{CallResult, Fault, Presence};
+use crate::files::plan::{Entry, LocalEntry, Stamp};
 use crate::wire::files::{EntryKind, Hash, SINGLE};
 
 /// Attempts to read a file that is being written to, before it has to wait.
@@ -124,7 +124,11 @@ pub struct TrashedHashes(Mutex<Option<HashSet<[u8; 8]>>>);
 
 impl TrashedHashes {
     /// Whether the content may be in the trash. `list` is called once.
-    pub fn has(&self, hash: &Hash, list: impl FnOnce() -> Called<Vec<Hash>>) -> Called<bool> {
+    pub fn has(
+        &self,
+        hash: &Hash,
+        list: impl FnOnce() -> CallResult<Vec<Hash>>,
+    ) -> CallResult<bool> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.is_none() {
             *known = Some(list()?.iter().map(prefix).collect());
@@ -183,7 +187,7 @@ impl Read for FileReading {
 
 impl DiskTree {
     /// What `stat` shows for a name. `Err(Presence)`: nothing more can be known.
-    pub(super) fn shown(&self, path: &str) -> Called<Result<NamedEntry, Presence>> {
+    pub(super) fn shown(&self, path: &str) -> CallResult<Result<NamedEntry, Presence>> {
         let (dir, name) = split(path);
         let found = self
             .root
@@ -213,7 +217,7 @@ impl DiskTree {
         &self,
         path: &str,
         known: Option<(&Stamp, &Entry)>,
-    ) -> Called<Presence> {
+    ) -> CallResult<Presence> {
         let shown = match self.shown(path)? {
             Ok(shown) => shown,
             Err(look) => return Ok(look),
@@ -221,7 +225,7 @@ impl DiskTree {
         let Stamp {
             size, mtime, mode, ..
         } = shown.stamp;
-        let here = |entry, stamp| Ok(Presence::Here(Local { entry, stamp }));
+        let here = |entry, stamp| Ok(Presence::Here(LocalEntry { entry, stamp }));
         let kind = match shown.what {
             InodeType::Special => {
                 return Ok(Presence::Unknown(Error::new(
@@ -282,7 +286,7 @@ impl DiskTree {
         self.blind || self.memory.get(stamp) == CachedHash::Contradicted
     }
 
-    pub(super) fn still_holds(&self, path: &str, what: &Local) -> Called<bool> {
+    pub(super) fn still_holds(&self, path: &str, what: &LocalEntry) -> CallResult<bool> {
         if !self.blind || what.entry.kind != EntryKind::File {
             return Ok(true);
         }
@@ -386,7 +390,7 @@ impl DiskTree {
 
     /// Reports that a name is absent if that can be believed: without the marker, another directory
     /// may be mounted there.
-    fn absent(&self) -> Called<Presence> {
+    fn absent(&self) -> CallResult<Presence> {
         self.check()?;
         Ok(Presence::Absent)
     }
@@ -396,7 +400,7 @@ fn mounted() -> Presence {
     Presence::Unknown(Error::new(Kind::Failed, root::MOUNTED))
 }
 
-fn unknown(path: &str, e: &io::Error) -> Called<Presence> {
+fn unknown(path: &str, e: &io::Error) -> CallResult<Presence> {
     use rustix::io::Errno;
     if root::is(e, &[Errno::XDEV]) {
         Ok(mounted())

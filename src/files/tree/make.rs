@@ -9,14 +9,14 @@ use super::DiskTree;
 use super::root::{self, fault, show};
 use super::stage::tolerate;
 use crate::disk::{self, Renamed};
-use crate::files::engine::traits::Called;
+use crate::files::engine::traits::CallResult;
 use crate::files::plan::{DIR_MODE, DIR_READABLE};
 use crate::relpath;
 
 impl DiskTree {
     /// Opens a directory below the root, and creates it if it is missing. `None`: a component is not
     /// a directory.
-    pub(super) fn directory(&self, dir: &str) -> Called<Option<OwnedFd>> {
+    pub(super) fn directory(&self, dir: &str) -> CallResult<Option<OwnedFd>> {
         self.directory_with(
             dir,
             if dir.starts_with(relpath::OWN_DIR) {
@@ -28,13 +28,13 @@ impl DiskTree {
     }
 
     /// Creates directories, each with its mode.
-    pub fn make_directories(&self, all: &[(&str, u32)]) -> Called<()> {
+    pub fn make_directories(&self, all: &[(&str, u32)]) -> CallResult<()> {
         all.iter()
             .try_for_each(|(dir, mode)| self.directory_with(dir, *mode).map(drop))
     }
 
     /// The same; missing directories get this mode, regardless of the umask.
-    fn directory_with(&self, dir: &str, mode: u32) -> Called<Option<OwnedFd>> {
+    fn directory_with(&self, dir: &str, mode: u32) -> CallResult<Option<OwnedFd>> {
         let failed = |e: io::Error| fault("make the directory", dir, &e);
         match self.root.through(dir) {
             Ok(found) => return Ok(Some(found)),

@@ -10,7 +10,7 @@ use super::DiskTree;
 use super::root::{self, InodeType, fault, same};
 use super::stage::{times, tolerate};
 use super::sync_set::SyncSet;
-use crate::files::engine::traits::Called;
+use crate::files::engine::traits::CallResult;
 use crate::files::plan::{DIR_READABLE, MODE, Stamp};
 
 impl DiskTree {
@@ -21,7 +21,7 @@ impl DiskTree {
         mode: u32,
         mtime: Option<i64>,
         synced: &mut SyncSet,
-    ) -> Called<Option<Stamp>> {
+    ) -> CallResult<Option<Stamp>> {
         let failed = |e: io::Error| fault("change the mode or time of", path, &e);
         let Some(at) = self.seen_at(path)? else {
             return Ok(None);

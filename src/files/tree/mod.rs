@@ -1,25 +1,24 @@
 //! The synced directory on a disk: implements the engine's tree with system calls.
 //!
-//! It decides nothing. Every name is reached through [`root::Root`], which never leads outside;
-//! renames and syncs are those of [`crate::disk`]. A change is durable when the method returns,
-//! except for [`Tree::discard`]: a file that reappears after a power loss is removed as left over.
+//! It decides nothing. Every name is reached through [`root::Root`], which never leads outside; renames and syncs are those of
+//! [`crate::disk`]. A change is durable when the method returns, except for [`Tree::discard`]: a file that reappears after a
+//! power loss is removed as left over.
 
 mod clean;
 pub mod hash;
 mod listings;
+mod make;
 pub mod marker;
+mod metadata;
+mod moves;
+mod names;
+mod opened;
 pub mod partial;
 pub mod root;
 pub mod scan;
 pub mod stage;
 pub mod sync_set;
 mod temporary;
-
-mod make;
-mod metadata;
-mod moves;
-mod names;
-mod opened;
 
 use std::collections::BTreeSet;
 use std::ffi::CStr;
@@ -35,10 +34,10 @@ use rustix::fs::{FileType, RawDir};
 use uuid::Uuid;
 
 use super::engine::traits::{
-    Called, Fault, NameCollision, Presence, RenameOutcome, StagedFile, Tree,
+    CallResult, Fault, NameCollision, Presence, RenameOutcome, StagedFile, Tree,
 };
 use super::ignore::{self, Ignore, Origin};
-use super::plan::{Entry, Local, Stamp, is_below, parent};
+use super::plan::{Entry, LocalEntry, Stamp, is_below, parent};
 use crate::config::limits;
 use crate::error::{Error, Kind, Result};
 use crate::relpath;
@@ -299,7 +298,7 @@ impl DiskTree {
 
     /// Checks that this is still the same directory: called before and after each conclusion from
     /// what is *not* there.
-    pub fn check(&self) -> Called<()> {
+    pub fn check(&self) -> CallResult<()> {
         let checked = match self.id {
             Some(id) => marker::check(&self.root, id),
             None if self.root.is_in_place() => Ok(()),
@@ -369,11 +368,11 @@ fn list(dir: &OwnedFd, visit: &mut dyn FnMut(&CStr, FileType) -> bool) -> io::Re
 }
 
 impl Tree for DiskTree {
-    fn examine(&self, path: &str, known: Option<(&Stamp, &Entry)>) -> Called<Presence> {
+    fn examine(&self, path: &str, known: Option<(&Stamp, &Entry)>) -> CallResult<Presence> {
         self.examine_entry(path, known)
     }
 
-    fn stamp(&self, path: &str) -> Called<Option<Stamp>> {
+    fn stamp(&self, path: &str) -> CallResult<Option<Stamp>> {
         Ok(match self.shown(path)? {
             Ok(shown) if shown.what != InodeType::Special => Some(shown.stamp),
             Ok(_) => Some(Stamp {
@@ -393,11 +392,11 @@ impl Tree for DiskTree {
         })
     }
 
-    fn is_empty(&self, dir: &str) -> Called<bool> {
+    fn is_empty(&self, dir: &str) -> CallResult<bool> {
         self.is_bare(dir).map_err(|e| fault("list", dir, &e))
     }
 
-    fn below(&self, dir: &str, visit: &mut dyn FnMut(&str) -> Called<bool>) -> Called<()> {
+    fn below(&self, dir: &str, visit: &mut dyn FnMut(&str) -> CallResult<bool>) -> CallResult<()> {
         scan::scan(self, dir, scan::Depth::All, &mut |found| match found {
             ScanItem::Name { path, .. } => visit(path),
             _ => Ok(true),
@@ -409,33 +408,33 @@ impl Tree for DiskTree {
         &self,
         path: &str,
         staged: &StagedFile,
-        over: Option<&Local>,
-    ) -> Called<RenameOutcome> {
+        over: Option<&LocalEntry>,
+    ) -> CallResult<RenameOutcome> {
         self.together(&[(path, staged, over)], |(path, staged, over), synced| {
             self.put(path, staged, *over, synced)
         })
         .remove(0)
     }
 
-    fn place_all(&self, all: &[(&str, &StagedFile, Option<&Local>)]) -> Vec<Called<RenameOutcome>> {
+    fn place_all(
+        &self,
+        all: &[(&str, &StagedFile, Option<&LocalEntry>)],
+    ) -> Vec<CallResult<RenameOutcome>> {
         self.together(all, |(path, staged, over), synced| {
             self.put(path, staged, *over, synced)
         })
     }
 
-    fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<RenameOutcome> {
+    fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> CallResult<RenameOutcome> {
         self.rename_all(&[(from, to, expected)]).remove(0)
     }
 
-    fn shift_all(&self, all: &[(&str, &str, &Stamp)]) -> Vec<Called<RenameOutcome>> {
-        let all: Vec<_> = all
-            .iter()
-            .map(|(from, to, e)| (*from, *to, Some(*e)))
-            .collect();
-        self.rename_all(&all)
+    fn shift_all(&self, all: &[(&str, &str, &Stamp)]) -> Vec<CallResult<RenameOutcome>> {
+        let all = all.iter().map(|(from, to, e)| (*from, *to, Some(*e)));
+        self.rename_all(&all.collect::<Vec<_>>())
     }
 
-    fn holds(&self, path: &str, what: &Local) -> Called<bool> {
+    fn holds(&self, path: &str, what: &LocalEntry) -> CallResult<bool> {
         self.still_holds(path, what)
     }
 
@@ -443,11 +442,11 @@ impl Tree for DiskTree {
         self.keeps_modes
     }
 
-    fn name_collision(&self, path: &str) -> Called<Option<NameCollision>> {
+    fn name_collision(&self, path: &str) -> CallResult<Option<NameCollision>> {
         self.twin_of(path)
     }
 
-    fn respell(&self, there: &str, wanted: &str) -> Called<RenameOutcome> {
+    fn respell(&self, there: &str, wanted: &str) -> CallResult<RenameOutcome> {
         self.spell(there, wanted)
     }
 
@@ -457,28 +456,28 @@ impl Tree for DiskTree {
         expected: &Stamp,
         mode: u32,
         mtime: Option<i64>,
-    ) -> Called<Option<Stamp>> {
+    ) -> CallResult<Option<Stamp>> {
         self.together(&[path], |path, synced| {
             self.change_metadata(path, expected, mode, mtime, synced)
         })
         .remove(0)
     }
 
-    fn set_metadata_all(&self, all: &[(&str, &Stamp, u32, i64)]) -> Vec<Called<Option<Stamp>>> {
+    fn set_metadata_all(&self, all: &[(&str, &Stamp, u32, i64)]) -> Vec<CallResult<Option<Stamp>>> {
         self.together(all, |(path, expected, mode, mtime), synced| {
             self.change_metadata(path, expected, *mode, Some(*mtime), synced)
         })
     }
 
-    fn sync(&self, path: &str) -> Called<()> {
+    fn sync(&self, path: &str) -> CallResult<()> {
         self.sync_name(path)
     }
 
-    fn discard(&self, temp: &str) -> Called<()> {
+    fn discard(&self, temp: &str) -> CallResult<()> {
         self.throw_away(temp)
     }
 
-    fn remove_dir(&self, path: &str) -> Called<bool> {
+    fn remove_dir(&self, path: &str) -> CallResult<bool> {
         self.rmdir(path)
     }
 

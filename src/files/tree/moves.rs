@@ -18,8 +18,8 @@ use super::root::{self, InodeType, NamedEntry, Root, fault, same, show, split};
 use super::sync_set::SyncSet;
 use crate::disk::{self, Renamed};
 use crate::files::conflict::{self, TRASH};
-use crate::files::engine::traits::{Called, RenameOutcome, StagedFile};
-use crate::files::plan::{Local, Stamp};
+use crate::files::engine::traits::{CallResult, RenameOutcome, StagedFile};
+use crate::files::plan::{LocalEntry, Stamp};
 use crate::relpath;
 
 /// A name in an open directory.
@@ -49,9 +49,9 @@ impl DiskTree {
         &self,
         path: &str,
         staged: &StagedFile,
-        over: Option<&Local>,
+        over: Option<&LocalEntry>,
         synced: &mut SyncSet,
-    ) -> Called<RenameOutcome> {
+    ) -> CallResult<RenameOutcome> {
         let failed = |e: io::Error| fault("put in place", path, &e);
         let Some(at) = self.place_of(path)? else {
             return Ok(RenameOutcome::Taken);
@@ -89,7 +89,7 @@ impl DiskTree {
         to: &OpenName<'_>,
         path: &str,
         staged: &StagedFile,
-        over: Option<&Local>,
+        over: Option<&LocalEntry>,
     ) -> io::Result<RenameOutcome> {
         let (dir, temp) = split(&staged.temp);
         if dir != split(path).0 || !relpath::is_own(temp) {
@@ -110,7 +110,7 @@ impl DiskTree {
         from: &str,
         to: &str,
         expected: Option<&Stamp>,
-    ) -> Called<RenameOutcome> {
+    ) -> CallResult<RenameOutcome> {
         self.rename_all(&[(from, to, expected)]).remove(0)
     }
 
@@ -119,7 +119,7 @@ impl DiskTree {
     pub(super) fn rename_all(
         &self,
         all: &[(&str, &str, Option<&Stamp>)],
-    ) -> Vec<Called<RenameOutcome>> {
+    ) -> Vec<CallResult<RenameOutcome>> {
         let (mut targets, mut sources) = (SyncSet::default(), SyncSet::default());
         let done = all
             .iter()
@@ -138,7 +138,7 @@ impl DiskTree {
         expected: Option<&Stamp>,
         targets: &mut SyncSet,
         sources: &mut SyncSet,
-    ) -> Called<RenameOutcome> {
+    ) -> CallResult<RenameOutcome> {
         let failed = |e: io::Error| fault("move", from, &e);
         let Some(source) = self.place_of(from)? else {
             return Ok(RenameOutcome::Changed);
@@ -215,7 +215,7 @@ impl DiskTree {
         at: &OpenName<'_>,
         path: &str,
         temp: &str,
-        over: &Local,
+        over: &LocalEntry,
     ) -> io::Result<RenameOutcome> {
         let old = match at.shown()? {
             Some(old) if same(&over.stamp, &old.stamp) => old,
@@ -289,7 +289,7 @@ impl DiskTree {
         Ok(RenameOutcome::Done)
     }
 
-    pub(super) fn sync_name(&self, path: &str) -> Called<()> {
+    pub(super) fn sync_name(&self, path: &str) -> CallResult<()> {
         let failed = |e: io::Error| fault("sync", path, &e);
         let Some(at) = self.seen_at(path)? else {
             return Ok(());
@@ -309,7 +309,7 @@ impl DiskTree {
     }
 
     /// The stamp of a staged file whose directory was renamed since.
-    pub(super) fn moved_away(&self, temp: &str) -> Called<Option<Stamp>> {
+    pub(super) fn moved_away(&self, temp: &str) -> CallResult<Option<Stamp>> {
         let Some(dir) = self.beside.get(temp) else {
             return Ok(None);
         };
@@ -317,7 +317,7 @@ impl DiskTree {
         Ok(shown.map(|shown| shown.stamp))
     }
 
-    pub(super) fn throw_away(&self, temp: &str) -> Called<()> {
+    pub(super) fn throw_away(&self, temp: &str) -> CallResult<()> {
         let failed = |e: io::Error| fault("remove", temp, &e);
         if !relpath::is_own(split(temp).1) && split(temp).0 != TRASH {
             let what = format!("will not remove {temp}: it is not a temporary name");
@@ -342,7 +342,7 @@ impl DiskTree {
         }
     }
 
-    pub(super) fn rmdir(&self, path: &str) -> Called<bool> {
+    pub(super) fn rmdir(&self, path: &str) -> CallResult<bool> {
         let Some(at) = self.place_of(path)? else {
             return Ok(false);
         };
@@ -367,7 +367,7 @@ impl DiskTree {
     }
 
     /// Like `at`, for calls that change nothing in the directory.
-    pub(super) fn seen_at<'a>(&'a self, path: &'a str) -> Called<Option<OpenName<'a>>> {
+    pub(super) fn seen_at<'a>(&'a self, path: &'a str) -> CallResult<Option<OpenName<'a>>> {
         let (dir, name) = split(path);
         match self.root.through(dir) {
             Ok(parent) => Ok(Some(OpenName {
@@ -383,7 +383,7 @@ impl DiskTree {
     }
 
     /// `None`: the name cannot exist, because an ancestor is missing or not a directory.
-    fn place_of<'a>(&'a self, path: &'a str) -> Called<Option<OpenName<'a>>> {
+    fn place_of<'a>(&'a self, path: &'a str) -> CallResult<Option<OpenName<'a>>> {
         let Some(at) = self.seen_at(path)? else {
             return Ok(None);
         };

@@ -19,7 +19,7 @@ use crate::disk::{self, Renamed};
 use crate::error::{Error, Kind};
 use crate::files::conflict::TRASH;
 use crate::files::engine::pages::pages_below;
-use crate::files::engine::traits::{Called, Fault, NameCollision, RenameOutcome, State, Tree};
+use crate::files::engine::traits::{CallResult, Fault, NameCollision, RenameOutcome, State, Tree};
 use crate::files::state::DiskState;
 use crate::relpath;
 
@@ -167,7 +167,7 @@ fn kernel_folds(filesystem: &str) -> bool {
 
 impl DiskTree {
     /// The first component of a path that is not listed, although `stat` succeeds.
-    pub(super) fn twin_of(&self, path: &str) -> Called<Option<NameCollision>> {
+    pub(super) fn twin_of(&self, path: &str) -> CallResult<Option<NameCollision>> {
         if self.root.names().folds == NameFolding::Nowhere {
             return self.takes_name(path).map(|()| None);
         }
@@ -227,7 +227,7 @@ impl DiskTree {
     }
 
     /// Renames the listed name `there` to another spelling that the disk folds into it.
-    pub(super) fn spell(&self, there: &str, wanted: &str) -> Called<RenameOutcome> {
+    pub(super) fn spell(&self, there: &str, wanted: &str) -> CallResult<RenameOutcome> {
         let failed = |e: io::Error| fault("rename", there, &e);
         let _alone = self.root.names().alone();
         let (dir, old) = split(there);
@@ -272,7 +272,7 @@ impl DiskTree {
 
     /// Refuses a name that this disk cannot have, before its bytes are downloaded; tested in this
     /// program's own directory, where no user sees it.
-    fn takes_name(&self, path: &str) -> Called<()> {
+    fn takes_name(&self, path: &str) -> CallResult<()> {
         if self.root.names().ordinary {
             return Ok(());
         }
@@ -319,7 +319,7 @@ impl DiskTree {
     /// Runs once for a disk. A path with a base for which `stat` succeeds, but which is not listed,
     /// is a second spelling of another entry. Its absence is not a delete: a version that believed
     /// `stat` took it for a file, or the directory was on another disk.
-    pub fn forget_twins(&self, state: &DiskState) -> Called<()> {
+    pub fn forget_twins(&self, state: &DiskState) -> CallResult<()> {
         const NOTE: &str = "names";
         let folds = format!("{:?}", self.folds());
         let before = state.note(NOTE)?;

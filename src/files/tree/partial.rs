@@ -15,7 +15,7 @@ use super::DiskTree;
 use super::root::{fault, show, split};
 use super::stage::complete;
 use crate::disk::{self, Renamed};
-use crate::files::engine::traits::{Called, StagedFile};
+use crate::files::engine::traits::{CallResult, StagedFile};
 use crate::files::plan::Entry;
 use crate::relpath;
 
@@ -30,7 +30,7 @@ pub struct PartialFile {
 
 impl DiskTree {
     /// Opens or creates the file for a content.
-    pub fn partial(&self, entry: &Entry) -> Called<PartialFile> {
+    pub fn partial(&self, entry: &Entry) -> CallResult<PartialFile> {
         let failed = |e: io::Error| fault("write in", DIR, &e);
         let dir = self
             .directory(DIR)?
@@ -49,7 +49,7 @@ impl DiskTree {
 impl PartialFile {
     /// Checks that the disk has room for the rest of a file of `size` bytes, none of them a hole.
     /// Otherwise: `NoSpace`.
-    pub fn check_room(&self, tree: &DiskTree, size: u64) -> Called<()> {
+    pub fn check_room(&self, tree: &DiskTree, size: u64) -> CallResult<()> {
         let have = self
             .file
             .metadata()
@@ -63,7 +63,12 @@ impl PartialFile {
     }
 
     /// Gives a complete, verified file its mode and time, and a temporary name beside `path`.
-    pub fn finish(self, tree: &DiskTree, path: &str, entry: &Entry) -> Called<Option<StagedFile>> {
+    pub fn finish(
+        self,
+        tree: &DiskTree,
+        path: &str,
+        entry: &Entry,
+    ) -> CallResult<Option<StagedFile>> {
         let failed = |e: io::Error| fault("write beside", path, &e);
         // the bytes before the name; the mode only after it, since a file that is left here must
         // stay writable

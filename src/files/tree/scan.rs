@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::DiskTree;
 use super::root::{self, InodeType, fault};
 use crate::error::{Error, Kind, plain};
-use crate::files::engine::traits::Called;
+use crate::files::engine::traits::CallResult;
 use crate::relpath;
 
 /// One result of a scan.
@@ -66,8 +66,8 @@ pub fn scan(
     tree: &DiskTree,
     dir: &str,
     depth: Depth,
-    visit: &mut dyn FnMut(ScanItem<'_>) -> Called<bool>,
-) -> Called<SkippedEntries> {
+    visit: &mut dyn FnMut(ScanItem<'_>) -> CallResult<bool>,
+) -> CallResult<SkippedEntries> {
     tree.check()?;
     let mut walk = ScanWalk {
         tree,
@@ -83,14 +83,14 @@ pub fn scan(
 
 struct ScanWalk<'a> {
     tree: &'a DiskTree,
-    visit: &'a mut dyn FnMut(ScanItem<'_>) -> Called<bool>,
+    visit: &'a mut dyn FnMut(ScanItem<'_>) -> CallResult<bool>,
     depth: Depth,
     skipped: SkippedEntries,
     going: bool,
 }
 
 impl ScanWalk<'_> {
-    fn run(&mut self, from: &str) -> Called<()> {
+    fn run(&mut self, from: &str) -> CallResult<()> {
         let mut todo = Vec::new();
         if from.is_empty() || !self.is_nested(from) {
             todo.push(from.to_string());
@@ -137,7 +137,7 @@ impl ScanWalk<'_> {
 
     /// Scans one directory. Its subdirectories are entered later, by name: no descriptor is kept
     /// open meanwhile.
-    fn scan_directory(&mut self, dir: &str, todo: &mut Vec<String>) -> Called<io::Result<()>> {
+    fn scan_directory(&mut self, dir: &str, todo: &mut Vec<String>) -> CallResult<io::Result<()>> {
         let tree = self.tree;
         let mut failed = None;
         let mut path = String::new();
@@ -172,7 +172,7 @@ impl ScanWalk<'_> {
         }
     }
 
-    fn entry(&mut self, path: &str, kind: FileType, todo: &mut Vec<String>) -> Called<bool> {
+    fn entry(&mut self, path: &str, kind: FileType, todo: &mut Vec<String>) -> CallResult<bool> {
         let name = root::split(path).1;
         let is_dir = kind == FileType::Directory;
         if relpath::is_own(name) {

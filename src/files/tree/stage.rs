@@ -18,7 +18,7 @@ use super::sync_set::SyncSet;
 use super::temporary::{TemporaryDirs, TemporaryName};
 use crate::error::{Error, Kind};
 use crate::files::conflict::{self, TRASH};
-use crate::files::engine::traits::{Called, ContentSource, Fault, StagedFile};
+use crate::files::engine::traits::{CallResult, ContentSource, Fault, StagedFile};
 use crate::files::plan::{DIR_READABLE, Entry, Stamp};
 use crate::relpath;
 use crate::wire::files::{EntryKind, Hash};
@@ -43,7 +43,7 @@ pub struct TemporaryFile {
 
 impl DiskTree {
     /// Creates a file of `size` bytes beside `path`. `None`: an ancestor is not a directory.
-    pub fn temporary(&self, path: &str, size: u64) -> Called<Option<TemporaryFile>> {
+    pub fn temporary(&self, path: &str, size: u64) -> CallResult<Option<TemporaryFile>> {
         self.room_for(size)?;
         let Some(spot) = self.beside(path)? else {
             return Ok(None);
@@ -70,7 +70,7 @@ impl DiskTree {
         path: &str,
         target: &[u8],
         entry: &Entry,
-    ) -> Called<Option<StagedFile>> {
+    ) -> CallResult<Option<StagedFile>> {
         if Hash::of(target) != entry.hash || target.is_empty() || target.contains(&0) {
             return Ok(None);
         }
@@ -100,7 +100,7 @@ impl DiskTree {
     }
 
     /// Stages an empty directory.
-    pub fn stage_dir(&self, path: &str, entry: &Entry) -> Called<Option<StagedFile>> {
+    pub fn stage_dir(&self, path: &str, entry: &Entry) -> CallResult<Option<StagedFile>> {
         let Some(spot) = self.beside(path)? else {
             return Ok(None);
         };
@@ -151,7 +151,7 @@ impl DiskTree {
         entry: &Entry,
         sources: &[ContentSource],
         synced: &mut SyncSet,
-    ) -> Called<Option<StagedFile>> {
+    ) -> CallResult<Option<StagedFile>> {
         for source in sources {
             let from = match source {
                 ContentSource::Tree(from) => Some(from.clone()),
@@ -169,9 +169,9 @@ impl DiskTree {
     /// Syncs staged names that are not synced yet. If that fails, they have failed, and are removed.
     pub fn sync_staged(
         &self,
-        mut staged: Vec<Called<Option<StagedFile>>>,
+        mut staged: Vec<CallResult<Option<StagedFile>>>,
         synced: SyncSet,
-    ) -> Vec<Called<Option<StagedFile>>> {
+    ) -> Vec<CallResult<Option<StagedFile>>> {
         let Err(e) = synced.finish(&self.root) else {
             return staged;
         };
@@ -191,7 +191,7 @@ impl DiskTree {
         entry: &Entry,
         from: &str,
         synced: &mut SyncSet,
-    ) -> Called<Option<StagedFile>> {
+    ) -> CallResult<Option<StagedFile>> {
         // if this source fails for any reason, the next one is tried
         let Ok(Some(mut source)) = self.read(from, None) else {
             return Ok(None);
@@ -226,7 +226,7 @@ impl DiskTree {
     }
 
     /// The name of a file in the trash that has this hash in its name.
-    fn in_trash(&self, hash: &Hash) -> Called<Option<String>> {
+    fn in_trash(&self, hash: &Hash) -> CallResult<Option<String>> {
         if !self.trashed.has(hash, || self.trashed_hashes())? {
             return Ok(None);
         }
@@ -244,7 +244,7 @@ impl DiskTree {
     }
 
     /// The hashes in the names of files in the trash.
-    fn trashed_hashes(&self) -> Called<Vec<Hash>> {
+    fn trashed_hashes(&self) -> CallResult<Vec<Hash>> {
         let mut all = Vec::new();
         let listed = self.entries(TRASH, &mut |name, _| {
             all.extend(name.to_str().ok().and_then(conflict::trashed_hash));
@@ -265,7 +265,7 @@ impl DiskTree {
     }
 
     /// A temporary name beside `path`. Missing directories are created.
-    pub(super) fn beside(&self, path: &str) -> Called<Option<TemporaryName>> {
+    pub(super) fn beside(&self, path: &str) -> CallResult<Option<TemporaryName>> {
         let dir = split(path).0;
         let temporary = relpath::temporary(uuid::Uuid::new_v4().as_u64_pair().0);
         let temporary = if dir.is_empty() {
@@ -286,7 +286,7 @@ impl DiskTree {
         }))
     }
 
-    pub fn room_for(&self, size: u64) -> Called<()> {
+    pub fn room_for(&self, size: u64) -> CallResult<()> {
         let space = rustix::fs::fstatvfs(self.root.fd())
             .map_err(|e| fault("ask for the free space of", "the directory", &e.into()))?;
         let (free, all) = (
@@ -326,12 +326,16 @@ impl DiskTree {
 
 impl TemporaryFile {
     /// Verifies what was written, sets mode and time from `entry`, and syncs it. `None`: the bytes differ, and were removed.
-    pub fn finish(self, entry: &Entry) -> Called<Option<StagedFile>> {
+    pub fn finish(self, entry: &Entry) -> CallResult<Option<StagedFile>> {
         self.finish_by(entry, |file| file.sync_all())
     }
 
     /// [`TemporaryFile::finish`], except that the file is added to those that are still to be synced.
-    pub fn finish_with(self, entry: &Entry, synced: &mut SyncSet) -> Called<Option<StagedFile>> {
+    pub fn finish_with(
+        self,
+        entry: &Entry,
+        synced: &mut SyncSet,
+    ) -> CallResult<Option<StagedFile>> {
         self.finish_by(entry, |file| synced.add(file.try_clone()?.into()))
     }
 
@@ -339,7 +343,7 @@ impl TemporaryFile {
         mut self,
         entry: &Entry,
         sync: impl FnOnce(&File) -> io::Result<()>,
-    ) -> Called<Option<StagedFile>> {
+    ) -> CallResult<Option<StagedFile>> {
         let hash = Hash(self.hash.clone().finalize().into());
         if entry.kind != EntryKind::File || self.size != entry.size || hash != entry.hash {
             return Ok(None);

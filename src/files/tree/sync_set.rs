@@ -14,7 +14,7 @@ use super::DiskTree;
 use super::root::{Root, fault};
 use crate::config::limits::SYNCFS_FROM;
 use crate::disk;
-use crate::files::engine::traits::Called;
+use crate::files::engine::traits::CallResult;
 
 /// Files and directories below a root that have changed; they are on one filesystem.
 #[derive(Debug, Default)]
@@ -76,15 +76,15 @@ impl DiskTree {
     pub(super) fn together<I, T: Clone>(
         &self,
         all: &[I],
-        change: impl Fn(&I, &mut SyncSet) -> Called<T>,
-    ) -> Vec<Called<T>> {
+        change: impl Fn(&I, &mut SyncSet) -> CallResult<T>,
+    ) -> Vec<CallResult<T>> {
         let mut synced = SyncSet::default();
         let done = all.iter().map(|one| change(one, &mut synced)).collect();
         self.synced(done, synced)
     }
 
     /// The results of changes once they are synced; if that fails, all of those that were made have failed.
-    pub(super) fn synced<T>(&self, done: Vec<Called<T>>, set: SyncSet) -> Vec<Called<T>> {
+    pub(super) fn synced<T>(&self, done: Vec<CallResult<T>>, set: SyncSet) -> Vec<CallResult<T>> {
         match set.finish(&self.root) {
             Ok(()) => done,
             Err(e) => done

@@ -9,7 +9,7 @@ use super::ActiveWatch;
 use crate::config::limits;
 use crate::error::{Error, plain};
 use crate::files::debounce;
-use crate::files::engine::traits::{Called, Fault};
+use crate::files::engine::traits::{CallResult, Fault};
 use crate::files::plan;
 use crate::files::tree::scan::{self, ScanItem};
 
@@ -85,7 +85,7 @@ impl ActiveWatch<'_> {
             return files;
         }
         let watch = self.watch;
-        let mut visit = |found: ScanItem<'_>| -> Called<bool> {
+        let mut visit = |found: ScanItem<'_>| -> CallResult<bool> {
             if let ScanItem::Name {
                 path,
                 is_dir: false,

@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
-use objects::{ObjectStore, PutIf, Response, Tried, sure};
+use objects::{ObjectResult, ObjectStore, PutIf, Response, sure};
 
 /// The name of the [`Description`].
 pub const DESCRIPTION: &str = "mesync.json";
@@ -81,7 +81,7 @@ pub struct RecoveredBucket {
 const FLOORS: &str = "floor/";
 
 /// Entries up to here may have been removed, since two snapshots have them.
-pub fn read_floor(objects: &dyn ObjectStore) -> Tried<u64> {
+pub fn read_floor(objects: &dyn ObjectStore) -> ObjectResult<u64> {
     let response = objects.list(FLOORS, "")?;
     let numbers = response.value.iter().filter_map(|row| floor_of(&row.name));
     Ok(Response {

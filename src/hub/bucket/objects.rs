@@ -73,20 +73,20 @@ impl ObjectFault {
     }
 }
 
-pub type Tried<T> = std::result::Result<Response<T>, ObjectFault>;
+pub type ObjectResult<T> = std::result::Result<Response<T>, ObjectFault>;
 
 /// Names have the characters `a-z 0-9 / . -` and are relative to the prefix of the settings.
 pub trait ObjectStore: Send + Sync {
-    fn put(&self, name: &str, bytes: &[u8], only_if: PutIf) -> Tried<PutOutcome>;
+    fn put(&self, name: &str, bytes: &[u8], only_if: PutIf) -> ObjectResult<PutOutcome>;
 
     /// `None`: there is no such object now.
-    fn get(&self, name: &str) -> Tried<Option<Object>>;
+    fn get(&self, name: &str) -> ObjectResult<Option<Object>>;
 
     /// Removes an object; it is no failure if there is none.
-    fn delete(&self, name: &str) -> Tried<()>;
+    fn delete(&self, name: &str) -> ObjectResult<()>;
 
     /// All objects whose names begin with `prefix` and come after `after`, sorted by name.
-    fn list(&self, prefix: &str, after: &str) -> Tried<Vec<ListedObject>>;
+    fn list(&self, prefix: &str, after: &str) -> ObjectResult<Vec<ListedObject>>;
 
     /// Milliseconds on a clock of this machine that never decreases; it may stop while the machine sleeps.
     fn monotonic(&self) -> u64;
@@ -102,7 +102,7 @@ pub trait ObjectStore: Send + Sync {
 const REQUEST_ATTEMPTS: u32 = 10;
 
 /// Repeats a request that may be repeated, while its outcome is unknown.
-pub fn sure<T>(objects: &dyn ObjectStore, request: impl Fn() -> Tried<T>) -> Result<T> {
+pub fn sure<T>(objects: &dyn ObjectStore, request: impl Fn() -> ObjectResult<T>) -> Result<T> {
     let mut pause = Duration::from_millis(50);
     for _ in 1..REQUEST_ATTEMPTS {
         match request() {

@@ -125,7 +125,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::hub::bucket::objects::{ListedObject, Object, Response, Tried};
+    use crate::hub::bucket::objects::{ListedObject, Object, ObjectResult, Response};
 
     #[derive(Clone, Copy, PartialEq)]
     enum Flaw {
@@ -146,14 +146,14 @@ mod tests {
     }
 
     impl Memory {
-        fn answer<T>(&self, value: T) -> Tried<T> {
+        fn answer<T>(&self, value: T) -> ObjectResult<T> {
             let date = if self.flaw == Flaw::NoDate { 0 } else { 1 };
             Ok(Response { value, date })
         }
     }
 
     impl ObjectStore for Memory {
-        fn put(&self, name: &str, bytes: &[u8], only_if: PutIf) -> Tried<PutOutcome> {
+        fn put(&self, name: &str, bytes: &[u8], only_if: PutIf) -> ObjectResult<PutOutcome> {
             let is_there = || self.objects.lock().unwrap().contains_key(name);
             let mut objects = match self.flaw {
                 Flaw::ChecksEarly => {
@@ -180,17 +180,17 @@ mod tests {
             self.answer(PutOutcome::Done)
         }
 
-        fn get(&self, name: &str) -> Tried<Option<Object>> {
+        fn get(&self, name: &str) -> ObjectResult<Option<Object>> {
             let object = self.objects.lock().unwrap().get(name).cloned();
             self.answer(object.map(|bytes| Object { bytes, modified: 1 }))
         }
 
-        fn delete(&self, name: &str) -> Tried<()> {
+        fn delete(&self, name: &str) -> ObjectResult<()> {
             self.objects.lock().unwrap().remove(name);
             self.answer(())
         }
 
-        fn list(&self, _: &str, _: &str) -> Tried<Vec<ListedObject>> {
+        fn list(&self, _: &str, _: &str) -> ObjectResult<Vec<ListedObject>> {
             self.answer(Vec::new())
         }
 

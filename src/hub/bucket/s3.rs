@@ -11,7 +11,7 @@ use sha2::Sha256;
 use ureq::http;
 
 use super::objects::{
-    ListedObject, Object, ObjectFault, ObjectStore, PutIf, PutOutcome, Response, Tried,
+    ListedObject, Object, ObjectFault, ObjectResult, ObjectStore, PutIf, PutOutcome, Response,
 };
 use crate::config::bucket::{AccessKey, BucketUrl};
 use crate::error::{Error, Kind, plain};
@@ -255,7 +255,7 @@ impl RawResponse {
         self.text().contains(&format!("<Code>{code}</Code>"))
     }
 
-    fn with<T>(&self, value: T) -> Tried<T> {
+    fn with<T>(&self, value: T) -> ObjectResult<T> {
         Ok(Response {
             value,
             date: self.date,
@@ -264,7 +264,7 @@ impl RawResponse {
 }
 
 impl ObjectStore for S3 {
-    fn put(&self, name: &str, bytes: &[u8], only_if: PutIf) -> Tried<PutOutcome> {
+    fn put(&self, name: &str, bytes: &[u8], only_if: PutIf) -> ObjectResult<PutOutcome> {
         let condition = match only_if {
             PutIf::Always => None,
             PutIf::Absent => Some(("if-none-match", "*".to_string())),
@@ -284,7 +284,7 @@ impl ObjectStore for S3 {
         }
     }
 
-    fn get(&self, name: &str) -> Tried<Option<Object>> {
+    fn get(&self, name: &str) -> ObjectResult<Option<Object>> {
         let request = UnsignedRequest {
             method: "GET",
             key: self.key_of(name),
@@ -306,7 +306,7 @@ impl ObjectStore for S3 {
         }
     }
 
-    fn delete(&self, name: &str) -> Tried<()> {
+    fn delete(&self, name: &str) -> ObjectResult<()> {
         let request = UnsignedRequest {
             method: "DELETE",
             key: self.key_of(name),
@@ -322,7 +322,7 @@ impl ObjectStore for S3 {
         }
     }
 
-    fn list(&self, prefix: &str, after: &str) -> Tried<Vec<ListedObject>> {
+    fn list(&self, prefix: &str, after: &str) -> ObjectResult<Vec<ListedObject>> {
         let mut rows: Vec<ListedObject> = Vec::new();
         loop {
             let after = rows.last().map_or(after, |row| &row.name);

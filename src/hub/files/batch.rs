@@ -15,8 +15,8 @@ use crate::hub::server::Lease;
 use crate::hub::store::ops::Outcome;
 use crate::hub::store::ops::files::{Author, FileChange, FileOp, Put};
 use crate::wire::files::{
-    BATCH_BYTES, BATCH_FILE, BATCH_FILES, BatchItem, BatchResult, Chunk, Commit, EntryKind, Extra,
-    FetchHead, FetchItem, FetchRequest, Hash, Name,
+    BATCH_BYTES, BATCH_FILE, BATCH_FILES, BatchItem, BatchResult, Chunk, Commit, EntryKind,
+    ExtraMetadata, FetchHead, FetchItem, FetchRequest, Hash, Name,
 };
 use crate::wire::revision::{Condition, Revision};
 
@@ -144,7 +144,7 @@ impl Files {
                 kind: item.kind,
                 mode: item.mode,
                 mtime: item.mtime,
-                extra: Extra::default(),
+                extra: ExtraMetadata::default(),
                 content_type: None,
                 size: item.size,
                 checksum_sha256,
@@ -182,7 +182,7 @@ impl Files {
             mode: item.mode,
             mtime: item.mtime,
             content_type: None,
-            extra: Extra::default(),
+            extra: ExtraMetadata::default(),
             condition,
             from: None,
             author,
@@ -298,7 +298,7 @@ impl Files {
 fn check(item: &BatchItem, wanted: Hash, bytes: &[u8]) -> Result<Name, Reply> {
     let name = Name::new(trimmed(&item.path), &item.name).map_err(|why| Reply::error(422, why))?;
     let bad = |why: String| Reply::error(400, why);
-    commit::check_times(item.mtime.as_deref(), &Extra::default()).map_err(bad)?;
+    commit::check_times(item.mtime.as_deref(), &ExtraMetadata::default()).map_err(bad)?;
     match item.kind {
         EntryKind::Dir if !bytes.is_empty() => {
             return Err(bad("a directory has no content".into()));

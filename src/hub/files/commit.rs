@@ -20,7 +20,8 @@ use crate::hub::messages::SendReply;
 use crate::hub::server::Lease;
 use crate::hub::store::ops::files::{Author, Bytes, FileOp, Put};
 use crate::wire::files::{
-    AskedChunks, Chunk, Commit, EntryKind, Extra, Hash, MOST_CHUNKS, MissingChunks, Name, SINGLE,
+    AskedChunks, Chunk, Commit, EntryKind, ExtraMetadata, Hash, MOST_CHUNKS, MissingChunks, Name,
+    SINGLE,
 };
 use crate::wire::revision::Condition;
 
@@ -247,7 +248,7 @@ pub fn check(commit: &Commit) -> Result<(), String> {
 }
 
 /// Checks that times are valid: they are stored as they were sent, for the life of the file.
-pub fn check_times(mtime: Option<&str>, extra: &Extra) -> Result<(), String> {
+pub fn check_times(mtime: Option<&str>, extra: &ExtraMetadata) -> Result<(), String> {
     for (name, time) in [
         ("mtime", mtime),
         ("ctime", extra.ctime.as_deref()),

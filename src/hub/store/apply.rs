@@ -5,8 +5,8 @@ use redb::WriteTransaction;
 use super::files::{self, FileTables, FileTotals};
 use super::messages::apply;
 use super::messages::tables::Tables;
-use super::meta::Tried;
 use super::ops::{Group, Op, Outcome};
+use crate::database::DbResult;
 
 /// All tables, open for one transaction. Dropped without [`StoreTables::finish`], it changes nothing.
 pub struct StoreTables<'t> {
@@ -16,7 +16,7 @@ pub struct StoreTables<'t> {
 }
 
 impl<'t> StoreTables<'t> {
-    pub fn open(tx: &'t WriteTransaction, with_files: bool) -> Tried<StoreTables<'t>> {
+    pub fn open(tx: &'t WriteTransaction, with_files: bool) -> DbResult<StoreTables<'t>> {
         let messages = Tables::open(tx)?;
         let files = with_files
             .then(|| FileTables::open(tx, FileTotals::read(&messages.meta)?))
@@ -25,7 +25,7 @@ impl<'t> StoreTables<'t> {
     }
 
     /// Applies one operation. After an error the tables are half changed: the transaction must be dropped.
-    pub fn apply(&mut self, group: &Group, op: &Op) -> Tried<Outcome> {
+    pub fn apply(&mut self, group: &Group, op: &Op) -> DbResult<Outcome> {
         match (op, &mut self.files) {
             (Op::File(op), Some(files)) => files::apply(files, group, op),
             (Op::Log(op), Some(files)) => files.apply_log_op(op).map(|()| Outcome::Done),
@@ -42,7 +42,7 @@ impl<'t> StoreTables<'t> {
     }
 
     /// Writes the buffered rows. True if anything has changed.
-    pub fn finish(mut self, group: &Group) -> Tried<bool> {
+    pub fn finish(mut self, group: &Group) -> DbResult<bool> {
         if let Some(files) = self.files.as_mut().filter(|files| files.changed) {
             files.store_packs()?;
             files.record_commit(group)?;

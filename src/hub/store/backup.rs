@@ -14,9 +14,10 @@ use redb::ReadableDatabase;
 
 use super::files::{self, CHUNKS, ChunkRow, FileTotals};
 use super::messages::tables;
-use super::meta::{META, Tried};
+use super::meta::META;
 use super::{Store, open};
 use crate::config::limits;
+use crate::database::DbResult;
 use crate::database::table::{OpenTable, ReadableTable};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
@@ -80,7 +81,7 @@ impl Store {
     /// Copies a snapshot of the tables into a new file; returns their totals, and the chunk files that they name.
     fn copy_tables(&self, path: &Path) -> Result<(FileTotals, Vec<Hash>)> {
         let to = open::database(path, self.cache, &Arc::default())?;
-        let copy = || -> Tried<(FileTotals, Vec<Hash>)> {
+        let copy = || -> DbResult<(FileTotals, Vec<Hash>)> {
             // held to the end: after a failed write, the file cannot be opened again while it is read
             let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
             let from = db

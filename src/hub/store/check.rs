@@ -11,8 +11,9 @@ use std::sync::Arc;
 use redb::{Database, ReadableDatabase};
 
 use super::findings::Findings;
-use super::meta::{CLUSTER, META, SCHEMA, Tried, UNPACKED, UNTAGGED};
+use super::meta::{CLUSTER, META, SCHEMA, UNPACKED, UNTAGGED};
 use super::{Store, files, open};
+use crate::database::DbResult;
 use crate::database::table::{OpenTable, ReadableTable};
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::Hash;
@@ -66,7 +67,7 @@ pub fn check(dir: &Path, cache: usize) -> Result<Findings> {
 pub fn ask_for_lost(dir: &Path, cache: usize, lost: &BTreeSet<Hash>, wall: u64) -> Result<()> {
     let path = dir.join(Store::FILE);
     let db = open::database(&path, cache, &Arc::default())?;
-    let write = || -> Tried<()> {
+    let write = || -> DbResult<()> {
         let tx = db.begin_write()?;
         {
             let mut table = tx.table(files::WANTED)?;
@@ -83,12 +84,12 @@ pub fn ask_for_lost(dir: &Path, cache: usize, lost: &BTreeSet<Hash>, wall: u64) 
 }
 
 fn is_view(db: &Database) -> bool {
-    let read = || -> Tried<bool> { Ok(db.begin_read()?.table(META)?.get(CLUSTER)?.is_some()) };
+    let read = || -> DbResult<bool> { Ok(db.begin_read()?.table(META)?.get(CLUSTER)?.is_some()) };
     // damaged tables are checked like others
     std::panic::catch_unwind(AssertUnwindSafe(read)).is_ok_and(|read| read.unwrap_or(false))
 }
 
-fn look(db: &Database, dir: &Path, findings: &mut Findings) -> Tried<()> {
+fn look(db: &Database, dir: &Path, findings: &mut Findings) -> DbResult<()> {
     let tx = db.begin_read()?;
     match tx.table(META)?.get("schema")?.map(|v| v.value()) {
         Some(UNTAGGED | UNPACKED | SCHEMA) => files::check(&tx, dir, findings),

@@ -1,5 +1,6 @@
 //! Shared by messages and files: the table of single numbers, the version of all tables, and the copy of a table.
 
+use crate::database::DbResult;
 use redb::{Key, ReadTransaction, TableDefinition, Value, WriteTransaction};
 
 use crate::database::table::OpenTable;
@@ -17,14 +18,12 @@ pub const META: TableDefinition<&str, u128> = TableDefinition::new("meta");
 /// The name in [`META`] of the bucket whose log the store is a view of.
 pub const CLUSTER: &str = "log_cluster";
 
-pub type Tried<T> = Result<T, redb::Error>;
-
 /// [`copy_table`] of one that an older program has not made.
 pub fn copy_table_if_there<K: Key + 'static, V: Value + 'static>(
     from: &ReadTransaction,
     to: &WriteTransaction,
     table: TableDefinition<K, V>,
-) -> Tried<()> {
+) -> DbResult<()> {
     match from.table(table) {
         Err(redb::TableError::TableDoesNotExist(_)) => Ok(()),
         _ => copy_table(from, to, table),
@@ -35,6 +34,6 @@ pub fn copy_table<K: Key + 'static, V: Value + 'static>(
     from: &ReadTransaction,
     to: &WriteTransaction,
     table: TableDefinition<K, V>,
-) -> Tried<()> {
+) -> DbResult<()> {
     Ok(to.table(table)?.copy_from(&from.table(table)?)?)
 }

@@ -32,6 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use redb::{Database, ReadableDatabase};
 use uuid::Uuid;
 
+use crate::database::DbResult;
 use crate::database::file::{self, Happened};
 use crate::database::table::{OpenTable, ReadableTable};
 use crate::error::{Error, Kind, Result};
@@ -41,7 +42,6 @@ use files::{ChunkDir, ChunkRow, Landmarks, Placed};
 use messages::apply::{floor, forgettable};
 use messages::live::Live;
 use messages::tables;
-use meta::Tried;
 use ops::files::FileLimits;
 use ops::{Group, Op, Outcome};
 
@@ -235,7 +235,7 @@ impl Store {
         if group.full || !files::concerns(group) {
             return Ok(Placed::default());
         }
-        let known = || -> Tried<_> { Ok(db.begin_read()?.table(files::CHUNKS)?) };
+        let known = || -> DbResult<_> { Ok(db.begin_read()?.table(files::CHUNKS)?) };
         let known = known()?;
         let placed = self.chunks.place(&group.ops, |hash| {
             known.get(&hash.0).is_ok_and(|row| row.is_some())
@@ -276,7 +276,7 @@ impl Store {
         db: &Database,
         group: &Group,
         placed: &Placed,
-    ) -> Tried<(Vec<Outcome>, BTreeSet<Hash>, BTreeSet<Hash>)> {
+    ) -> DbResult<(Vec<Outcome>, BTreeSet<Hash>, BTreeSet<Hash>)> {
         let mut tx = db.begin_write()?;
         tx.set_quick_repair(open::QUICK_REPAIR);
         let mut tables = StoreTables::open(&tx, files::concerns(group))?;
@@ -296,7 +296,7 @@ impl Store {
             .ops
             .iter()
             .map(|op| tables.apply(group, op))
-            .collect::<Tried<_>>()?;
+            .collect::<DbResult<_>>()?;
         let taken = tables.files.as_mut().map(|files| {
             (
                 std::mem::take(&mut files.forgotten),
@@ -320,7 +320,7 @@ impl Store {
     }
 
     fn tidy(&self, db: &Database, now: u64, wall: u64) -> bool {
-        let removed = || -> Tried<usize> {
+        let removed = || -> DbResult<usize> {
             let table = db.begin_read()?.table(files::CHUNKS)?;
             Ok(self.chunks.remove_unknown(|hash| {
                 table
@@ -381,7 +381,7 @@ impl Store {
 
     /// Removes the chunks of a failed transaction. It may have been committed although it ended with an error (redb truncates
     /// its file afterwards), so the current tables decide.
-    fn decide_chunks(&self, db: &Database) -> Tried<()> {
+    fn decide_chunks(&self, db: &Database) -> DbResult<()> {
         let table = db.begin_read()?.table(files::CHUNKS)?;
         let undecided = std::mem::take(
             &mut *self
@@ -457,7 +457,7 @@ impl Store {
         .map(|n| n.load(Relaxed))
     }
 
-    fn read<T>(&self, what: impl FnOnce(&redb::ReadTransaction) -> Tried<T>) -> Result<T> {
+    fn read<T>(&self, what: impl FnOnce(&redb::ReadTransaction) -> DbResult<T>) -> Result<T> {
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
         let read = || {
             what(

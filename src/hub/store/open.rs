@@ -17,8 +17,9 @@ use super::files::objects::ObjectTables;
 use super::files::{self, ChunkDir, FileTotals};
 use super::messages::live::Live;
 use super::messages::tables::{HOSTS, HostRow};
-use super::meta::{CLUSTER, META, SCHEMA, Tried, UNPACKED, UNTAGGED};
+use super::meta::{CLUSTER, META, SCHEMA, UNPACKED, UNTAGGED};
 use super::ops::resume;
+use crate::database::DbResult;
 use crate::database::Hints;
 use crate::database::file::Happened;
 use crate::database::table::{OpenTable, ReadableTable};
@@ -112,7 +113,7 @@ struct Meta {
     clocks: Option<(u64, u64)>,
 }
 
-fn read_meta(db: &Database) -> Tried<Meta> {
+fn read_meta(db: &Database) -> DbResult<Meta> {
     let meta = db.begin_read()?.table(META)?;
     let get = |name| Ok::<_, redb::Error>(meta.get(name)?.map(|v| v.value()));
     let clocks = get("age")?
@@ -129,7 +130,7 @@ fn read_meta(db: &Database) -> Tried<Meta> {
 const REVISIONS_SKIPPED_BY_RESTORE: u128 = 1 << 32;
 
 /// Starts a new epoch in a restored backup: no number that the lost hub used may mean something else here.
-fn begin_epoch(db: &Database, epoch: Uuid) -> Tried<Uuid> {
+fn begin_epoch(db: &Database, epoch: Uuid) -> DbResult<Uuid> {
     let tx = db.begin_write()?;
     begin_epoch_in(&tx, epoch)?;
     tx.commit()?;
@@ -137,7 +138,7 @@ fn begin_epoch(db: &Database, epoch: Uuid) -> Tried<Uuid> {
 }
 
 /// The same within a transaction.
-pub fn begin_epoch_in(tx: &WriteTransaction, epoch: Uuid) -> Tried<()> {
+pub fn begin_epoch_in(tx: &WriteTransaction, epoch: Uuid) -> DbResult<()> {
     let (mut meta, mut hosts) = (tx.table(META)?, tx.table(HOSTS)?);
     let rev = meta.get("rev")?.map_or(0, |v| v.value());
     meta.insert("rev", rev + REVISIONS_SKIPPED_BY_RESTORE)?;
@@ -170,7 +171,7 @@ pub fn begin_epoch_in(tx: &WriteTransaction, epoch: Uuid) -> Tried<()> {
 }
 
 /// Adds the tables that a store of an older program does not have. `tag`: for its latest revision.
-fn gain_tables(db: &Database, tag: Tag) -> Tried<()> {
+fn gain_tables(db: &Database, tag: Tag) -> DbResult<()> {
     let meta = db.begin_read()?.table(META)?;
     let schema = if meta.get(CLUSTER)?.is_some() {
         UNPACKED
@@ -194,7 +195,7 @@ fn gain_tables(db: &Database, tag: Tag) -> Tried<()> {
     Ok(tx.commit()?)
 }
 
-fn latest(db: &Database) -> Tried<u64> {
+fn latest(db: &Database) -> DbResult<u64> {
     Ok(FileTotals::read(&db.begin_read()?.table(META)?)?.rev)
 }
 
@@ -218,7 +219,7 @@ fn create_unnamed(path: &Path, cache: usize, epoch: Uuid, cluster: Option<Uuid>)
         }
         _ => {}
     }
-    let fill = |db: &Database| -> Tried<()> {
+    let fill = |db: &Database| -> DbResult<()> {
         let tx = db.begin_write()?;
         let mut tables = StoreTables::open(&tx, true)?;
         let schema = if cluster.is_some() { UNPACKED } else { SCHEMA };

@@ -15,11 +15,12 @@ use super::chunk_name::ChunkName;
 use super::files::objects::{self, ObjectTables};
 use super::files::{self, ChunkRow, ChunkSource, FileTotals};
 use super::messages::tables::{self, Totals};
-use super::meta::{CLUSTER, META, SCHEMA, Tried, UNPACKED};
+use super::meta::{CLUSTER, META, SCHEMA, UNPACKED};
 use super::ops::files::{Bytes, FileOp};
 use super::ops::shared::{LogEntry, Position, TableCounters};
 use super::ops::{Op, Outcome};
 use super::{Store, open};
+use crate::database::DbResult;
 use crate::database::table::{OpenTable, ReadableTable};
 use crate::error::{Error, Result};
 use crate::wire::files::Hash;
@@ -79,7 +80,7 @@ impl Store {
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
         let failed = |e: redb::Error| NotApplied::Failed(self.error("write", &e));
         let db = db.as_ref().ok_or(failed(redb::Error::DatabaseClosed))?;
-        let apply = || -> Tried<std::result::Result<_, (TableCounters, TableCounters)>> {
+        let apply = || -> DbResult<std::result::Result<_, (TableCounters, TableCounters)>> {
             let mut tx = db.begin_write()?;
             tx.set_durability(if durable {
                 Durability::Immediate
@@ -110,7 +111,7 @@ impl Store {
                 .ops
                 .iter()
                 .map(|op| tables.apply(&group, op))
-                .collect::<Tried<Vec<_>>>()?;
+                .collect::<DbResult<Vec<_>>>()?;
             tables.messages.meta.insert(POSITION, u128::from(entry.n))?;
             tables.messages.meta.insert(NONCE, entry.nonce.as_u128())?;
             tables.messages.changed = true;
@@ -264,7 +265,7 @@ impl Store {
 
     /// Makes the view of a closed bucket a hub of its own, durably: all chunks are here.
     pub fn leave_bucket(&self) -> Result<()> {
-        let leave = || -> Tried<()> {
+        let leave = || -> DbResult<()> {
             let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
             let tx = db
                 .as_ref()
@@ -299,10 +300,10 @@ impl Store {
     pub(super) fn copy_into<T>(
         &self,
         path: &Path,
-        more: impl FnOnce(&ReadTransaction, &WriteTransaction) -> Tried<T>,
+        more: impl FnOnce(&ReadTransaction, &WriteTransaction) -> DbResult<T>,
     ) -> Result<T> {
         let to = open::database(path, self.cache, &Arc::default())?;
-        let copy = || -> Tried<T> {
+        let copy = || -> DbResult<T> {
             let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
             let from = (db.as_ref())
                 .ok_or(redb::Error::DatabaseClosed)?
@@ -321,16 +322,16 @@ impl Store {
     }
 }
 
-fn position(tx: &ReadTransaction) -> Tried<Position> {
+fn position(tx: &ReadTransaction) -> DbResult<Position> {
     let meta = tx.table(META)?;
-    let get = |name| Tried::Ok(meta.get(name)?.map_or(0, |v| v.value()));
+    let get = |name| DbResult::Ok(meta.get(name)?.map_or(0, |v| v.value()));
     Ok(Position {
         n: get(POSITION)? as u64,
         nonce: Uuid::from_u128(get(NONCE)?),
     })
 }
 
-fn counters(meta: &impl ReadableTable<&'static str, u128>) -> Tried<TableCounters> {
+fn counters(meta: &impl ReadableTable<&'static str, u128>) -> DbResult<TableCounters> {
     let (messages, files) = (Totals::read(meta)?, FileTotals::read(meta)?);
     Ok(TableCounters {
         seq: messages.seq,

@@ -171,7 +171,7 @@ impl Name {
 
 /// Further fields of `stat`, which are kept and returned for `s3ec`; no decision depends on them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Extra {
+pub struct ExtraMetadata {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -217,7 +217,7 @@ pub struct Record {
     #[serde(default)]
     pub mtime: Option<String>,
     #[serde(flatten)]
-    pub extra: Extra,
+    pub extra: ExtraMetadata,
     #[serde(default, deserialize_with = "null_is_default")]
     pub created_at: String,
     #[serde(default, deserialize_with = "null_is_default")]
@@ -288,7 +288,7 @@ pub struct Metadata {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtime: Option<String>,
     #[serde(flatten)]
-    pub extra: Extra,
+    pub extra: ExtraMetadata,
 }
 
 /// The body of `PUT /api/files/commit`: a file whose chunks the hub has.
@@ -304,7 +304,7 @@ pub struct Commit {
     #[serde(default)]
     pub mtime: Option<String>,
     #[serde(flatten)]
-    pub extra: Extra,
+    pub extra: ExtraMetadata,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
     pub size: u64,

@@ -7,7 +7,8 @@ use mesync::internals::client::{ByteSource, ChangeHeaders, ErrorDetail, HubClien
 use mesync::internals::config::Settings;
 use mesync::internals::credentials::Access;
 use mesync::internals::wire::files::{
-    BatchItem, Chunk, Commit, EntryKind, Extra, FetchItem, Hash, Metadata, OldName, Record, Restore,
+    BatchItem, Chunk, Commit, EntryKind, ExtraMetadata, FetchItem, Hash, Metadata, OldName, Record,
+    Restore,
 };
 use mesync::internals::wire::revision::Condition;
 use mesync::internals::wire::scope::Scope;
@@ -65,7 +66,7 @@ fn commit(name: &str, bytes: &[u8]) -> Commit {
         kind,
         mode,
         mtime,
-        extra: Extra::default(),
+        extra: ExtraMetadata::default(),
         content_type: None,
         size,
         checksum_sha256: sha256,
@@ -257,7 +258,7 @@ fn content_is_read_by_file_by_range_by_chunk_and_in_batches() {
         path: "d".into(),
         mode: Some(0o100_600),
         mtime: None,
-        extra: Extra::default(),
+        extra: ExtraMetadata::default(),
     };
     let put = |name: &str, bytes: &[u8]| -> Record {
         let stored = hub

@@ -1,6 +1,6 @@
 //! A pending path in the queue, what to do with it, and how that ended.
 
-use super::super::traits::Token;
+use super::super::traits::DeleteToken;
 use crate::wire::files::Hash;
 
 /// Which work is taken first.
@@ -80,7 +80,7 @@ pub struct Examined {
     /// See [`QueuedPath`].
     pub bytes: u64,
     /// The guard counts this delete.
-    pub counted: Option<(Token, Hash)>,
+    pub counted: Option<(DeleteToken, Hash)>,
 }
 
 /// How work on a path ended.

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use crate::files::plan::{is_below, parent};
 use crate::wire::files::Hash;
 
-use super::traits::Token;
+use super::traits::DeleteToken;
 use item::{QueueState, QueuedPath};
 use ready::{ReadyPaths, is_long};
 
@@ -352,12 +352,14 @@ impl WorkQueue {
     }
 
     /// Pending deletes that the guard counts, held or not; approved ones are excluded.
-    pub fn deletes(&self) -> impl Iterator<Item = Token> {
-        self.deletes.iter().map(|(path, (base, remote, _))| Token {
-            path: path.to_string(),
-            base: *base,
-            remote: *remote,
-        })
+    pub fn deletes(&self) -> impl Iterator<Item = DeleteToken> {
+        self.deletes
+            .iter()
+            .map(|(path, (base, remote, _))| DeleteToken {
+                path: path.to_string(),
+                base: *base,
+                remote: *remote,
+            })
     }
 
     /// The number of those deletes.
@@ -392,7 +394,7 @@ impl WorkQueue {
     }
 
     /// Counts the delete of a path that is being worked on after all.
-    pub fn counts(&mut self, path: &str, token: &Token, hash: Hash) {
+    pub fn counts(&mut self, path: &str, token: &DeleteToken, hash: Hash) {
         self.count_delete(path, Some((token.base, token.remote, hash)));
     }
 

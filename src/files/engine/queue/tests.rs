@@ -6,7 +6,7 @@ use crate::wire::files::BATCH_FILE;
 fn examined(rank: Precedence, fresh: Option<Hash>, path: Option<&str>) -> WorkEnd {
     let counted = path.map(|path| {
         (
-            Token {
+            DeleteToken {
                 path: path.into(),
                 base: 1,
                 remote: 1,

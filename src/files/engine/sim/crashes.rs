@@ -1,7 +1,7 @@
 //! A crash at each step of a work item, and the result.
 
 use crate::files::engine::traits::{ExpectedRow, Intent, StagedFile};
-use crate::files::plan::Local;
+use crate::files::plan::LocalEntry;
 
 use super::scenes::Scene;
 
@@ -166,7 +166,7 @@ fn an_edit_that_came_out_is_kept_if_a_copy_gave_it_the_inode_of_what_was_placed(
         let row = w.hub.row("a");
         let c = &mut w.clients[0];
         let old = c.fs["a"].clone();
-        let over = Some(Local {
+        let over = Some(LocalEntry {
             entry: old.entry(),
             stamp: old.stamp(),
         });

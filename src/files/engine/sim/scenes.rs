@@ -6,7 +6,7 @@
 use uuid::Uuid;
 
 use crate::files::engine::traits::{ExpectedRow, Intent, OldPath};
-use crate::files::plan::{BaseRow, Local};
+use crate::files::plan::{BaseRow, LocalEntry};
 use crate::wire::files::EntryKind;
 use crate::wire::revision::Revision;
 
@@ -305,7 +305,7 @@ fn an_edit_that_went_to_the_trash_comes_back_although_its_directory_is_gone() {
     {
         let mut w = s.world();
         let c = &mut w.clients[0];
-        let what = Local {
+        let what = LocalEntry {
             entry: c.fs["d/x"].entry(),
             stamp: c.stamp("d/x").expect("it is there"),
         };

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Kind};
 use crate::files::engine::traits::*;
-use crate::files::plan::{DIR_MODE, Local, Stamp, parent};
+use crate::files::plan::{DIR_MODE, LocalEntry, Stamp, parent};
 use crate::relpath;
 use crate::wire::files;
 use crate::wire::revision::Revision;
@@ -55,7 +55,7 @@ pub enum Point {
 }
 
 impl Side {
-    pub fn enter(&self, point: Point) -> Called<MutexGuard<'_, World>> {
+    pub fn enter(&self, point: Point) -> CallResult<MutexGuard<'_, World>> {
         let mut w = self.world.lock();
         if w.clients[self.i].crashed {
             return Err(fatal("crashed before"));
@@ -95,7 +95,10 @@ impl Side {
     }
 
     /// Runs another worker of the same client.
-    fn other_thread<'a>(&'a self, mut w: MutexGuard<'a, World>) -> Called<MutexGuard<'a, World>> {
+    fn other_thread<'a>(
+        &'a self,
+        mut w: MutexGuard<'a, World>,
+    ) -> CallResult<MutexGuard<'a, World>> {
         let Some(engine) = w.engines[self.i].clone() else {
             return Ok(w);
         };
@@ -117,7 +120,7 @@ impl Side {
     }
 
     /// After an effect.
-    pub fn leave<T>(&self, mut w: MutexGuard<'_, World>, done: T) -> Called<T> {
+    pub fn leave<T>(&self, mut w: MutexGuard<'_, World>, done: T) -> CallResult<T> {
         if w.crashes(0.03) {
             return Err(self.crash(w));
         }
@@ -125,7 +128,7 @@ impl Side {
         if w.fails() { Err(no_space()) } else { Ok(done) }
     }
 
-    fn request(&self, change: &HubChange, local: Option<&Local>) -> Called<ChangeOutcome> {
+    fn request(&self, change: &HubChange, local: Option<&LocalEntry>) -> CallResult<ChangeOutcome> {
         let mut w = self.enter(if local.is_some() {
             Point::Window
         } else {
@@ -194,7 +197,12 @@ impl Side {
 }
 
 impl crate::files::engine::traits::HubCalls for Side {
-    fn changes(&self, after: u64, newest: Revision, began: Option<u64>) -> Called<ChangesResult> {
+    fn changes(
+        &self,
+        after: u64,
+        newest: Revision,
+        began: Option<u64>,
+    ) -> CallResult<ChangesResult> {
         let mut w = self.enter(Point::Effect)?;
         let page = w.hub.changes(after, newest, began);
         let i = self.i;
@@ -204,7 +212,7 @@ impl crate::files::engine::traits::HubCalls for Side {
         self.leave(w, page)
     }
 
-    fn common(&self, epoch: Uuid, points: &[Revision]) -> Called<u64> {
+    fn common(&self, epoch: Uuid, points: &[Revision]) -> CallResult<u64> {
         let mut w = self.enter(Point::Effect)?;
         if w.fault(0.1) {
             return Err(later("no answer"));
@@ -214,7 +222,7 @@ impl crate::files::engine::traits::HubCalls for Side {
         self.leave(w, common)
     }
 
-    fn ask(&self, key: Uuid, newest: Revision) -> Called<KeyRows> {
+    fn ask(&self, key: Uuid, newest: Revision) -> CallResult<KeyRows> {
         let mut w = self.enter(Point::Effect)?;
         if w.fault(0.1) || !w.hub.has_history(newest) {
             return Err(later("no answer"));
@@ -235,13 +243,13 @@ impl crate::files::engine::traits::HubCalls for Side {
 }
 
 impl ContentTransfer for Side {
-    fn send(&self, all: &[SendItem<'_>]) -> Vec<Called<ChangeOutcome>> {
+    fn send(&self, all: &[SendItem<'_>]) -> Vec<CallResult<ChangeOutcome>> {
         all.iter()
             .map(|s| self.request(s.change, s.local))
             .collect()
     }
 
-    fn stage(&self, all: &[StageItem<'_>]) -> Vec<Called<Option<StagedFile>>> {
+    fn stage(&self, all: &[StageItem<'_>]) -> Vec<CallResult<Option<StagedFile>>> {
         all.iter()
             .map(|delivery| self.stage_one(delivery))
             .collect()
@@ -249,7 +257,7 @@ impl ContentTransfer for Side {
 }
 
 impl Side {
-    fn stage_one(&self, delivery: &StageItem<'_>) -> Called<Option<StagedFile>> {
+    fn stage_one(&self, delivery: &StageItem<'_>) -> CallResult<Option<StagedFile>> {
         let StageItem {
             path,
             entry,

@@ -15,11 +15,11 @@ use super::world::Client;
 const MAX_UNSYNCED_COMMITS: usize = 4;
 
 impl State for Side {
-    fn rows(&self, path: &str) -> Called<Rows> {
+    fn rows(&self, path: &str) -> CallResult<Rows> {
         Ok(self.enter(Point::Read)?.clients[self.i].rows(path))
     }
 
-    fn below(&self, dir: &str, after: &str, most: usize) -> Called<Vec<(String, Rows)>> {
+    fn below(&self, dir: &str, after: &str, most: usize) -> CallResult<Vec<(String, Rows)>> {
         let w = self.enter(Point::Read)?;
         let rows = w.clients[self.i]
             .rows
@@ -31,7 +31,7 @@ impl State for Side {
             .collect())
     }
 
-    fn with_hash(&self, hash: &Hash, most: usize) -> Called<Vec<String>> {
+    fn with_hash(&self, hash: &Hash, most: usize) -> CallResult<Vec<String>> {
         let w = self.enter(Point::Read)?;
         let has = |r: &Rows| r.base.entry.is_some_and(|e| !e.is_dir() && e.hash == *hash);
         Ok(w.clients[self.i]
@@ -43,7 +43,7 @@ impl State for Side {
             .collect())
     }
 
-    fn not_listed(&self, after: &str, most: usize) -> Called<Vec<String>> {
+    fn not_listed(&self, after: &str, most: usize) -> CallResult<Vec<String>> {
         let w = self.enter(Point::Read)?;
         let c = &w.clients[self.i];
         let known = |r: &Rows| r.base.rev > 0 || r.remote.rev > 0;
@@ -54,11 +54,11 @@ impl State for Side {
         Ok(names.take(most).map(|(p, _)| p.clone()).collect())
     }
 
-    fn feed(&self) -> Called<Feed> {
+    fn feed(&self) -> CallResult<Feed> {
         Ok(self.enter(Point::Read)?.clients[self.i].feed)
     }
 
-    fn points(&self) -> Called<Vec<Revision>> {
+    fn points(&self) -> CallResult<Vec<Revision>> {
         let w = self.enter(Point::Read)?;
         Ok(w.clients[self.i]
             .points
@@ -70,7 +70,7 @@ impl State for Side {
             .collect())
     }
 
-    fn files(&self) -> Called<u64> {
+    fn files(&self) -> CallResult<u64> {
         let w = self.enter(Point::Read)?;
         Ok(w.clients[self.i]
             .rows
@@ -79,27 +79,27 @@ impl State for Side {
             .count() as u64)
     }
 
-    fn deletes(&self) -> Called<BTreeMap<u64, u32>> {
+    fn deletes(&self) -> CallResult<BTreeMap<u64, u32>> {
         Ok(self.enter(Point::Read)?.clients[self.i].deletes.clone())
     }
 
-    fn approved(&self, token: &Token) -> Called<bool> {
+    fn approved(&self, token: &DeleteToken) -> CallResult<bool> {
         let w = self.enter(Point::Read)?;
         let c = &w.clients[self.i];
         Ok(c.approved.contains(token))
     }
 
-    fn commit(&self, writes: &[Write]) -> Called<()> {
+    fn commit(&self, writes: &[Write]) -> CallResult<()> {
         self.write(writes, true)
     }
 
-    fn commit_soon(&self, writes: &[Write]) -> Called<()> {
+    fn commit_soon(&self, writes: &[Write]) -> CallResult<()> {
         self.write(writes, false)
     }
 }
 
 impl Side {
-    fn write(&self, writes: &[Write], syncs: bool) -> Called<()> {
+    fn write(&self, writes: &[Write], syncs: bool) -> CallResult<()> {
         let mut w = self.world.lock();
         if w.clients[self.i].crashed {
             return Err(fatal("crashed before"));
@@ -135,7 +135,7 @@ pub struct Snapshot {
     listed: BTreeSet<String>,
     points: BTreeMap<u64, Tag>,
     deletes: BTreeMap<u64, u32>,
-    approved: BTreeSet<Token>,
+    approved: BTreeSet<DeleteToken>,
 }
 
 impl Client {

@@ -1,7 +1,7 @@
 //! The tree of one client in the simulation.
 
 use crate::files::engine::traits::*;
-use crate::files::plan::{Entry, Local, Stamp, is_below, parent};
+use crate::files::plan::{Entry, LocalEntry, Stamp, is_below, parent};
 use crate::relpath;
 use crate::wire::files;
 
@@ -10,7 +10,7 @@ use super::world::Node;
 use super::{copy_of, stem};
 
 impl Tree for Side {
-    fn examine(&self, path: &str, known: Option<(&Stamp, &Entry)>) -> Called<Presence> {
+    fn examine(&self, path: &str, known: Option<(&Stamp, &Entry)>) -> CallResult<Presence> {
         let mut w = self.enter(Point::Read)?;
         let c = &mut w.clients[self.i];
         let blind = c.blind;
@@ -23,10 +23,10 @@ impl Tree for Side {
             Some((_, known)) => entry.hash = known.hash,
             None => node.dirty &= blind,
         }
-        Ok(Presence::Here(Local { entry, stamp }))
+        Ok(Presence::Here(LocalEntry { entry, stamp }))
     }
 
-    fn holds(&self, path: &str, what: &Local) -> Called<bool> {
+    fn holds(&self, path: &str, what: &LocalEntry) -> CallResult<bool> {
         let w = self.enter(Point::Read)?;
         let c = &w.clients[self.i];
         Ok(!c.blind
@@ -35,17 +35,17 @@ impl Tree for Side {
                 .is_some_and(|n| n.hash() == what.entry.hash))
     }
 
-    fn stamp(&self, path: &str) -> Called<Option<Stamp>> {
+    fn stamp(&self, path: &str) -> CallResult<Option<Stamp>> {
         Ok(self.enter(Point::Read)?.clients[self.i].stamp(path))
     }
 
-    fn is_empty(&self, dir: &str) -> Called<bool> {
+    fn is_empty(&self, dir: &str) -> CallResult<bool> {
         let w = self.enter(Point::Read)?;
         let c = &w.clients[self.i];
         Ok(c.under(&c.at(dir)).is_empty())
     }
 
-    fn below(&self, dir: &str, visit: &mut dyn FnMut(&str) -> Called<bool>) -> Called<()> {
+    fn below(&self, dir: &str, visit: &mut dyn FnMut(&str) -> CallResult<bool>) -> CallResult<()> {
         let names = self.enter(Point::Read)?.clients[self.i].under(dir);
         for name in names {
             if !visit(&name)? {
@@ -59,8 +59,8 @@ impl Tree for Side {
         &self,
         path: &str,
         staged: &StagedFile,
-        over: Option<&Local>,
-    ) -> Called<RenameOutcome> {
+        over: Option<&LocalEntry>,
+    ) -> CallResult<RenameOutcome> {
         let over = over.map(|local| &local.stamp);
         if self.enter(Point::Read)?.clients[self.i]
             .stamp(path)
@@ -105,7 +105,7 @@ impl Tree for Side {
         self.leave(w, RenameOutcome::Done)
     }
 
-    fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<RenameOutcome> {
+    fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> CallResult<RenameOutcome> {
         let w = self.enter(Point::Read)?;
         let checked = expected.is_none_or(|e| w.clients[self.i].stamp(from).as_ref() == Some(e));
         if !checked {
@@ -148,7 +148,7 @@ impl Tree for Side {
         true
     }
 
-    fn name_collision(&self, path: &str) -> Called<Option<NameCollision>> {
+    fn name_collision(&self, path: &str) -> CallResult<Option<NameCollision>> {
         let w = self.enter(Point::Read)?;
         let c = &w.clients[self.i];
         if c.refuses(path) {
@@ -158,7 +158,7 @@ impl Tree for Side {
         }
     }
 
-    fn respell(&self, there: &str, wanted: &str) -> Called<RenameOutcome> {
+    fn respell(&self, there: &str, wanted: &str) -> CallResult<RenameOutcome> {
         let mut w = self.enter(Point::Window)?;
         let i = self.i;
         let moved = w.clients[i].respell(there, wanted);
@@ -180,7 +180,7 @@ impl Tree for Side {
         expected: &Stamp,
         mode: u32,
         mtime: Option<i64>,
-    ) -> Called<Option<Stamp>> {
+    ) -> CallResult<Option<Stamp>> {
         let mut w = self.enter(Point::Window)?;
         let (tick, i) = (w.fresh(), self.i);
         let path = &*w.clients[i].at(path);
@@ -200,17 +200,17 @@ impl Tree for Side {
         self.leave(w, Some(stamp))
     }
 
-    fn sync(&self, _: &str) -> Called<()> {
+    fn sync(&self, _: &str) -> CallResult<()> {
         self.enter(Point::Read).map(drop)
     }
 
-    fn discard(&self, temp: &str) -> Called<()> {
+    fn discard(&self, temp: &str) -> CallResult<()> {
         let mut w = self.enter(Point::Effect)?;
         w.clients[self.i].fs.remove(temp);
         self.leave(w, ())
     }
 
-    fn remove_dir(&self, path: &str) -> Called<bool> {
+    fn remove_dir(&self, path: &str) -> CallResult<bool> {
         let mut w = self.enter(Point::Effect)?;
         let c = &mut w.clients[self.i];
         let path = &*c.at(path);

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::files::engine::traits::{Feed, HubChange, Rows, Token};
+use crate::files::engine::traits::{DeleteToken, Feed, HubChange, Rows};
 use crate::files::engine::{Engine, QuietTimes};
-use crate::files::plan::{Action, DIR_MODE, Entry, Local, Stamp, is_below, plan};
+use crate::files::plan::{Action, DIR_MODE, Entry, LocalEntry, Stamp, is_below, plan};
 use crate::relpath;
 use crate::wire::files::{EntryKind, Hash};
 use crate::wire::revision::Tag;
@@ -67,8 +67,8 @@ impl Node {
         Entry::new(self.kind, self.hash(), 1, self.mode, self.mtime)
     }
 
-    pub fn local(&self) -> Local {
-        Local {
+    pub fn local(&self) -> LocalEntry {
+        LocalEntry {
             entry: self.entry(),
             stamp: self.stamp(),
         }
@@ -91,14 +91,14 @@ pub struct Client {
     pub listed: BTreeSet<String>,
     pub points: BTreeMap<u64, Tag>,
     pub deletes: BTreeMap<u64, u32>,
-    pub approved: BTreeSet<Token>,
+    pub approved: BTreeSet<DeleteToken>,
     /// The state before each commit since the last one with a sync.
     pub unsynced: VecDeque<super::state::Snapshot>,
     pub ignored: BTreeSet<String>,
     pub crashed: bool,
     pub serial: u64,
     /// All deletes that were ever approved.
-    pub listed_tokens: BTreeSet<Token>,
+    pub listed_tokens: BTreeSet<DeleteToken>,
     pub undo: Option<(String, Node)>,
     /// For a client without a base: names with news, and the last known rev of the hub.
     pub queue: Vec<String>,
@@ -134,7 +134,7 @@ impl Client {
         all.into_iter().collect()
     }
 
-    fn local(&self, path: &str) -> Option<Local> {
+    fn local(&self, path: &str) -> Option<LocalEntry> {
         let node = self.fs.get(path)?;
         let in_base = self.rows(path).base.entry.is_some_and(|b| b.is_dir());
         let counts =
@@ -167,9 +167,9 @@ impl Client {
         !to.is_some_and(|to| to.entry.is_some_and(|e| e.same_body(&was)))
     }
 
-    pub fn token(&self, path: &str) -> Token {
+    pub fn token(&self, path: &str) -> DeleteToken {
         let rows = self.rows(path);
-        Token {
+        DeleteToken {
             path: path.into(),
             base: rows.base.rev,
             remote: rows.remote.rev,

@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use uuid::Uuid;
 
 use crate::error::Error;
-use crate::files::plan::{Entry, Local, RemoteRow, Stamp};
+use crate::files::plan::{Entry, LocalEntry, RemoteRow, Stamp};
 use crate::wire::revision::{Revision, Tag};
 
 pub use state::*;
@@ -40,7 +40,7 @@ pub enum Fault {
     Fatal(Error),
 }
 
-pub type Called<T> = Result<T, Fault>;
+pub type CallResult<T> = Result<T, Fault>;
 
 impl std::convert::From<Fault> for Error {
     fn from(fault: Fault) -> Error {
@@ -147,12 +147,17 @@ pub trait HubCalls: Send + Sync {
     /// Rows with names that [`crate::relpath::check`] refuses may be omitted and logged; the engine
     /// believes none of them. `newest`: the newest revision known from any response, because the
     /// rows may describe the history up to it.
-    fn changes(&self, after: u64, newest: Revision, began: Option<u64>) -> Called<ChangesResult>;
+    fn changes(
+        &self,
+        after: u64,
+        newest: Revision,
+        began: Option<u64>,
+    ) -> CallResult<ChangesResult>;
     /// The last of these points of that epoch that is part of the hub's history; 0: none, or the
     /// hub cannot tell.
-    fn common(&self, epoch: Uuid, points: &[Revision]) -> Called<u64>;
+    fn common(&self, epoch: Uuid, points: &[Revision]) -> CallResult<u64>;
     /// `newest`: see [`HubChange`].
-    fn ask(&self, key: Uuid, newest: Revision) -> Called<KeyRows>;
+    fn ask(&self, key: Uuid, newest: Revision) -> CallResult<KeyRows>;
 }
 
 // -- bytes between tree and hub -----------------------------------------------------------------------------------------------
@@ -182,7 +187,7 @@ pub struct SendItem<'a> {
     pub change: &'a HubChange,
     /// The file, link or empty directory whose bytes are sent. `None`: the change needs no bytes from this machine: a
     /// delete, or a commit of known content.
-    pub local: Option<&'a Local>,
+    pub local: Option<&'a LocalEntry>,
 }
 
 /// A version of the hub to create under a temporary name.
@@ -203,11 +208,11 @@ pub trait ContentTransfer: Send + Sync {
     /// Sends changes to the hub. Hashes what it reads; if that is not the hash of `change.entry`, or `stat` no longer
     /// shows `local.stamp` afterwards: [`ChangeOutcome::FileChanged`], and nothing is committed. With `change.from`, and when only
     /// the mode changed, the hub has the chunks and no bytes are sent.
-    fn send(&self, all: &[SendItem<'_>]) -> Vec<Called<ChangeOutcome>>;
+    fn send(&self, all: &[SendItem<'_>]) -> Vec<CallResult<ChangeOutcome>>;
     /// Creates temporary names beside the paths, synced, with the bytes of the rows from the first source that has them;
     /// verifies the hashes and creates missing ancestors. `None`: no source has the bytes (any more), or an ancestor is
     /// not a directory. Leaves no temporary name behind unless it returns it.
-    fn stage(&self, all: &[StageItem<'_>]) -> Vec<Called<Option<StagedFile>>>;
+    fn stage(&self, all: &[StageItem<'_>]) -> Vec<CallResult<Option<StagedFile>>>;
 }
 
 // -- the tree -----------------------------------------------------------------------------------------------------------------
@@ -216,7 +221,7 @@ pub trait ContentTransfer: Send + Sync {
 pub enum Presence {
     /// Nothing, including when an ancestor is not a directory (links are not followed).
     Absent,
-    Here(Local),
+    Here(LocalEntry),
     /// Sockets, devices, unreadable files, and paths below an unreadable directory: neither present
     /// nor absent. Nothing is decided about them.
     Unknown(Error),
@@ -248,47 +253,54 @@ pub trait Tree: Send + Sync {
     /// Examines a name, including temporary names and the trash. The content is hashed unless
     /// `stat` shows exactly a stamp of `known`, whose entry then has the hash; an implementation
     /// may remember more hashes by stamp.
-    fn examine(&self, path: &str, known: Option<(&Stamp, &Entry)>) -> Called<Presence>;
+    fn examine(&self, path: &str, known: Option<(&Stamp, &Entry)>) -> CallResult<Presence>;
     /// What `stat` shows, without reading the content; `None`: the name does not exist.
-    fn stamp(&self, path: &str) -> Called<Option<Stamp>>;
+    fn stamp(&self, path: &str) -> CallResult<Option<Stamp>>;
     /// Whether a directory is empty, apart from this program's temporary names; also `true` for
     /// anything that is not a directory.
-    fn is_empty(&self, dir: &str) -> Called<bool>;
+    fn is_empty(&self, dir: &str) -> CallResult<bool>;
     /// Calls `visit` with every name below a directory, without following links, until it returns
     /// `false`. This program's own names are left out.
-    fn below(&self, dir: &str, visit: &mut dyn FnMut(&str) -> Called<bool>) -> Called<()>;
+    fn below(&self, dir: &str, visit: &mut dyn FnMut(&str) -> CallResult<bool>) -> CallResult<()>;
     /// Gives a staged file its final name. If `over` is `None`: with RENAME_NOREPLACE. Otherwise
     /// checks again that the name shows that stamp, and exchanges the two; the replaced file then
     /// has the temporary name, and the caller examines it. A directory is replaced only if it is
     /// empty. If the filesystem cannot exchange: reads the file again, then replaces it. `stage`
     /// has created the ancestors; they are created again if they are gone.
-    fn place(&self, path: &str, staged: &StagedFile, over: Option<&Local>)
-    -> Called<RenameOutcome>;
+    fn place(
+        &self,
+        path: &str,
+        staged: &StagedFile,
+        over: Option<&LocalEntry>,
+    ) -> CallResult<RenameOutcome>;
     /// [`Tree::place`] for several paths, which may share syncs.
-    fn place_all(&self, all: &[(&str, &StagedFile, Option<&Local>)]) -> Vec<Called<RenameOutcome>> {
+    fn place_all(
+        &self,
+        all: &[(&str, &StagedFile, Option<&LocalEntry>)],
+    ) -> Vec<CallResult<RenameOutcome>> {
         all.iter()
             .map(|(path, staged, over)| self.place(path, staged, *over))
             .collect()
     }
     /// Renames with RENAME_NOREPLACE. `expected`: checks first that `from` shows this stamp. The
     /// parent of a name below the trash is created as needed, no other.
-    fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> Called<RenameOutcome>;
+    fn shift(&self, from: &str, to: &str, expected: Option<&Stamp>) -> CallResult<RenameOutcome>;
     /// [`Tree::shift`] for several paths, which may share syncs.
-    fn shift_all(&self, all: &[(&str, &str, &Stamp)]) -> Vec<Called<RenameOutcome>> {
+    fn shift_all(&self, all: &[(&str, &str, &Stamp)]) -> Vec<CallResult<RenameOutcome>> {
         all.iter()
             .map(|(from, to, expected)| self.shift(from, to, Some(expected)))
             .collect()
     }
     /// Whether a name has the bytes of `what`, given that its stamp is the same except for ctime.
     /// Reads the file where the stamp is not enough.
-    fn holds(&self, path: &str, what: &Local) -> Called<bool>;
+    fn holds(&self, path: &str, what: &LocalEntry) -> CallResult<bool>;
     /// Whether the disk keeps modes as they are set.
     fn keeps_modes(&self) -> bool;
     /// The existing name that keeps a missing path from being created, because the disk folds both
     /// into one.
-    fn name_collision(&self, path: &str) -> Called<Option<NameCollision>>;
+    fn name_collision(&self, path: &str) -> CallResult<Option<NameCollision>>;
     /// Renames a file or directory to another spelling that the disk folds into the same name.
-    fn respell(&self, there: &str, wanted: &str) -> Called<RenameOutcome>;
+    fn respell(&self, there: &str, wanted: &str) -> CallResult<RenameOutcome>;
     /// Sets the mode of an entry that shows this stamp, and the time if it is a file. Returns the
     /// new stamp; `None`: the entry has changed. The mode of the stamp is the one that resulted
     /// from this call, never one that was set later.
@@ -298,9 +310,9 @@ pub trait Tree: Send + Sync {
         expected: &Stamp,
         mode: u32,
         mtime: Option<i64>,
-    ) -> Called<Option<Stamp>>;
+    ) -> CallResult<Option<Stamp>>;
     /// [`Tree::set_metadata`] for several paths (path, expected stamp, mode, time), which may share syncs.
-    fn set_metadata_all(&self, all: &[(&str, &Stamp, u32, i64)]) -> Vec<Called<Option<Stamp>>> {
+    fn set_metadata_all(&self, all: &[(&str, &Stamp, u32, i64)]) -> Vec<CallResult<Option<Stamp>>> {
         all.iter()
             .map(|(path, expected, mode, mtime)| {
                 self.set_metadata(path, expected, *mode, Some(*mtime))
@@ -310,11 +322,11 @@ pub trait Tree: Send + Sync {
     /// Makes durable what an earlier call that failed, or a process that was killed, may have
     /// changed: the entry of this name in its directory, and the mode of the entry. A missing name
     /// is no error.
-    fn sync(&self, path: &str) -> Called<()>;
+    fn sync(&self, path: &str) -> CallResult<()>;
     /// Removes a temporary name or one in the trash, with its content. A missing name is no error.
-    fn discard(&self, temp: &str) -> Called<()>;
+    fn discard(&self, temp: &str) -> CallResult<()>;
     /// `rmdir`. `false`: the directory is missing or not empty.
-    fn remove_dir(&self, path: &str) -> Called<bool>;
+    fn remove_dir(&self, path: &str) -> CallResult<bool>;
     /// Whether the ignore rules exclude this path, by itself or through an ancestor.
     fn ignored(&self, path: &str) -> bool;
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::{Called, StagedFile};
-use crate::files::plan::{BaseRow, Local, RemoteRow, Stamp};
+use super::{CallResult, StagedFile};
+use crate::files::plan::{BaseRow, LocalEntry, RemoteRow, Stamp};
 use crate::wire::files::Hash;
 use crate::wire::revision::Revision;
 
@@ -21,7 +21,7 @@ pub enum Intent {
         /// The mode of `staged`, if it differs from that of the row.
         mode: u32,
         /// The entry to replace.
-        over: Option<Local>,
+        over: Option<LocalEntry>,
         staged: StagedFile,
     },
     /// The path is to get this mode and, if it is a file, this time. If one of them is not as it
@@ -44,7 +44,7 @@ pub enum Intent {
         generation: u64,
         /// The resulting base of the path.
         then: BaseRow,
-        what: Local,
+        what: LocalEntry,
         to: String,
         /// Moved into the trash: it must be exactly `what`, or it is moved back.
         trash: bool,
@@ -107,7 +107,7 @@ pub struct Feed {
 
 /// An approved delete: of one path, while base and hub are at these revisions.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Token {
+pub struct DeleteToken {
     pub path: String,
     pub base: u64,
     pub remote: u64,
@@ -160,29 +160,29 @@ pub enum Write {
         before: u64,
     },
     /// Replaces all approvals.
-    Approve(Vec<Token>),
+    Approve(Vec<DeleteToken>),
 }
 
 /// The durable state of one synced directory.
 pub trait State: Send + Sync {
-    fn rows(&self, path: &str) -> Called<Rows>;
+    fn rows(&self, path: &str) -> CallResult<Rows>;
     /// Paths with any row strictly below a directory ("" is the root), in order, after `after` (a
     /// whole path, or ""), up to the limit.
-    fn below(&self, dir: &str, after: &str, most: usize) -> Called<Vec<(String, Rows)>>;
+    fn below(&self, dir: &str, after: &str, most: usize) -> CallResult<Vec<(String, Rows)>>;
     /// Paths whose base is a file or link with this hash (an index), up to the limit.
-    fn with_hash(&self, hash: &Hash, most: usize) -> Called<Vec<String>>;
+    fn with_hash(&self, hash: &Hash, most: usize) -> CallResult<Vec<String>>;
     /// Paths with a base or remote row that the listing has not named, in order, after `after`, up
     /// to the limit.
-    fn not_listed(&self, after: &str, most: usize) -> Called<Vec<String>>;
-    fn feed(&self) -> Called<Feed>;
+    fn not_listed(&self, after: &str, most: usize) -> CallResult<Vec<String>>;
+    fn feed(&self) -> CallResult<Feed>;
     /// The points of [`Write::Points`].
-    fn points(&self) -> Called<Vec<Revision>>;
+    fn points(&self) -> CallResult<Vec<Revision>>;
     /// Base rows that are files or links; the guard's share is a part of these.
-    fn files(&self) -> Called<u64>;
+    fn files(&self) -> CallResult<u64>;
     /// Deletes by minute since 1970.
-    fn deletes(&self) -> Called<BTreeMap<u64, u32>>;
-    fn approved(&self, token: &Token) -> Called<bool>;
-    fn commit(&self, writes: &[Write]) -> Called<()>;
+    fn deletes(&self) -> CallResult<BTreeMap<u64, u32>>;
+    fn approved(&self, token: &DeleteToken) -> CallResult<bool>;
+    fn commit(&self, writes: &[Write]) -> CallResult<()>;
     /// Syncs with the next commit, or a little later; for writes that an open key or an intent leads to after their loss.
-    fn commit_soon(&self, writes: &[Write]) -> Called<()>;
+    fn commit_soon(&self, writes: &[Write]) -> CallResult<()>;
 }

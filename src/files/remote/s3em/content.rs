@@ -8,7 +8,7 @@ use super::{RemoteVersion, S3em};
 use crate::client::{self, ByteSource, Failure, UploadResponse};
 use crate::error::{Error, Kind};
 use crate::files::engine::traits::*;
-use crate::files::plan::{Entry, Local, RemoteRow};
+use crate::files::plan::{Entry, LocalEntry, RemoteRow};
 use crate::files::remote::rows;
 use crate::files::tree::root::fault;
 use crate::files::tree::sync_set::SyncSet;
@@ -25,7 +25,7 @@ impl S3em {
         change: &HubChange,
         entry: &Entry,
         bytes: ByteSource<'_>,
-    ) -> Called<ChangeOutcome> {
+    ) -> CallResult<ChangeOutcome> {
         if let RemoteVersion::Otherwise(row) = self.stands(&change.path, change.condition)? {
             return Ok(ChangeOutcome::Differs(row));
         }
@@ -74,7 +74,7 @@ impl S3em {
         change: &HubChange,
         entry: &Entry,
         stored: UploadResponse,
-    ) -> Called<Option<RemoteRow>> {
+    ) -> CallResult<Option<RemoteRow>> {
         let record = match stored.record {
             Some(record) => Some(record),
             None => self.at(&change.path)?.into_iter().next(),
@@ -121,8 +121,8 @@ impl S3em {
         &self,
         id: Uuid,
         size: u64,
-        take: &mut dyn FnMut(&[u8]) -> Called<()>,
-    ) -> Called<bool> {
+        take: &mut dyn FnMut(&[u8]) -> CallResult<()>,
+    ) -> CallResult<bool> {
         let mut answer = match self.hub.download(id, None, 0, None) {
             Err(failure) if failure.status == 404 => return Ok(false),
             other => self.called(other)?,
@@ -143,7 +143,7 @@ impl S3em {
 
     /// The bytes received do not match their row: either the file was replaced since, or the server's data
     /// are damaged.
-    fn other_bytes(&self, path: &str, entry: &Entry) -> Called<Option<StagedFile>> {
+    fn other_bytes(&self, path: &str, entry: &Entry) -> CallResult<Option<StagedFile>> {
         let now = self
             .at(path)?
             .first()
@@ -161,7 +161,7 @@ impl S3em {
     }
 
     /// Gives a file that only the server has another name there.
-    pub(super) fn copy(&self, change: &HubChange, entry: &Entry) -> Called<ChangeOutcome> {
+    pub(super) fn copy(&self, change: &HubChange, entry: &Entry) -> CallResult<ChangeOutcome> {
         let row = self
             .state
             .rows(change.from.as_ref().map_or(&change.path, |from| &from.path))?
@@ -187,7 +187,7 @@ impl S3em {
     }
 
     /// Handles entries that are not regular files; `None`: it is a regular file.
-    pub(super) fn special(&self, path: &str, entry: &Entry) -> Called<Option<ChangeOutcome>> {
+    pub(super) fn special(&self, path: &str, entry: &Entry) -> CallResult<Option<ChangeOutcome>> {
         match entry.kind {
             files::EntryKind::File => Ok(None),
             // reporting every emptied directory as out of sync would help no user
@@ -212,7 +212,7 @@ impl S3em {
 
 /// Such a server takes one file a request.
 impl ContentTransfer for S3em {
-    fn send(&self, all: &[SendItem<'_>]) -> Vec<Called<ChangeOutcome>> {
+    fn send(&self, all: &[SendItem<'_>]) -> Vec<CallResult<ChangeOutcome>> {
         let one = |shipment: &SendItem<'_>| match shipment.local {
             Some(local) => self.upload(shipment.change, local),
             None => self.change(shipment.change),
@@ -220,13 +220,13 @@ impl ContentTransfer for S3em {
         all.iter().map(one).collect()
     }
 
-    fn stage(&self, all: &[StageItem<'_>]) -> Vec<Called<Option<StagedFile>>> {
+    fn stage(&self, all: &[StageItem<'_>]) -> Vec<CallResult<Option<StagedFile>>> {
         all.iter().map(|delivery| self.fetch(delivery)).collect()
     }
 }
 
 impl S3em {
-    fn upload(&self, change: &HubChange, local: &Local) -> Called<ChangeOutcome> {
+    fn upload(&self, change: &HubChange, local: &LocalEntry) -> CallResult<ChangeOutcome> {
         let Some(entry) = &change.entry else {
             return Ok(ChangeOutcome::NotDone);
         };
@@ -258,7 +258,7 @@ impl S3em {
         sent
     }
 
-    fn fetch(&self, delivery: &StageItem<'_>) -> Called<Option<StagedFile>> {
+    fn fetch(&self, delivery: &StageItem<'_>) -> CallResult<Option<StagedFile>> {
         let StageItem {
             path,
             row,

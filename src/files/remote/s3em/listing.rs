@@ -47,7 +47,7 @@ struct LedgerState {
 
 impl Ledger {
     /// Creates a ledger whose numbers begin above all numbers in the state.
-    pub fn new(state: &dyn State) -> Called<Ledger> {
+    pub fn new(state: &dyn State) -> CallResult<Ledger> {
         let mut rev = state.feed()?.cursor;
         each_below(state, "", |_, rows| {
             rev = rev.max(rows.base.rev).max(rows.remote.rev);
@@ -164,7 +164,7 @@ impl ListedState {
 
 impl S3em {
     /// Lists everything and returns what differs from the state; `all`: also what does not.
-    pub(super) fn compare(&self, all: bool) -> Called<RowPage> {
+    pub(super) fn compare(&self, all: bool) -> CallResult<RowPage> {
         let (began, before) = (clock::monotonic(), self.ledger.begin());
         let mut found = ListedState::default();
         self.list(&mut found)?;
@@ -174,7 +174,7 @@ impl S3em {
         Ok(self.number(found, if all { Some(before) } else { None }))
     }
 
-    fn list(&self, found: &mut ListedState) -> Called<()> {
+    fn list(&self, found: &mut ListedState) -> CallResult<()> {
         let dir = self.names.directory();
         let query = ListingQuery {
             path: Some(dir).filter(|dir| !dir.is_empty()),
@@ -208,7 +208,7 @@ impl S3em {
         }
     }
 
-    fn listed(&self, found: &mut ListedState, record: &Record) -> Called<()> {
+    fn listed(&self, found: &mut ListedState, record: &Record) -> CallResult<()> {
         let full = record.full_name();
         let Some(path) = self
             .names
@@ -234,7 +234,7 @@ impl S3em {
 
     /// Finds what the state has and the listing has not. A page may have missed a name while others
     /// made the list longer or shorter.
-    fn missing(&self, found: &mut ListedState, all: bool) -> Called<()> {
+    fn missing(&self, found: &mut ListedState, all: bool) -> CallResult<()> {
         each_below(&*self.state, "", |path, rows| {
             let known = &rows.remote;
             if known.entry.is_none() {
@@ -264,7 +264,7 @@ impl S3em {
     }
 
     /// The live record with an id.
-    fn by_id(&self, id: Uuid) -> Called<Option<Record>> {
+    fn by_id(&self, id: Uuid) -> CallResult<Option<Record>> {
         match self.hub.info(id) {
             Err(failure) if failure.status == 404 => Ok(None),
             other => Ok(Some(self.called(other)?).filter(|record| record.deleted_at.is_none())),

@@ -54,7 +54,7 @@ impl S3em {
         tree: Arc<DiskTree>,
         link: Arc<Link>,
         traffic: Arc<Traffic>,
-    ) -> Called<S3em> {
+    ) -> CallResult<S3em> {
         static SAID: Once = Once::new();
         SAID.call_once(|| {
             log::warn!(
@@ -80,7 +80,7 @@ impl S3em {
     }
 
     /// Returns the result of a call, and informs the workers that wait for the server.
-    pub(super) fn called<T>(&self, called: client::Called<T>) -> Called<T> {
+    pub(super) fn called<T>(&self, called: client::HubResult<T>) -> CallResult<T> {
         match called {
             Ok(done) => {
                 self.link.reached();
@@ -90,7 +90,7 @@ impl S3em {
         }
     }
 
-    fn name(&self, path: &str) -> Called<Name> {
+    fn name(&self, path: &str) -> CallResult<Name> {
         self.names.name(path).map_err(|why| {
             Fault::Refused(Error::new(
                 Kind::Failed,
@@ -100,7 +100,7 @@ impl S3em {
     }
 
     /// All live records of a path, the newest first.
-    fn at(&self, path: &str) -> Called<Vec<Record>> {
+    fn at(&self, path: &str) -> CallResult<Vec<Record>> {
         let name = self.name(path)?;
         // a server that matches the pattern in its database may misread a backslash
         let longest = name
@@ -133,7 +133,7 @@ impl S3em {
     }
 
     /// Checks whether the version that a change depends on is still the current one.
-    fn stands(&self, path: &str, condition: ExpectedRow) -> Called<RemoteVersion> {
+    fn stands(&self, path: &str, condition: ExpectedRow) -> CallResult<RemoteVersion> {
         let records = self.at(path)?;
         let now = records.first().and_then(|record| self.names.row(record));
         let known = self.state.rows(path)?.remote;
@@ -158,7 +158,7 @@ impl S3em {
         })
     }
 
-    fn remove(&self, records: &[Record]) -> Called<RemoteRow> {
+    fn remove(&self, records: &[Record]) -> CallResult<RemoteRow> {
         for record in records {
             match self.hub.remove(record.id, client::ChangeHeaders::default()) {
                 Err(failure) if failure.status == 404 => {}
@@ -186,7 +186,7 @@ pub(super) fn is_dir(row: &RemoteRow) -> bool {
 
 impl S3em {
     /// A change that needs no bytes from this machine.
-    pub(super) fn change(&self, change: &HubChange) -> Called<ChangeOutcome> {
+    pub(super) fn change(&self, change: &HubChange) -> CallResult<ChangeOutcome> {
         let _changing = self.ledger.changing(S3em::names_of(change));
         if let Some(entry) = &change.entry {
             return self
@@ -209,7 +209,12 @@ impl S3em {
 }
 
 impl HubCalls for S3em {
-    fn changes(&self, after: u64, _newest: Revision, _began: Option<u64>) -> Called<ChangesResult> {
+    fn changes(
+        &self,
+        after: u64,
+        _newest: Revision,
+        _began: Option<u64>,
+    ) -> CallResult<ChangesResult> {
         if self.state.feed()?.epoch != self.epoch {
             // the known rows belong to another server, and are forgotten before this one is listed
             let page = RowPage {
@@ -227,12 +232,12 @@ impl HubCalls for S3em {
     }
 
     /// Such a server has no history.
-    fn common(&self, _epoch: Uuid, _points: &[Revision]) -> Called<u64> {
+    fn common(&self, _epoch: Uuid, _points: &[Revision]) -> CallResult<u64> {
         Ok(0)
     }
 
     /// Such a server has no memory of keys: only its current files are known.
-    fn ask(&self, key: Uuid, _newest: Revision) -> Called<KeyRows> {
+    fn ask(&self, key: Uuid, _newest: Revision) -> CallResult<KeyRows> {
         let mut names = Vec::new();
         each_below(&*self.state, "", |path, rows| {
             if rows.key.as_ref().is_some_and(|k| k.key == key) {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::super::*;
 use crate::files::engine::rows::{hear, hear_of_none, set_back};
 use crate::files::engine::traits::{Intent, OpenKey, StagedFile};
-use crate::files::plan::{BaseRow, Entry, Local, RemoteRow, Stamp, is_below};
+use crate::files::plan::{BaseRow, Entry, LocalEntry, RemoteRow, Stamp, is_below};
 use crate::wire::files::EntryKind;
 
 const PATHS: [&str; 8] = ["a", "a-b", "a/x", "a/x/y", "a0", "b", "d/ä", "d/\n"];
@@ -98,8 +98,8 @@ fn remote() -> impl Strategy<Value = RemoteRow> {
         })
 }
 
-fn local() -> impl Strategy<Value = Local> {
-    (entry(), stamp()).prop_map(|(entry, stamp)| Local { entry, stamp })
+fn local() -> impl Strategy<Value = LocalEntry> {
+    (entry(), stamp()).prop_map(|(entry, stamp)| LocalEntry { entry, stamp })
 }
 
 fn intent() -> impl Strategy<Value = Intent> {
@@ -162,8 +162,13 @@ fn key() -> impl Strategy<Value = OpenKey> {
 }
 
 pub fn write() -> impl Strategy<Value = Write> {
-    let token =
-        || (path(), 0..3u64, 0..3u64).prop_map(|(path, base, remote)| Token { path, base, remote });
+    let token = || {
+        (path(), 0..3u64, 0..3u64).prop_map(|(path, base, remote)| DeleteToken {
+            path,
+            base,
+            remote,
+        })
+    };
     let feed = (
         any::<u128>(),
         any::<u64>(),
@@ -203,7 +208,7 @@ pub struct Model {
     listed: BTreeSet<String>,
     feed: Feed,
     deletes: BTreeMap<u64, u32>,
-    approved: BTreeSet<Token>,
+    approved: BTreeSet<DeleteToken>,
     points: BTreeMap<u64, Revision>,
 }
 
@@ -343,7 +348,7 @@ impl Model {
             .iter()
             .flat_map(|p| (0..3).flat_map(move |b| (0..3).map(move |r| (*p, b, r))))
         {
-            let token = Token {
+            let token = DeleteToken {
                 path: path.into(),
                 base,
                 remote,

@@ -39,7 +39,7 @@ fn a_walk_through_many_files() {
         began.elapsed(),
         memory()
     );
-    let state: Vec<(String, Local)> = state
+    let state: Vec<(String, LocalEntry)> = state
         .into_iter()
         .map(|path| (path.clone(), w.local(&path)))
         .collect();

@@ -92,7 +92,7 @@ fn without_exchange_a_write_that_left_no_stamp_is_not_replaced() {
     w.tree.exchange.store(false, Relaxed);
     w.write("a", "old");
     let old = w.local("a");
-    let unseen = Local {
+    let unseen = LocalEntry {
         entry: entry("what it was before"),
         ..old
     };

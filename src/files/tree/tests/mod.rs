@@ -17,7 +17,7 @@ use super::*;
 use crate::disk;
 use crate::files::conflict::TRASH;
 use crate::files::engine::traits::ContentSource;
-use crate::files::plan::Local;
+use crate::files::plan::LocalEntry;
 use crate::relpath;
 use crate::wire::files::{EntryKind, Hash};
 
@@ -55,7 +55,7 @@ impl World {
         fs::read_to_string(self.at(path)).unwrap_or_else(|e| format!("({e})"))
     }
 
-    fn local(&self, path: &str) -> Local {
+    fn local(&self, path: &str) -> LocalEntry {
         match self.tree.examine(path, None) {
             Ok(Presence::Here(local)) => local,
             other => panic!("{path}: {other:?}"),
@@ -72,7 +72,7 @@ impl World {
         temporary.finish(&entry(bytes)).unwrap().unwrap()
     }
 
-    fn place(&self, path: &str, bytes: &str, over: Option<&Local>) -> RenameOutcome {
+    fn place(&self, path: &str, bytes: &str, over: Option<&LocalEntry>) -> RenameOutcome {
         self.tree
             .place(path, &self.staged(path, bytes), over)
             .unwrap()
@@ -180,7 +180,7 @@ fn an_edit_between_look_and_rename_is_never_overwritten() {
         assert_eq!(w.text("a"), "Edited");
         // an unknown value equals nothing
         let here = w.local("a");
-        let unknown = Local {
+        let unknown = LocalEntry {
             stamp: Stamp {
                 ctime: 0,
                 ..here.stamp

@@ -8,7 +8,7 @@ use super::schedule::{MachineId, Schedule, ThreadId};
 use super::witness::Witness;
 use crate::error::{Error, Kind};
 use crate::hub::bucket::objects::{
-    ListedObject, Object, ObjectFault, ObjectStore, PutIf, PutOutcome, Response, Tried,
+    ListedObject, Object, ObjectFault, ObjectResult, ObjectStore, PutIf, PutOutcome, Response,
 };
 
 #[derive(Clone)]
@@ -128,7 +128,7 @@ impl Link {
         late: Option<Late>,
         is_conditional: bool,
         act: impl FnOnce(&SimBucket) -> T,
-    ) -> Tried<T> {
+    ) -> ObjectResult<T> {
         let (bucket, schedule) = (&self.bucket, &self.bucket.schedule);
         let unknown = || {
             Err(ObjectFault::Unknown(Error::new(
@@ -170,14 +170,14 @@ impl Link {
 }
 
 impl ObjectStore for Link {
-    fn put(&self, name: &str, bytes: &[u8], only_if: PutIf) -> Tried<PutOutcome> {
+    fn put(&self, name: &str, bytes: &[u8], only_if: PutIf) -> ObjectResult<PutOutcome> {
         let late = Late::Put(name.into(), bytes.to_vec(), only_if);
         self.request(Some(late), only_if == PutIf::Absent, |bucket| {
             bucket.put(name, bytes, only_if)
         })
     }
 
-    fn get(&self, name: &str) -> Tried<Option<Object>> {
+    fn get(&self, name: &str) -> ObjectResult<Option<Object>> {
         self.request(None, false, |bucket| {
             let contents = bucket.contents.lock().unwrap();
             contents.objects.get(name).map(|stored| Object {
@@ -187,13 +187,13 @@ impl ObjectStore for Link {
         })
     }
 
-    fn delete(&self, name: &str) -> Tried<()> {
+    fn delete(&self, name: &str) -> ObjectResult<()> {
         self.request(Some(Late::Delete(name.into())), false, |bucket| {
             bucket.delete(name)
         })
     }
 
-    fn list(&self, prefix: &str, after: &str) -> Tried<Vec<ListedObject>> {
+    fn list(&self, prefix: &str, after: &str) -> ObjectResult<Vec<ListedObject>> {
         self.request(None, false, |bucket| {
             let contents = bucket.contents.lock().unwrap();
             (contents.objects.iter())

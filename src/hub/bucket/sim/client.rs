@@ -15,7 +15,7 @@ use crate::hub::store::messages::read::{PullRequest, Pulled};
 use crate::hub::store::ops::files::{Author, Changed, FileOp, Put};
 use crate::hub::store::ops::{Incoming, Op, Outcome};
 use crate::wire::Status;
-use crate::wire::files::{EntryKind, Extra, Hash, Name};
+use crate::wire::files::{EntryKind, ExtraMetadata, Hash, Name};
 use crate::wire::revision::{Condition, Revision};
 
 /// Names that the clients write.
@@ -225,7 +225,7 @@ impl Client {
                     mode: None,
                     mtime: None,
                     content_type: None,
-                    extra: Extra::default(),
+                    extra: ExtraMetadata::default(),
                     condition,
                     from: None,
                     author,

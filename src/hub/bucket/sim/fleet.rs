@@ -15,7 +15,7 @@ use super::{BEGIN, CLUSTER, EPOCH, LIMITS, scratch};
 use crate::hub::bucket::chunks::ChunkObjects;
 use crate::hub::bucket::clock::StoreClock;
 use crate::hub::bucket::objects::{
-    ListedObject, Object, ObjectStore, PutIf, PutOutcome, Response, Tried,
+    ListedObject, Object, ObjectResult, ObjectStore, PutIf, PutOutcome, Response,
 };
 use crate::hub::bucket::shared_log::SharedLog;
 use crate::hub::bucket::{Description, start};
@@ -48,7 +48,7 @@ struct TimedLink {
 
 impl TimedLink {
     /// Half of the time passes before the request takes effect.
-    fn timed<T>(&self, millis: u64, act: impl FnOnce(&TimedBucket) -> T) -> Tried<T> {
+    fn timed<T>(&self, millis: u64, act: impl FnOnce(&TimedBucket) -> T) -> ObjectResult<T> {
         let pass = || {
             let time = millis / 4 + self.schedule.below(millis / 2 + 1);
             self.schedule.pass(self.thread, time);
@@ -62,7 +62,7 @@ impl TimedLink {
 }
 
 impl ObjectStore for TimedLink {
-    fn put(&self, name: &str, bytes: &[u8], only_if: PutIf) -> Tried<PutOutcome> {
+    fn put(&self, name: &str, bytes: &[u8], only_if: PutIf) -> ObjectResult<PutOutcome> {
         self.timed(PUT_MILLIS, |bucket| {
             let mut objects = bucket.objects.lock().unwrap();
             bucket.puts.fetch_add(1, Relaxed);
@@ -75,7 +75,7 @@ impl ObjectStore for TimedLink {
         })
     }
 
-    fn get(&self, name: &str) -> Tried<Option<Object>> {
+    fn get(&self, name: &str) -> ObjectResult<Option<Object>> {
         self.timed(GET_MILLIS, |bucket| {
             bucket.gets.fetch_add(1, Relaxed);
             let objects = bucket.objects.lock().unwrap();
@@ -86,13 +86,13 @@ impl ObjectStore for TimedLink {
         })
     }
 
-    fn delete(&self, name: &str) -> Tried<()> {
+    fn delete(&self, name: &str) -> ObjectResult<()> {
         self.timed(PUT_MILLIS, |bucket| {
             bucket.objects.lock().unwrap().remove(name);
         })
     }
 
-    fn list(&self, prefix: &str, after: &str) -> Tried<Vec<ListedObject>> {
+    fn list(&self, prefix: &str, after: &str) -> ObjectResult<Vec<ListedObject>> {
         self.timed(GET_MILLIS, |bucket| {
             let objects = bucket.objects.lock().unwrap();
             let rows = objects.iter().filter(|(name, _)| name.starts_with(prefix));

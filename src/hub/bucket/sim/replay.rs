@@ -9,7 +9,7 @@ use crate::hub::store::chunk_name::ChunkName;
 use crate::hub::store::ops::files::{Author, Bytes, FileOp, Put};
 use crate::hub::store::ops::shared::{BEHAVIOUR, ChunkObject, FORMAT, LogEntry, LogOp};
 use crate::hub::store::ops::{Incoming, Op, digest};
-use crate::wire::files::{Chunk, EntryKind, Extra, Hash, Name, OldName};
+use crate::wire::files::{Chunk, EntryKind, ExtraMetadata, Hash, Name, OldName};
 use crate::wire::revision::{Condition, Tag};
 
 const BEGIN: u64 = 1_700_000_000_000;
@@ -37,7 +37,7 @@ pub fn put(n: u128, name: &str, bytes: &[u8], there: Bytes, from: Option<OldName
         mode: Some(0o100_644),
         mtime: Some("2023-11-14T22:13:20Z".into()),
         content_type: None,
-        extra: Extra::default(),
+        extra: ExtraMetadata::default(),
         condition: Condition::None,
         from,
         author: author(n),

@@ -11,8 +11,8 @@ use super::super::ops::{Group, Outcome};
 use super::rows::{KeyOutcome, Row};
 use super::tables::FileTables;
 use crate::clock;
+use crate::database::DbResult;
 use crate::database::table::ReadableTable;
-use crate::hub::store::meta::Tried;
 use crate::hub::store::ops::files::{Author, Bytes, Changed, FileChange, FileOp, KeyLookup, Put};
 use crate::wire::files::{Chunk, Hash, Name, OldName};
 use crate::wire::revision::{Condition, Revision, Tag};
@@ -26,7 +26,7 @@ const UPDATED: u8 = 1;
 const DELETED: u8 = 2;
 
 /// Applies one operation. After an error the tables are half changed: the transaction must be dropped.
-pub fn apply(t: &mut FileTables<'_>, group: &Group, op: &FileOp) -> Tried<Outcome> {
+pub fn apply(t: &mut FileTables<'_>, group: &Group, op: &FileOp) -> DbResult<Outcome> {
     match op {
         FileOp::Change(changes) => {
             let changed = changes
@@ -41,7 +41,7 @@ pub fn apply(t: &mut FileTables<'_>, group: &Group, op: &FileOp) -> Tried<Outcom
                         delete(t, group, *id, *condition, author)
                     }),
                 })
-                .collect::<Tried<_>>()?;
+                .collect::<DbResult<_>>()?;
             Ok(Outcome::Changed(changed))
         }
         FileOp::Restore {
@@ -81,8 +81,8 @@ fn once(
     t: &mut FileTables<'_>,
     group: &Group,
     author: &Author,
-    act: impl FnOnce(&mut FileTables<'_>) -> Tried<Came>,
-) -> Tried<Changed> {
+    act: impl FnOnce(&mut FileTables<'_>) -> DbResult<Came>,
+) -> DbResult<Changed> {
     if !t.has_history(author.knows)? {
         return Ok(Changed::OtherHistory);
     }
@@ -107,11 +107,11 @@ fn once(
     }
 }
 
-fn remember(t: &mut FileTables<'_>, now: u64, key: (&str, u128), done: &KeyOutcome) -> Tried<()> {
+fn remember(t: &mut FileTables<'_>, now: u64, key: (&str, u128), end: &KeyOutcome) -> DbResult<()> {
     t.changed = true;
     let number = t.key_ages.last()?.map_or(0, |(number, _)| number.value()) + 1;
     t.key_ages.insert(number, (now, key.0, key.1))?;
-    t.keys.insert(key, done.to_bytes().as_slice())?;
+    t.keys.insert(key, end.to_bytes().as_slice())?;
     Ok(())
 }
 
@@ -129,7 +129,7 @@ fn answer(done: KeyOutcome) -> Changed {
     }
 }
 
-fn ask(t: &mut FileTables<'_>, now: u64, host: &str, key: Uuid) -> Tried<KeyLookup> {
+fn ask(t: &mut FileTables<'_>, now: u64, host: &str, key: Uuid) -> DbResult<KeyLookup> {
     let key = (host, key.as_u128());
     let known = t
         .keys
@@ -184,7 +184,7 @@ struct NewContent {
     row: Row,
 }
 
-fn put(t: &mut FileTables<'_>, group: &Group, put: &Put) -> Tried<Came> {
+fn put(t: &mut FileTables<'_>, group: &Group, put: &Put) -> DbResult<Came> {
     let current = t.by_name(&put.name)?;
     if !holds(put.condition, current.as_ref()) {
         return Ok(precondition(current.as_ref()));
@@ -292,7 +292,7 @@ fn is_time_of(new: &Option<String>, old: &Option<String>) -> bool {
 /// A client that does not know the later changes uploads an older version again, as the first scan of a directory does that
 /// was not synced for a while. The writer of the current revision knows the later changes, so it means to go back. Whole
 /// seconds also match, because `s3ec` keeps no fraction of the times that it downloads.
-fn is_stale(t: &FileTables<'_>, current: &Row, new: &Row) -> Tried<bool> {
+fn is_stale(t: &FileTables<'_>, current: &Row, new: &Row) -> DbResult<bool> {
     if current.host == new.host || new.mtime.is_none() {
         return Ok(false);
     }
@@ -308,7 +308,7 @@ fn is_stale(t: &FileTables<'_>, current: &Row, new: &Row) -> Tried<bool> {
 
 /// Replaces the stored bytes of known chunks, which may be damaged, by those given. Returns the lost chunks that were not
 /// given, each once.
-fn give_again(t: &mut FileTables<'_>, chunks: &[(Chunk, Bytes)]) -> Tried<Vec<Hash>> {
+fn give_again(t: &mut FileTables<'_>, chunks: &[(Chunk, Bytes)]) -> DbResult<Vec<Hash>> {
     let mut lost = BTreeSet::new();
     for (chunk, bytes) in chunks {
         let is_lost = match bytes {
@@ -328,7 +328,7 @@ fn give_again(t: &mut FileTables<'_>, chunks: &[(Chunk, Bytes)]) -> Tried<Vec<Ha
 }
 
 /// Adds these chunks to the tables. Returns those that are missing, each once.
-fn take_chunks(t: &mut FileTables<'_>, now: u64, chunks: &[(Chunk, Bytes)]) -> Tried<Vec<Hash>> {
+fn take_chunks(t: &mut FileTables<'_>, now: u64, chunks: &[(Chunk, Bytes)]) -> DbResult<Vec<Hash>> {
     let mut missing = BTreeSet::new();
     for (chunk, bytes) in chunks {
         if t.has_chunk(chunk)? {
@@ -354,7 +354,7 @@ fn change(
     current: Option<Row>,
     from: Option<Row>,
     overwrites: bool,
-) -> Tried<KeyOutcome> {
+) -> DbResult<KeyOutcome> {
     let live = current.as_ref().filter(|row| row.is_live());
     let created = live.map_or(group.wall, |row| row.created);
     let row = Row {
@@ -392,7 +392,7 @@ fn bury(
     current: Row,
     host: String,
     renamed_to: Option<Name>,
-) -> Tried<Row> {
+) -> DbResult<Row> {
     t.retire(&current, group.now, group.wall)?;
     keep_newest_versions(t, &current, group.now)?;
     let (rev, wall) = (t.next_rev(), group.wall);
@@ -411,7 +411,7 @@ fn bury(
     Ok(row)
 }
 
-fn keep_newest_versions(t: &mut FileTables<'_>, row: &Row, now: u64) -> Tried<()> {
+fn keep_newest_versions(t: &mut FileTables<'_>, row: &Row, now: u64) -> DbResult<()> {
     let id = row.id.as_u128();
     let revs = t.version_revs(id)?;
     for rev in revs.iter().take(revs.len().saturating_sub(VERSIONS)) {
@@ -426,7 +426,7 @@ fn delete(
     id: Uuid,
     condition: Condition,
     author: &Author,
-) -> Tried<Came> {
+) -> DbResult<Came> {
     let Some(current) = t.by_id(id)?.filter(Row::is_live) else {
         return Ok(Came::Refused(Changed::NoSuchFile));
     };
@@ -444,7 +444,7 @@ fn restore(
     rev: Option<u64>,
     condition: Condition,
     author: &Author,
-) -> Tried<Came> {
+) -> DbResult<Came> {
     let Some(current) = t.by_id(id)? else {
         return Ok(Came::Refused(Changed::NoSuchFile));
     };

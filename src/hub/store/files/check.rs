@@ -15,17 +15,18 @@ use super::rows::{Row, rfc3339};
 use super::schema::{self, FileTotals, state};
 use super::short;
 use super::wanted::{each_that_needs, since as wanted_since};
+use crate::database::DbResult;
 use crate::database::table::{OpenTable, ReadableTable};
 use crate::disk;
 use crate::error::plain;
-use crate::hub::store::meta::{META, Tried};
+use crate::hub::store::meta::META;
 use crate::wire::files::{Chunk, Hash};
 
 /// The number of references to each chunk, and its size according to the files.
 type References = HashMap<Hash, (u64, u64)>;
 
 /// Checks everything about files, if the store has their tables.
-pub fn check(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings) -> Tried<()> {
+pub fn check(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings) -> DbResult<()> {
     if let Err(redb::TableError::TableDoesNotExist(_)) = tx.table(schema::CHUNKS) {
         return Ok(());
     }
@@ -77,7 +78,7 @@ fn files(
     findings: &mut Findings,
     references: &mut References,
     cut: &mut Cut,
-) -> Tried<FileTotals> {
+) -> DbResult<FileTotals> {
     let (names, changes, tombstones) = (
         tx.table(schema::NAMES)?,
         tx.table(schema::CHANGES)?,
@@ -135,7 +136,7 @@ fn versions(
     findings: &mut Findings,
     references: &mut References,
     cut: &mut Cut,
-) -> Tried<()> {
+) -> DbResult<()> {
     let (files, ages, lists) = (
         tx.table(schema::FILES)?,
         tx.table(schema::VERSION_AGES)?,
@@ -175,7 +176,7 @@ fn refer(
     findings: &mut Findings,
     references: &mut References,
     cut: &mut Cut,
-) -> Tried<()> {
+) -> DbResult<()> {
     let name = || format!("{}, revision {}", row.name.full(), row.rev);
     let Ok(list) = schema::chunks_of(lists, row) else {
         findings.damaged(format!("{}: its list of chunks cannot be read", name()));
@@ -211,7 +212,7 @@ fn name_lost(
     tx: &ReadTransaction,
     findings: &mut Findings,
     lost: &BTreeMap<Hash, String>,
-) -> Tried<()> {
+) -> DbResult<()> {
     if lost.is_empty() {
         return Ok(());
     }
@@ -241,7 +242,7 @@ fn stored(
     data_dir: &Path,
     findings: &mut Findings,
     references: &References,
-) -> Tried<BTreeMap<Hash, String>> {
+) -> DbResult<BTreeMap<Hash, String>> {
     let (inline, loose) = (tx.table(schema::INLINE)?, tx.table(schema::LOOSE)?);
     let packed = check_packs::packs(tx, findings)?;
     let (mut seen, mut unused, mut short) = (0, 0, 0);
@@ -348,7 +349,7 @@ fn whole(tx: &ReadTransaction, data_dir: &Path, list: &[Chunk]) -> io::Result<Op
     Ok(Some(Hash(sha.finalize().into())))
 }
 
-fn orphans(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings) -> Tried<()> {
+fn orphans(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings) -> DbResult<()> {
     let table = tx.table(schema::CHUNKS)?;
     let mut dirs: Vec<PathBuf> = entries(&chunks::root(data_dir))?;
     dirs.sort();

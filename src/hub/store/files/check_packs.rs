@@ -8,15 +8,15 @@ use super::super::findings::Findings;
 use super::chunk_row::{ChunkPlace, ChunkRow, PackPlace};
 use super::packs::{PACKS, PACKS_DEAD, PackItem, items};
 use super::schema::CHUNKS;
+use crate::database::DbResult;
 use crate::database::table::{OpenTable, ReadableTable};
-use crate::hub::store::meta::Tried;
 use crate::wire::files::Hash;
 
 /// The whole chunks of all packs, with their places and sizes.
 pub fn packs(
     tx: &ReadTransaction,
     findings: &mut Findings,
-) -> Tried<HashMap<Hash, (PackPlace, u64)>> {
+) -> DbResult<HashMap<Hash, (PackPlace, u64)>> {
     let mut whole = HashMap::new();
     let (packs, dead) = match (tx.table(PACKS), tx.table(PACKS_DEAD)) {
         // tables of an earlier version

@@ -6,9 +6,9 @@ use redb::TableDefinition;
 use uuid::Uuid;
 
 use super::super::Store;
+use crate::database::DbResult;
 use crate::database::table::{OpenTable, ReadableTable};
 use crate::error::Result;
-use crate::hub::store::meta::Tried;
 use crate::wire::revision::{Revision, Tag};
 
 /// rev -> tag, hub time, opened. One row for each commit with revisions, under the last of them. The first commit after a
@@ -37,7 +37,7 @@ struct CommitRow {
 fn commit_of(
     table: &impl ReadableTable<u64, (u64, u64, Option<u64>)>,
     rev: u64,
-) -> Tried<Option<CommitRow>> {
+) -> DbResult<Option<CommitRow>> {
     let row = table.range(rev..)?.next().transpose()?;
     Ok(row.map(|(last, row)| CommitRow {
         last: last.value(),
@@ -50,7 +50,7 @@ fn commit_of(
 pub fn knows(
     commits: &impl ReadableTable<u64, (u64, u64, Option<u64>)>,
     at: Revision,
-) -> Tried<Known> {
+) -> DbResult<Known> {
     if at.tag.is_unknown() {
         return Ok(Known::Yes);
     }
@@ -70,7 +70,10 @@ pub fn knows(
 }
 
 /// The tag of a revision, if it is known.
-pub fn tag_of(commits: &impl ReadableTable<u64, (u64, u64, Option<u64>)>, rev: u64) -> Tried<Tag> {
+pub fn tag_of(
+    commits: &impl ReadableTable<u64, (u64, u64, Option<u64>)>,
+    rev: u64,
+) -> DbResult<Tag> {
     Ok(commit_of(commits, rev)?.map_or(Tag::default(), |commit| commit.tag))
 }
 

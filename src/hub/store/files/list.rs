@@ -12,9 +12,10 @@ use redb::ReadTransaction;
 use super::super::Store;
 use super::rows::{Row, damaged, kind_number};
 use super::schema::{self, DELETED, FileTotals};
+use crate::database::DbResult;
 use crate::database::table::OpenTable;
 use crate::error::Result;
-use crate::hub::store::meta::{META, Tried};
+use crate::hub::store::meta::META;
 use crate::wire::files::{EntryKind, Hash, PAGE, Record};
 
 /// Files between two landmarks.
@@ -61,7 +62,7 @@ impl Store {
             let row = |id: &u128| {
                 Row::from_bytes(files.get(id)?.ok_or_else(|| damaged("a name"))?.value())
             };
-            let rows = ids.iter().map(row).collect::<Tried<Vec<Row>>>()?;
+            let rows = ids.iter().map(row).collect::<DbResult<Vec<Row>>>()?;
             let mut records: Vec<Record> = rows.iter().map(Row::record).collect();
             self.mark_wanted(tx, &rows, &mut records)?;
             Ok((records, total))
@@ -97,7 +98,7 @@ impl Store {
         })
     }
 
-    fn page_of_all(&self, tx: &ReadTransaction, listing: &Listing) -> Tried<(Vec<u128>, u64)> {
+    fn page_of_all(&self, tx: &ReadTransaction, listing: &Listing) -> DbResult<(Vec<u128>, u64)> {
         let rev = FileTotals::read(&tx.table(META)?)?.rev;
         if let Some((nearest, total)) = self.nearest(rev, listing) {
             let ids = nearest.map_or(Ok(Vec::new()), |(at, path, name)| {
@@ -152,7 +153,7 @@ fn page_from(
     listing: &Listing,
     mut at: u64,
     name: (&str, &str),
-) -> Tried<Vec<u128>> {
+) -> DbResult<Vec<u128>> {
     let (shown, mut page) = (shown(listing), Vec::new());
     for row in tx.table(schema::NAMES)?.range(name..)? {
         let (id, state) = row?.1.value();
@@ -172,7 +173,7 @@ fn walk(
     tx: &ReadTransaction,
     listing: &Listing,
     mut landmarks: Option<&mut Vec<(String, String)>>,
-) -> Tried<(Vec<u128>, u64)> {
+) -> DbResult<(Vec<u128>, u64)> {
     let (names, shown) = (tx.table(schema::NAMES)?, shown(listing));
     let (mut total, mut page) = (0u64, Vec::new());
     let asked = spans(&listing.path);

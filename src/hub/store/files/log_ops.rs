@@ -2,14 +2,14 @@
 
 use super::rows::damaged;
 use super::tables::FileTables;
+use crate::database::DbResult;
 use crate::database::table::ReadableTable;
 use crate::hub::store::chunk_name::ChunkName;
-use crate::hub::store::meta::Tried;
 use crate::hub::store::ops::shared::{ChunkObject, LogOp};
 
 impl FileTables<'_> {
     /// The object of an entry becomes that of its chunk, unless the chunk has one.
-    pub fn place_object(&mut self, object: &ChunkObject, now: u64) -> Tried<()> {
+    pub fn place_object(&mut self, object: &ChunkObject, now: u64) -> DbResult<()> {
         let (hash, name) = (object.name.hash, object.name.to_string());
         let Some(objects) = &mut self.objects else {
             return Err(damaged("the log"));
@@ -37,7 +37,7 @@ impl FileTables<'_> {
         self.mend(hash, None)
     }
 
-    pub fn apply_log_op(&mut self, op: &LogOp) -> Tried<()> {
+    pub fn apply_log_op(&mut self, op: &LogOp) -> DbResult<()> {
         let Some(objects) = &mut self.objects else {
             return Err(damaged("the log"));
         };

@@ -31,9 +31,9 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use super::Store;
-use super::meta::Tried;
 use super::ops::files::{Bytes, FileOp};
 use super::ops::{Group, Op, Outcome};
+use crate::database::DbResult;
 use crate::error::{Error, Result};
 use crate::wire::files::{Chunk, Hash, SINGLE};
 
@@ -204,10 +204,10 @@ pub(super) fn named(group: &Group) -> BTreeSet<Hash> {
         .collect()
 }
 
-pub(super) fn apply(t: &mut FileTables<'_>, group: &Group, op: &FileOp) -> Tried<Outcome> {
+pub(super) fn apply(t: &mut FileTables<'_>, group: &Group, op: &FileOp) -> DbResult<Outcome> {
     apply::apply(t, group, op)
 }
 
-pub(super) fn sweep(t: &mut FileTables<'_>, group: &Group) -> Tried<bool> {
+pub(super) fn sweep(t: &mut FileTables<'_>, group: &Group) -> DbResult<bool> {
     sweep::sweep(t, group)
 }

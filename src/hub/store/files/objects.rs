@@ -7,9 +7,10 @@
 use redb::{ReadTransaction, TableDefinition, WriteTransaction};
 
 use super::rows::damaged;
+use crate::database::DbResult;
 use crate::database::table::{OpenTable, ReadableTable, Table};
 use crate::hub::store::chunk_name::ChunkName;
-use crate::hub::store::meta::{META, Tried, copy_table};
+use crate::hub::store::meta::{META, copy_table};
 use crate::wire::files::Hash;
 
 /// SHA-256 -> the name of the chunk's object.
@@ -32,7 +33,7 @@ impl<'t> ObjectTables<'t> {
     pub fn open(
         tx: &'t WriteTransaction,
         meta: &impl ReadableTable<&'static str, u128>,
-    ) -> Tried<Self> {
+    ) -> DbResult<Self> {
         Ok(ObjectTables {
             objects: tx.table(OBJECTS)?,
             dropped: tx.table(DROPPED_OBJECTS)?,
@@ -42,17 +43,17 @@ impl<'t> ObjectTables<'t> {
     }
 
     /// Whether an entry may name this object: it was not removed, and cannot have been.
-    pub fn admits(&self, name: &ChunkName) -> Tried<bool> {
+    pub fn admits(&self, name: &ChunkName) -> DbResult<bool> {
         Ok(name.made >= self.horizon && self.dropped.get(name.to_string().as_str())?.is_none())
     }
 
-    pub fn drop_name(&mut self, name: &str) -> Tried<()> {
+    pub fn drop_name(&mut self, name: &str) -> DbResult<()> {
         self.dropped.insert(name, false)?;
         Ok(())
     }
 
     /// A chunk has no object any more.
-    pub fn forget(&mut self, hash: Hash) -> Tried<()> {
+    pub fn forget(&mut self, hash: Hash) -> DbResult<()> {
         let name = self
             .objects
             .remove(&hash.0)?
@@ -64,17 +65,17 @@ impl<'t> ObjectTables<'t> {
 /// The name in [`META`] of the mark of a log that was closed.
 const CLOSED: &str = "log_closed";
 
-pub fn is_closed(meta: &impl ReadableTable<&'static str, u128>) -> Tried<bool> {
+pub fn is_closed(meta: &impl ReadableTable<&'static str, u128>) -> DbResult<bool> {
     Ok(meta.get(CLOSED)?.is_some())
 }
 
-pub fn write_closed(meta: &mut Table<'_, &'static str, u128>) -> Tried<()> {
+pub fn write_closed(meta: &mut Table<'_, &'static str, u128>) -> DbResult<()> {
     meta.insert(CLOSED, 1)?;
     Ok(())
 }
 
 /// Removes all that makes the tables a view of a bucket.
-pub fn leave(tx: &WriteTransaction) -> Tried<()> {
+pub fn leave(tx: &WriteTransaction) -> DbResult<()> {
     let mut meta = tx.table(META)?;
     for name in [HORIZON, CLOSED] {
         meta.remove(name)?;
@@ -84,17 +85,17 @@ pub fn leave(tx: &WriteTransaction) -> Tried<()> {
     Ok(())
 }
 
-pub fn write_horizon(meta: &mut Table<'_, &'static str, u128>, horizon: u64) -> Tried<()> {
+pub fn write_horizon(meta: &mut Table<'_, &'static str, u128>, horizon: u64) -> DbResult<()> {
     meta.insert(HORIZON, u128::from(horizon))?;
     Ok(())
 }
 
-fn horizon(meta: &impl ReadableTable<&'static str, u128>) -> Tried<u64> {
+fn horizon(meta: &impl ReadableTable<&'static str, u128>) -> DbResult<u64> {
     Ok(meta.get(HORIZON)?.map_or(0, |at| at.value() as u64))
 }
 
 /// The object with a chunk's bytes; `None`: the chunk is in the tables, or there is no such chunk.
-pub fn name_of(tx: &ReadTransaction, hash: Hash) -> Tried<Option<ChunkName>> {
+pub fn name_of(tx: &ReadTransaction, hash: Hash) -> DbResult<Option<ChunkName>> {
     let row = tx.table(OBJECTS)?.get(&hash.0)?;
     row.map(|name| {
         name.value()
@@ -105,13 +106,13 @@ pub fn name_of(tx: &ReadTransaction, hash: Hash) -> Tried<Option<ChunkName>> {
 }
 
 /// Copies both tables, for a snapshot.
-pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> Tried<()> {
+pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> DbResult<()> {
     copy_table(from, to, OBJECTS)?;
     copy_table(from, to, DROPPED_OBJECTS)
 }
 
 /// The objects that the janitor may remove now.
-pub fn dropped(tx: &ReadTransaction, most: usize) -> Tried<Vec<ChunkName>> {
+pub fn dropped(tx: &ReadTransaction, most: usize) -> DbResult<Vec<ChunkName>> {
     let mut names = Vec::new();
     for row in tx.table(DROPPED_OBJECTS)?.iter()? {
         let (name, removed) = row?;
@@ -124,7 +125,7 @@ pub fn dropped(tx: &ReadTransaction, most: usize) -> Tried<Vec<ChunkName>> {
 
 /// The objects of all chunks.
 #[cfg(test)]
-pub fn all(tx: &ReadTransaction) -> Tried<Vec<ChunkName>> {
+pub fn all(tx: &ReadTransaction) -> DbResult<Vec<ChunkName>> {
     let mut names = Vec::new();
     for row in tx.table(OBJECTS)?.iter()? {
         names.extend(row?.1.value().parse::<ChunkName>());
@@ -133,7 +134,7 @@ pub fn all(tx: &ReadTransaction) -> Tried<Vec<ChunkName>> {
 }
 
 /// Whether some chunk has this object, or had it.
-pub fn is_known(tx: &ReadTransaction, name: &ChunkName) -> Tried<bool> {
+pub fn is_known(tx: &ReadTransaction, name: &ChunkName) -> DbResult<bool> {
     let text = name.to_string();
     let named = tx
         .table(OBJECTS)?
@@ -143,11 +144,11 @@ pub fn is_known(tx: &ReadTransaction, name: &ChunkName) -> Tried<bool> {
 }
 
 /// See [`ObjectTables::admits`].
-pub fn admits(tx: &ReadTransaction, name: &ChunkName) -> Tried<bool> {
+pub fn admits(tx: &ReadTransaction, name: &ChunkName) -> DbResult<bool> {
     let dropped = tx.table(DROPPED_OBJECTS)?;
     Ok(name.made >= read_horizon(tx)? && dropped.get(name.to_string().as_str())?.is_none())
 }
 
-pub fn read_horizon(tx: &ReadTransaction) -> Tried<u64> {
+pub fn read_horizon(tx: &ReadTransaction) -> DbResult<u64> {
     horizon(&tx.table(META)?)
 }

@@ -7,8 +7,8 @@
 use redb::{TableDefinition, WriteTransaction};
 
 use super::chunk_row::PackPlace;
+use crate::database::DbResult;
 use crate::database::table::{OpenTable, ReadableTable, Table};
-use crate::hub::store::meta::Tried;
 use crate::hub::store::ops::files::MAX_INLINE_BYTES;
 use crate::wire::files::Hash;
 
@@ -51,7 +51,7 @@ pub enum Filled {
 }
 
 impl<'t> PackTables<'t> {
-    pub fn open(tx: &'t WriteTransaction) -> Tried<PackTables<'t>> {
+    pub fn open(tx: &'t WriteTransaction) -> DbResult<PackTables<'t>> {
         Ok(PackTables {
             packs: tx.table(PACKS)?,
             dead: tx.table(PACKS_DEAD)?,
@@ -61,7 +61,7 @@ impl<'t> PackTables<'t> {
     }
 
     /// Adds a chunk. It is stored by [`PackTables::finish`] at the latest.
-    pub fn add(&mut self, hash: Hash, bytes: &[u8]) -> Tried<PackPlace> {
+    pub fn add(&mut self, hash: Hash, bytes: &[u8]) -> DbResult<PackPlace> {
         let length = u16::try_from(bytes.len())
             .map_err(|_| redb::Error::Corrupted("a chunk is too long for a pack".into()))?;
         if self.filling.len() + ITEM_HEAD_BYTES + bytes.len() > MAX_PACK_BYTES {
@@ -82,7 +82,7 @@ impl<'t> PackTables<'t> {
     }
 
     /// Stores the pack that is being filled.
-    pub fn finish(&mut self) -> Tried<()> {
+    pub fn finish(&mut self) -> DbResult<()> {
         if !self.filling.is_empty() {
             self.packs.insert(self.number, self.filling.as_slice())?;
             self.filling.clear();
@@ -91,7 +91,7 @@ impl<'t> PackTables<'t> {
     }
 
     /// Whether a chunk's bytes are these.
-    pub fn has(&self, place: PackPlace, bytes: &[u8]) -> Tried<bool> {
+    pub fn has(&self, place: PackPlace, bytes: &[u8]) -> DbResult<bool> {
         if place.pack == self.number && !self.filling.is_empty() {
             return Ok(within(&self.filling, place, bytes.len() as u64) == Some(bytes));
         }
@@ -100,7 +100,7 @@ impl<'t> PackTables<'t> {
     }
 
     /// The item at this place belongs to no chunk any more.
-    pub fn let_go(&mut self, place: PackPlace, size: u64) -> Tried<Filled> {
+    pub fn let_go(&mut self, place: PackPlace, size: u64) -> DbResult<Filled> {
         if place.pack == self.number {
             self.finish()?;
         }
@@ -127,11 +127,11 @@ impl<'t> PackTables<'t> {
     }
 
     /// A stored pack, whose items can then be moved.
-    pub fn read(&self, number: u64) -> Tried<Option<Vec<u8>>> {
+    pub fn read(&self, number: u64) -> DbResult<Option<Vec<u8>>> {
         Ok(self.packs.get(number)?.map(|pack| pack.value().to_vec()))
     }
 
-    pub fn remove(&mut self, number: u64) -> Tried<()> {
+    pub fn remove(&mut self, number: u64) -> DbResult<()> {
         self.packs.remove(number)?;
         self.dead.remove(number)?;
         Ok(())

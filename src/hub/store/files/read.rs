@@ -14,9 +14,10 @@ use super::commits::{self, Known};
 use super::reader::ContentReader;
 use super::rows::{Row, damaged, kind_of, rfc3339};
 use super::schema::{self, ACTIONS, FileTotals};
+use crate::database::DbResult;
 use crate::database::table::{OpenTable, ReadableTable};
 use crate::error::Result;
-use crate::hub::store::meta::{META, Tried};
+use crate::hub::store::meta::META;
 use crate::wire::files::{ChangesPage, Chunk, FileEvent, Hash, Name, PAGE, Record, Version};
 use crate::wire::revision::{Revision, Tag};
 
@@ -330,14 +331,14 @@ impl Store {
     }
 }
 
-fn current(tx: &ReadTransaction, id: u128) -> Tried<Option<Row>> {
+fn current(tx: &ReadTransaction, id: u128) -> DbResult<Option<Row>> {
     tx.table(schema::FILES)?
         .get(id)?
         .map(|row| Row::from_bytes(row.value()))
         .transpose()
 }
 
-fn version(tx: &ReadTransaction, id: u128, rev: u64) -> Tried<Option<Row>> {
+fn version(tx: &ReadTransaction, id: u128, rev: u64) -> DbResult<Option<Row>> {
     tx.table(schema::VERSIONS)?
         .get((id, rev))?
         .map(|row| Row::from_bytes(row.value()))
@@ -346,7 +347,7 @@ fn version(tx: &ReadTransaction, id: u128, rev: u64) -> Tried<Option<Row>> {
 
 /// An event with the record of that revision or, if that is no longer kept, as much of it as is known. `None`: nothing is
 /// known of the file any more.
-fn event(tx: &ReadTransaction, rev: u64, row: (u64, u8, u128, u64)) -> Tried<Option<FileEvent>> {
+fn event(tx: &ReadTransaction, rev: u64, row: (u64, u8, u128, u64)) -> DbResult<Option<FileEvent>> {
     let (wall, what, id, overwrote) = row;
     let Some(now) = current(tx, id)? else {
         return Ok(None);

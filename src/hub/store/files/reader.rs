@@ -15,8 +15,8 @@ use sha2::{Digest, Sha256};
 use super::chunks::ChunkDir;
 use super::objects;
 use super::short;
+use crate::database::DbResult;
 use crate::disk;
-use crate::hub::store::meta::Tried;
 use crate::hub::store::ops::files::MAX_INLINE_BYTES;
 use crate::wire::files::{Chunk, Hash};
 
@@ -133,7 +133,7 @@ impl ContentReader {
         self.read(|tx| short::bytes_of(tx, chunk.sha256))
     }
 
-    fn read<T>(&self, what: impl FnOnce(&ReadTransaction) -> Tried<T>) -> io::Result<T> {
+    fn read<T>(&self, what: impl FnOnce(&ReadTransaction) -> DbResult<T>) -> io::Result<T> {
         let closed = || io::Error::other("the store is closed");
         let db = self.db.upgrade().ok_or_else(closed)?;
         let db = db.read().unwrap_or_else(PoisonError::into_inner);

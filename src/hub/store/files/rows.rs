@@ -8,8 +8,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use uuid::Uuid;
 
 use crate::clock;
-use crate::hub::store::meta::Tried;
-use crate::wire::files::{Chunk, EntryKind, Extra, Hash, Name, Record, Version};
+use crate::database::DbResult;
+use crate::wire::files::{Chunk, EntryKind, ExtraMetadata, Hash, Name, Record, Version};
 use crate::wire::revision::{Revision, Tag};
 
 /// Raised when the layout changes, so that rows of older programs can be recognised.
@@ -33,7 +33,7 @@ pub struct Row {
     pub mode: Option<u32>,
     pub mtime: Option<String>,
     pub content_type: String,
-    pub extra: Extra,
+    pub extra: ExtraMetadata,
     /// Milliseconds of the wall clock, as in the next three.
     pub created: u64,
     pub updated: u64,
@@ -104,7 +104,7 @@ impl Row {
         out.0
     }
 
-    pub fn from_bytes(bytes: &[u8]) -> Tried<Row> {
+    pub fn from_bytes(bytes: &[u8]) -> DbResult<Row> {
         let mut rest = In(bytes);
         rest.row()
             .filter(|_| rest.0.is_empty())
@@ -147,7 +147,7 @@ impl KeyOutcome {
         out.0
     }
 
-    pub fn from_bytes(bytes: &[u8]) -> Tried<KeyOutcome> {
+    pub fn from_bytes(bytes: &[u8]) -> DbResult<KeyOutcome> {
         let read = || {
             let (tag, rest) = bytes.split_first()?;
             let (mut rest, mut rows) = (In(rest), Vec::new());
@@ -177,7 +177,7 @@ pub fn list_to_bytes(chunks: &[Chunk]) -> Vec<u8> {
     out.0
 }
 
-pub fn list_from_bytes(bytes: &[u8]) -> Tried<Vec<Chunk>> {
+pub fn list_from_bytes(bytes: &[u8]) -> DbResult<Vec<Chunk>> {
     let (mut rest, mut chunks) = (In(bytes), Vec::with_capacity(bytes.len() / 35));
     while !rest.0.is_empty() {
         let mut chunk = || {
@@ -249,8 +249,8 @@ impl Out {
         self.number(row.aged);
     }
 
-    fn extra(&mut self, extra: &Extra) {
-        let known = (*extra != Extra::default()).then_some(extra);
+    fn extra(&mut self, extra: &ExtraMetadata) {
+        let known = (*extra != ExtraMetadata::default()).then_some(extra);
         self.option(known, |out, e| {
             [e.uid, e.gid, e.device, e.inode, e.nlink]
                 .into_iter()
@@ -342,13 +342,13 @@ impl<'a> In<'a> {
         })
     }
 
-    fn extra(&mut self) -> Option<Extra> {
+    fn extra(&mut self) -> Option<ExtraMetadata> {
         let mut number = || self.option(In::number);
         let (uid, gid, device, inode, nlink) =
             (number()?, number()?, number()?, number()?, number()?);
         let mut text = || self.option(In::text);
         let (username, groupname, ctime, atime) = (text()?, text()?, text()?, text()?);
-        Some(Extra {
+        Some(ExtraMetadata {
             uid,
             gid,
             username,
@@ -392,10 +392,10 @@ mod tests {
             mode: Some(0o100644),
             mtime: Some("2026-01-01T00:00:00.123456789Z".into()),
             content_type: String::new(),
-            extra: Extra {
+            extra: ExtraMetadata {
                 uid: Some(0),
                 atime: Some("x".into()),
-                ..Extra::default()
+                ..ExtraMetadata::default()
             },
             created: 1,
             updated: 2,
@@ -410,7 +410,7 @@ mod tests {
     #[test]
     fn written_rows_are_read_back_and_other_bytes_refused() {
         let plain = Row {
-            extra: Extra::default(),
+            extra: ExtraMetadata::default(),
             mode: None,
             mtime: None,
             deleted: None,

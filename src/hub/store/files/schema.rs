@@ -8,8 +8,9 @@ use super::chunk_row::ChunkValue;
 use super::commits::COMMITS;
 use super::packs::{PACKS, PACKS_DEAD};
 use super::rows::{Row, kind_number, list_from_bytes};
+use crate::database::DbResult;
 use crate::database::table::ReadableTable;
-use crate::hub::store::meta::{Tried, copy_table, copy_table_if_there};
+use crate::hub::store::meta::{copy_table, copy_table_if_there};
 use crate::wire::files::Chunk;
 
 /// id -> [`Row`]: the current revision of a name, or its tombstone.
@@ -44,7 +45,7 @@ pub const KEY_AGES: TableDefinition<u64, (u64, &str, u128)> = TableDefinition::n
 pub const WANTED: TableDefinition<&[u8; 32], u64> = TableDefinition::new("chunks_wanted");
 
 /// Copies all tables, for a backup.
-pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> Tried<()> {
+pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> DbResult<()> {
     copy_table(from, to, FILES)?;
     copy_table(from, to, NAMES)?;
     copy_table(from, to, CHANGES)?;
@@ -98,7 +99,7 @@ impl FileTotals {
         "events_dropped",
     ];
 
-    pub fn read(meta: &impl ReadableTable<&'static str, u128>) -> Tried<FileTotals> {
+    pub fn read(meta: &impl ReadableTable<&'static str, u128>) -> DbResult<FileTotals> {
         let mut numbers = [0; 5];
         for (number, name) in numbers.iter_mut().zip(FileTotals::NAMES) {
             *number = meta.get(name)?.map_or(0, |v| v.value() as u64);
@@ -128,7 +129,7 @@ impl FileTotals {
 pub fn chunks_of(
     lists: &impl ReadableTable<(u128, u64), &'static [u8]>,
     row: &Row,
-) -> Tried<Vec<Chunk>> {
+) -> DbResult<Vec<Chunk>> {
     match lists.get((row.id.as_u128(), row.rev))? {
         Some(list) => list_from_bytes(list.value()),
         None => Ok(implied(row)),

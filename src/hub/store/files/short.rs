@@ -5,12 +5,12 @@ use redb::{ReadTransaction, WriteTransaction};
 use super::chunk_row::{ChunkPlace, ChunkRow};
 use super::packs::{PACKS, PACKS_DEAD, items, within};
 use super::schema::{CHUNKS, INLINE};
+use crate::database::DbResult;
 use crate::database::table::{OpenTable, ReadableTable};
-use crate::hub::store::meta::Tried;
 use crate::wire::files::Hash;
 
 /// The bytes of a chunk; `None`: it is not in the tables, or its bytes are not.
-pub fn bytes_of(tx: &ReadTransaction, hash: Hash) -> Tried<Option<Vec<u8>>> {
+pub fn bytes_of(tx: &ReadTransaction, hash: Hash) -> DbResult<Option<Vec<u8>>> {
     let row = tx.table(CHUNKS)?.get(&hash.0)?;
     let Some(row) = row.map(|row| ChunkRow::from_value(row.value())) else {
         return Ok(None);
@@ -29,7 +29,7 @@ pub fn bytes_of(tx: &ReadTransaction, hash: Hash) -> Tried<Option<Vec<u8>>> {
 }
 
 /// Stores each chunk of a pack of `from` as a value of its own in a copy of the tables.
-pub fn unpack(from: &ReadTransaction, to: &WriteTransaction) -> Tried<()> {
+pub fn unpack(from: &ReadTransaction, to: &WriteTransaction) -> DbResult<()> {
     let packs = match from.table(PACKS) {
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
         packs => packs?,

@@ -10,8 +10,8 @@ use super::commits::COMMITS;
 use super::schema::{EVENTS, KEY_AGES, LOOSE, TOMBSTONES, VERSION_AGES};
 use super::tables::FileTables;
 use crate::config::limits;
+use crate::database::DbResult;
 use crate::database::table::{OpenTable, ReadableTable};
-use crate::hub::store::meta::Tried;
 use crate::hub::store::ops::files::FileLimits;
 use crate::hub::store::ops::files::FileOp;
 use crate::wire::files::Hash;
@@ -66,7 +66,7 @@ impl Over {
 }
 
 /// Removes some expired rows. True: there may be more.
-pub fn sweep(t: &mut FileTables<'_>, group: &Group) -> Tried<bool> {
+pub fn sweep(t: &mut FileTables<'_>, group: &Group) -> DbResult<bool> {
     let over = Over::at(group.now, group.full, group.limits.files);
     let most = MAX_ROWS_PER_SWEEP + 2 * group.ops.iter().map(changes).sum::<usize>();
     let removed = [
@@ -91,7 +91,7 @@ fn changes(op: &Op) -> usize {
 }
 
 /// A sweep would find something.
-pub fn is_wanted(tx: &ReadTransaction, now: u64, full: bool, limits: FileLimits) -> Tried<bool> {
+pub fn is_wanted(tx: &ReadTransaction, now: u64, full: bool, limits: FileLimits) -> DbResult<bool> {
     let over = Over::at(now, full, limits);
     let passed = |at: Option<u64>, through: Option<u64>| {
         at.zip(through).is_some_and(|(at, through)| at <= through)
@@ -113,7 +113,7 @@ pub fn is_wanted(tx: &ReadTransaction, now: u64, full: bool, limits: FileLimits)
         || tx.table(EVENTS)?.len()? > EVENTS_KEPT)
 }
 
-fn old_versions(t: &mut FileTables<'_>, over: Over, now: u64, most: usize) -> Tried<usize> {
+fn old_versions(t: &mut FileTables<'_>, over: Over, now: u64, most: usize) -> DbResult<usize> {
     let Some(through) = over.versions else {
         return Ok(0);
     };
@@ -121,14 +121,16 @@ fn old_versions(t: &mut FileTables<'_>, over: Over, now: u64, most: usize) -> Tr
         .version_ages
         .range(..=(through, u128::MAX, u64::MAX))?
         .take(most);
-    let old: Vec<(u64, u128, u64)> = range.map(|row| Ok(row?.0.value())).collect::<Tried<_>>()?;
+    let old: Vec<(u64, u128, u64)> = range
+        .map(|row| Ok(row?.0.value()))
+        .collect::<DbResult<_>>()?;
     old.iter()
         .try_for_each(|(_, id, rev)| t.drop_version(*id, *rev, now))?;
     Ok(old.len())
 }
 
 /// Removes the oldest versions on a full disk; further ones only after the chunks of the former have been removed.
-fn oldest_for_room(t: &mut FileTables<'_>, group: &Group) -> Tried<usize> {
+fn oldest_for_room(t: &mut FileTables<'_>, group: &Group) -> DbResult<usize> {
     if !group.full || t.loose.first()?.is_some() {
         return Ok(0);
     }
@@ -137,25 +139,27 @@ fn oldest_for_room(t: &mut FileTables<'_>, group: &Group) -> Tried<usize> {
         .iter()?
         .take(SWEEP_FULL)
         .map(|row| Ok(row?.0.value()))
-        .collect::<Tried<_>>()?;
+        .collect::<DbResult<_>>()?;
     oldest
         .iter()
         .try_for_each(|(_, id, rev)| t.drop_version(*id, *rev, group.now))?;
     Ok(oldest.len())
 }
 
-fn tombstones(t: &mut FileTables<'_>, over: Over, now: u64, most: usize) -> Tried<usize> {
+fn tombstones(t: &mut FileTables<'_>, over: Over, now: u64, most: usize) -> DbResult<usize> {
     let Some(through) = over.tombstones else {
         return Ok(0);
     };
     let range = t.tombstones.range(..=(through, u128::MAX))?.take(most);
-    let old: Vec<(u64, u128)> = range.map(|row| Ok(row?.0.value())).collect::<Tried<_>>()?;
+    let old: Vec<(u64, u128)> = range
+        .map(|row| Ok(row?.0.value()))
+        .collect::<DbResult<_>>()?;
     old.iter()
         .try_for_each(|(deleted, id)| t.drop_tombstone(*deleted, *id, now))?;
     Ok(old.len())
 }
 
-fn events(t: &mut FileTables<'_>, most: usize) -> Tried<usize> {
+fn events(t: &mut FileTables<'_>, most: usize) -> DbResult<usize> {
     let surplus = t.events.len()?.saturating_sub(EVENTS_KEPT).min(most as u64);
     for _ in 0..surplus {
         if let Some((rev, _)) = t.events.pop_first()? {
@@ -166,7 +170,7 @@ fn events(t: &mut FileTables<'_>, most: usize) -> Tried<usize> {
     Ok(surplus as usize)
 }
 
-fn keys(t: &mut FileTables<'_>, over: Over, most: usize) -> Tried<usize> {
+fn keys(t: &mut FileTables<'_>, over: Over, most: usize) -> DbResult<usize> {
     let mut removed = 0;
     while removed < most {
         let too_many = t.key_ages.len()? > KEYS_KEPT;
@@ -188,7 +192,7 @@ fn keys(t: &mut FileTables<'_>, over: Over, most: usize) -> Tried<usize> {
 }
 
 /// Removes expired commits. The latest one stays: up-to-date clients name it.
-fn commits(t: &mut FileTables<'_>, over: Over, most: usize) -> Tried<usize> {
+fn commits(t: &mut FileTables<'_>, over: Over, most: usize) -> DbResult<usize> {
     let mut removed = 0;
     while removed < most && commit_is_over(&t.commits, over)? {
         t.commits.pop_first()?;
@@ -202,7 +206,7 @@ fn commits(t: &mut FileTables<'_>, over: Over, most: usize) -> Tried<usize> {
 fn commit_is_over(
     commits: &impl ReadableTable<u64, (u64, u64, Option<u64>)>,
     over: Over,
-) -> Tried<bool> {
+) -> DbResult<bool> {
     let (kept, first) = (
         commits.len()?,
         commits.first()?.map(|(_, row)| row.value().1),
@@ -213,7 +217,7 @@ fn commit_is_over(
     Ok(kept > 1 && (old || kept > COMMITS_KEPT))
 }
 
-fn loose_chunks(t: &mut FileTables<'_>, over: Over, most: usize, full: bool) -> Tried<usize> {
+fn loose_chunks(t: &mut FileTables<'_>, over: Over, most: usize, full: bool) -> DbResult<usize> {
     let most_moved = if full {
         MAX_MOVED_BYTES_WHEN_FULL
     } else {
@@ -229,7 +233,7 @@ fn loose_chunks(t: &mut FileTables<'_>, over: Over, most: usize, full: bool) -> 
             let (since, hash) = row.0.value();
             Ok((since, Hash(*hash)))
         })
-        .collect::<Tried<_>>()?;
+        .collect::<DbResult<_>>()?;
     for (since, hash) in loose
         .iter()
         .filter(|(_, hash)| !t.named.contains(hash))

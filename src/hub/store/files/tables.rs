@@ -18,8 +18,8 @@ use super::schema::{
     CHANGES, CHUNKS, EVENTS, FILES, FileTotals, INLINE, KEY_AGES, KEYS, LISTS, LOOSE, NAMES,
     TOMBSTONES, VERSION_AGES, VERSIONS, WANTED, chunks_of, implied, state,
 };
+use crate::database::DbResult;
 use crate::database::table::{OpenTable, ReadableTable, Table};
-use crate::hub::store::meta::Tried;
 use crate::wire::files::{Chunk, Hash, Name};
 use crate::wire::revision::{Revision, Tag};
 
@@ -60,7 +60,7 @@ pub struct FileTables<'t> {
 }
 
 impl<'t> FileTables<'t> {
-    pub fn open(tx: &'t WriteTransaction, totals: FileTotals) -> Tried<FileTables<'t>> {
+    pub fn open(tx: &'t WriteTransaction, totals: FileTotals) -> DbResult<FileTables<'t>> {
         Ok(FileTables {
             files: tx.table(FILES)?,
             names: tx.table(NAMES)?,
@@ -90,14 +90,14 @@ impl<'t> FileTables<'t> {
         })
     }
 
-    pub fn by_id(&self, id: Uuid) -> Tried<Option<Row>> {
+    pub fn by_id(&self, id: Uuid) -> DbResult<Option<Row>> {
         self.files
             .get(id.as_u128())?
             .map(|row| Row::from_bytes(row.value()))
             .transpose()
     }
 
-    pub fn by_name(&self, name: &Name) -> Tried<Option<Row>> {
+    pub fn by_name(&self, name: &Name) -> DbResult<Option<Row>> {
         match self
             .names
             .get((name.path.as_str(), name.name.as_str()))?
@@ -116,12 +116,12 @@ impl<'t> FileTables<'t> {
     }
 
     /// Whether a caller's revision may be in this hub's history.
-    pub fn has_history(&self, at: Revision) -> Tried<bool> {
+    pub fn has_history(&self, at: Revision) -> DbResult<bool> {
         Ok(commits::knows(&self.commits, at)? != Known::No)
     }
 
     /// Records that this transaction made the revisions since [`FileTables::began`], if there are any.
-    pub fn record_commit(&mut self, group: &Group) -> Tried<()> {
+    pub fn record_commit(&mut self, group: &Group) -> DbResult<()> {
         if self.totals.rev > self.began {
             let first = (self.began == group.opened).then_some(group.opened);
             self.commits
@@ -131,7 +131,7 @@ impl<'t> FileTables<'t> {
     }
 
     /// Makes `row` current with the given chunks, which are in the tables. The former revision was retired before.
-    pub fn stand(&mut self, row: &Row, chunks: &[Chunk]) -> Tried<()> {
+    pub fn stand(&mut self, row: &Row, chunks: &[Chunk]) -> DbResult<()> {
         self.write_current(row)?;
         if row.is_live() {
             self.totals.files += 1;
@@ -149,7 +149,7 @@ impl<'t> FileTables<'t> {
         Ok(())
     }
 
-    fn write_current(&mut self, row: &Row) -> Tried<()> {
+    fn write_current(&mut self, row: &Row) -> DbResult<()> {
         self.changed = true;
         let id = row.id.as_u128();
         self.files.insert(id, row.to_bytes().as_slice())?;
@@ -162,7 +162,7 @@ impl<'t> FileTables<'t> {
     }
 
     /// Retires the current revision before a later one: a file becomes a version, a tombstone is removed.
-    pub fn retire(&mut self, row: &Row, now: u64, wall: u64) -> Tried<()> {
+    pub fn retire(&mut self, row: &Row, now: u64, wall: u64) -> DbResult<()> {
         self.changed = true;
         let id = row.id.as_u128();
         self.changes.remove(row.rev)?;
@@ -184,7 +184,7 @@ impl<'t> FileTables<'t> {
     }
 
     /// Removes a version.
-    pub fn drop_version(&mut self, id: u128, rev: u64, now: u64) -> Tried<()> {
+    pub fn drop_version(&mut self, id: u128, rev: u64, now: u64) -> DbResult<()> {
         self.changed = true;
         let removed = self
             .versions
@@ -199,7 +199,7 @@ impl<'t> FileTables<'t> {
     }
 
     /// Removes a tombstone, and the versions of its file.
-    pub fn drop_tombstone(&mut self, deleted: u64, id: u128, now: u64) -> Tried<()> {
+    pub fn drop_tombstone(&mut self, deleted: u64, id: u128, now: u64) -> DbResult<()> {
         self.changed = true;
         self.tombstones.remove((deleted, id))?;
         let Some(row) = self
@@ -219,7 +219,7 @@ impl<'t> FileTables<'t> {
         Ok(())
     }
 
-    pub fn version(&self, id: Uuid, rev: u64) -> Tried<Option<Row>> {
+    pub fn version(&self, id: Uuid, rev: u64) -> DbResult<Option<Row>> {
         self.versions
             .get((id.as_u128(), rev))?
             .map(|row| Row::from_bytes(row.value()))
@@ -227,30 +227,30 @@ impl<'t> FileTables<'t> {
     }
 
     /// The revisions of the versions, oldest first.
-    pub fn version_revs(&self, id: u128) -> Tried<Vec<u64>> {
+    pub fn version_revs(&self, id: u128) -> DbResult<Vec<u64>> {
         self.versions
             .range((id, 0)..=(id, u64::MAX))?
             .map(|row| Ok(row?.0.value().1))
             .collect()
     }
 
-    pub fn chunks_of(&self, row: &Row) -> Tried<Vec<Chunk>> {
+    pub fn chunks_of(&self, row: &Row) -> DbResult<Vec<Chunk>> {
         chunks_of(&self.lists, row)
     }
 
-    fn chunk_row(&self, hash: Hash) -> Tried<Option<ChunkRow>> {
+    fn chunk_row(&self, hash: Hash) -> DbResult<Option<ChunkRow>> {
         let row = self.chunks.get(&hash.0)?;
         Ok(row.map(|row| ChunkRow::from_value(row.value())))
     }
 
-    fn set_chunk_row(&mut self, hash: Hash, row: ChunkRow) -> Tried<()> {
+    fn set_chunk_row(&mut self, hash: Hash, row: ChunkRow) -> DbResult<()> {
         self.changed = true;
         self.chunks.insert(&hash.0, row.value())?;
         Ok(())
     }
 
     /// Whether the chunk is in the tables with this size.
-    pub fn has_chunk(&self, chunk: &Chunk) -> Tried<bool> {
+    pub fn has_chunk(&self, chunk: &Chunk) -> DbResult<bool> {
         Ok(self
             .chunk_row(chunk.sha256)?
             .is_some_and(|row| row.size == chunk.size))
@@ -263,7 +263,7 @@ impl<'t> FileTables<'t> {
         size: u64,
         bytes: Option<&[u8]>,
         now: u64,
-    ) -> Tried<()> {
+    ) -> DbResult<()> {
         self.forgotten.remove(&hash);
         let place = self.store(hash, bytes)?;
         let row = ChunkRow {
@@ -278,7 +278,7 @@ impl<'t> FileTables<'t> {
     }
 
     /// Stores the bytes of a short chunk. A view of a bucket has no packs: hubs of earlier versions read its snapshots.
-    fn store(&mut self, hash: Hash, bytes: Option<&[u8]>) -> Tried<ChunkPlace> {
+    fn store(&mut self, hash: Hash, bytes: Option<&[u8]>) -> DbResult<ChunkPlace> {
         match bytes {
             None => Ok(ChunkPlace::File),
             Some(bytes) if self.objects.is_some() => {
@@ -290,7 +290,7 @@ impl<'t> FileTables<'t> {
     }
 
     /// Whether a chunk's bytes are stored here, and are these.
-    fn has_bytes(&self, hash: Hash, place: ChunkPlace, bytes: &[u8]) -> Tried<bool> {
+    fn has_bytes(&self, hash: Hash, place: ChunkPlace, bytes: &[u8]) -> DbResult<bool> {
         match place {
             ChunkPlace::File => Ok(false),
             ChunkPlace::Value => {
@@ -302,7 +302,7 @@ impl<'t> FileTables<'t> {
     }
 
     /// No row names the bytes of this chunk any more at this place.
-    fn release(&mut self, hash: Hash, row: ChunkRow) -> Tried<()> {
+    fn release(&mut self, hash: Hash, row: ChunkRow) -> DbResult<()> {
         self.changed = true;
         match row.place {
             ChunkPlace::File => {
@@ -322,7 +322,7 @@ impl<'t> FileTables<'t> {
     }
 
     /// Moves the chunks of a pack to another one. A damaged pack stays until it has none.
-    fn move_out(&mut self, number: u64) -> Tried<()> {
+    fn move_out(&mut self, number: u64) -> DbResult<()> {
         let pack = self.packs.read(number)?.unwrap_or_default();
         let Some(items) = items(number, &pack) else {
             return Ok(());
@@ -341,12 +341,12 @@ impl<'t> FileTables<'t> {
     }
 
     /// Stores the short chunks that were added.
-    pub fn store_packs(&mut self) -> Tried<()> {
+    pub fn store_packs(&mut self) -> DbResult<()> {
         self.packs.finish()
     }
 
     /// Records that the hub has lost this chunk.
-    pub fn want(&mut self, hash: Hash, wall: u64) -> Tried<()> {
+    pub fn want(&mut self, hash: Hash, wall: u64) -> DbResult<()> {
         if self.chunks.get(&hash.0)?.is_none() {
             self.mended.insert(hash);
         } else if self.wanted.get(&hash.0)?.is_none() {
@@ -356,12 +356,12 @@ impl<'t> FileTables<'t> {
         Ok(())
     }
 
-    pub fn is_wanted(&self, hash: Hash) -> Tried<bool> {
+    pub fn is_wanted(&self, hash: Hash) -> DbResult<bool> {
         Ok(self.wanted.get(&hash.0)?.is_some())
     }
 
     /// Replaces the bytes of a known chunk. `bytes`: they are stored here; otherwise its file is in place.
-    pub fn mend(&mut self, hash: Hash, bytes: Option<&[u8]>) -> Tried<()> {
+    pub fn mend(&mut self, hash: Hash, bytes: Option<&[u8]>) -> DbResult<()> {
         let Some(row) = self.chunk_row(hash)? else {
             return Ok(());
         };
@@ -380,13 +380,13 @@ impl<'t> FileTables<'t> {
         self.not_wanted(hash)
     }
 
-    fn not_wanted(&mut self, hash: Hash) -> Tried<()> {
+    fn not_wanted(&mut self, hash: Hash) -> DbResult<()> {
         self.changed |= self.wanted.remove(&hash.0)?.is_some();
         self.mended.insert(hash);
         Ok(())
     }
 
-    fn refer(&mut self, chunks: &[Chunk]) -> Tried<()> {
+    fn refer(&mut self, chunks: &[Chunk]) -> DbResult<()> {
         for Chunk { sha256, .. } in chunks {
             let Some(row) = self.chunk_row(*sha256)? else {
                 return Err(damaged("a chunk"));
@@ -404,7 +404,7 @@ impl<'t> FileTables<'t> {
         Ok(())
     }
 
-    fn let_go(&mut self, chunks: &[Chunk], now: u64) -> Tried<()> {
+    fn let_go(&mut self, chunks: &[Chunk], now: u64) -> DbResult<()> {
         for Chunk { sha256, .. } in chunks {
             let Some(row) = self.chunk_row(*sha256)?.filter(|row| row.references > 0) else {
                 return Err(damaged("a chunk"));
@@ -424,7 +424,7 @@ impl<'t> FileTables<'t> {
     }
 
     /// Removes a chunk without references; its file is removed after the commit.
-    pub fn drop_chunk(&mut self, since: u64, hash: Hash) -> Tried<()> {
+    pub fn drop_chunk(&mut self, since: u64, hash: Hash) -> DbResult<()> {
         self.changed = true;
         self.loose.remove((since, &hash.0))?;
         let Some(row) = self.chunk_row(hash)?.filter(|row| row.references == 0) else {
@@ -436,7 +436,13 @@ impl<'t> FileTables<'t> {
     }
 
     /// Adds an event. `action`: an index of [`ACTIONS`](super::schema::ACTIONS).
-    pub fn event(&mut self, action: u8, row: &Row, wall: u64, overwrote: Option<u64>) -> Tried<()> {
+    pub fn event(
+        &mut self,
+        action: u8,
+        row: &Row,
+        wall: u64,
+        overwrote: Option<u64>,
+    ) -> DbResult<()> {
         let what = action * 4 + kind_number(row.kind);
         self.events.insert(
             row.rev,

@@ -14,9 +14,9 @@ use super::super::Store;
 use super::rows::Row;
 use super::schema::{self, FILES, LISTS, VERSIONS, WANTED};
 use crate::config::limits;
+use crate::database::DbResult;
 use crate::database::table::OpenTable;
 use crate::error::{Result, plain};
-use crate::hub::store::meta::Tried;
 use crate::hub::store::ops::files::MAX_INLINE_BYTES;
 use crate::wire::files::{Chunk, Hash, Name, Record};
 
@@ -147,7 +147,7 @@ impl Store {
         tx: &ReadTransaction,
         rows: &[Row],
         records: &mut [Record],
-    ) -> Tried<()> {
+    ) -> DbResult<()> {
         let (wanted, looks) = (self.chunks.wanted.all(), rows.len() <= LOOKED_AT);
         if wanted.is_empty() && !looks {
             return Ok(());
@@ -171,9 +171,9 @@ pub fn each_that_needs(
     tx: &ReadTransaction,
     lost: &BTreeSet<Hash>,
     tell: &mut dyn FnMut(&Row, bool, Hash),
-) -> Tried<()> {
+) -> DbResult<()> {
     let lists = tx.table(LISTS)?;
-    let mut look = |bytes: &[u8], is_current: bool| -> Tried<()> {
+    let mut look = |bytes: &[u8], is_current: bool| -> DbResult<()> {
         // the check of the tables reports rows that cannot be parsed
         let Ok(row) = Row::from_bytes(bytes) else {
             return Ok(());
@@ -197,7 +197,7 @@ pub fn each_that_needs(
 }
 
 /// The lost chunks of the tables, with the time (wall clock, ms) of their loss.
-pub fn since(tx: &ReadTransaction) -> Tried<BTreeMap<Hash, u64>> {
+pub fn since(tx: &ReadTransaction) -> DbResult<BTreeMap<Hash, u64>> {
     let table = match tx.table(WANTED) {
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(BTreeMap::new()),
         table => table?,

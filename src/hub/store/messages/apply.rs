@@ -5,8 +5,8 @@
 use uuid::Uuid;
 
 use super::tables::{HostRow, HostValue, Tables};
+use crate::database::DbResult;
 use crate::database::table::ReadableTable;
-use crate::hub::store::meta::Tried;
 use crate::hub::store::ops::{Group, Incoming, Op, Outcome, Wake};
 use crate::wire::{self, PostResult, Status};
 
@@ -16,7 +16,7 @@ pub const SWEEP: usize = 500;
 pub const SEEN_STEP: u64 = 600_000;
 
 /// Applies one operation. After an error the tables are half changed: the transaction must be dropped.
-pub fn apply(t: &mut Tables<'_>, group: &Group, op: &Op) -> Tried<Outcome> {
+pub fn apply(t: &mut Tables<'_>, group: &Group, op: &Op) -> DbResult<Outcome> {
     match op {
         Op::Post(_) if group.full => Ok(Outcome::DiskFull),
         Op::Post(messages) => {
@@ -112,7 +112,7 @@ pub fn apply(t: &mut Tables<'_>, group: &Group, op: &Op) -> Tried<Outcome> {
     }
 }
 
-fn post(t: &mut Tables<'_>, group: &Group, m: &Incoming) -> Tried<PostResult> {
+fn post(t: &mut Tables<'_>, group: &Group, m: &Incoming) -> DbResult<PostResult> {
     let plain = PostResult {
         id: Some(m.id),
         status: Status::Queued,
@@ -197,7 +197,7 @@ fn pull(
     host: &str,
     instance: Option<Uuid>,
     through: u64,
-) -> Tried<Outcome> {
+) -> DbResult<Outcome> {
     let row = t.host(host)?;
     if row.is_none() && !t.room_for_host(group.limits.hosts)? {
         return Ok(Outcome::TooManyHosts);
@@ -217,7 +217,13 @@ fn pull(
 }
 
 /// Advances a host's cursor, at most to the last seq, and removes the messages targeted at it up to there.
-fn acknowledge(t: &mut Tables<'_>, host: &str, row: HostRow, through: u64, seen: u64) -> Tried<()> {
+fn acknowledge(
+    t: &mut Tables<'_>,
+    host: &str,
+    row: HostRow,
+    through: u64,
+    seen: u64,
+) -> DbResult<()> {
     let through = through.min(t.totals.seq);
     let moves = through > row.cursor;
     if !moves && seen < row.last_seen.saturating_add(SEEN_STEP) {
@@ -241,7 +247,7 @@ fn acknowledge(t: &mut Tables<'_>, host: &str, row: HostRow, through: u64, seen:
 }
 
 /// Removes broadcasts that every live host has acknowledged, then expired messages, then ids that need not be remembered.
-fn sweep(t: &mut Tables<'_>, now: u64) -> Tried<Outcome> {
+fn sweep(t: &mut Tables<'_>, now: u64) -> DbResult<Outcome> {
     t.write_hosts()?;
     let most = SWEEP + 2 * (t.totals.seq - t.began) as usize;
     let floor = floor(&t.hosts, t.totals.seq, now)?;
@@ -250,7 +256,7 @@ fn sweep(t: &mut Tables<'_>, now: u64) -> Tried<Outcome> {
         .range(..=floor)?
         .take(most)
         .map(|row| Ok(row?.0.value()))
-        .collect::<Tried<_>>()?;
+        .collect::<DbResult<_>>()?;
     for seq in &done {
         t.remove(*seq)?;
     }
@@ -259,7 +265,7 @@ fn sweep(t: &mut Tables<'_>, now: u64) -> Tried<Outcome> {
         .range(..=(now, u64::MAX))?
         .take(most)
         .map(|row| Ok(row?.0.value().1))
-        .collect::<Tried<_>>()?;
+        .collect::<DbResult<_>>()?;
     for seq in &over {
         t.remove(*seq)?;
     }
@@ -282,7 +288,7 @@ pub fn floor(
     hosts: &impl ReadableTable<&'static str, HostValue>,
     seq: u64,
     now: u64,
-) -> Tried<u64> {
+) -> DbResult<u64> {
     let mut floor = seq;
     for row in hosts.iter()? {
         let row = HostRow::from_value(row?.1.value());
@@ -295,7 +301,7 @@ pub fn floor(
 
 /// The oldest id need not be remembered: it has expired, or there are too many (receivers still refuse messages that they have
 /// seen; only the sender does not learn of the duplicate).
-pub fn forgettable(ages: &impl ReadableTable<u64, (u128, u64)>, now: u64) -> Tried<bool> {
+pub fn forgettable(ages: &impl ReadableTable<u64, (u128, u64)>, now: u64) -> DbResult<bool> {
     let oldest = ages.first()?.map(|(_, row)| row.value().1);
     Ok(
         oldest.is_some_and(|at| now.saturating_sub(at) > wire::ID_MEMORY * 1000)

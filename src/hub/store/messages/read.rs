@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
 use super::tables::{BROADCASTS, HOSTS, HostRow, ID_AGES, MESSAGES, TARGETED, Totals};
+use crate::database::DbResult;
 use crate::database::table::{OpenTable, ReadableTable};
 use crate::error::Result;
 use crate::hub::store::Store;
-use crate::hub::store::meta::{META, Tried};
+use crate::hub::store::meta::META;
 use crate::hub::store::ops::Op;
 
 /// Bytes of JSON in one page, unless a single message is longer.
@@ -150,7 +151,7 @@ impl Store {
         row: &HostRow,
         through: u64,
         seq: u64,
-    ) -> Tried<(MessagePage, bool)> {
+    ) -> DbResult<(MessagePage, bool)> {
         let host = ask.host.as_str();
         let (broadcasts, targeted, messages) = (
             tx.table(BROADCASTS)?,
@@ -166,7 +167,7 @@ impl Store {
         let mut next_other = || loop {
             match others.next().transpose()? {
                 Some((_, source)) if source.value() == host => {}
-                other => return Tried::Ok(other.map(|(seq, _)| seq)),
+                other => return DbResult::Ok(other.map(|(seq, _)| seq)),
             }
         };
         let mut mine = targeted
@@ -274,7 +275,7 @@ fn count<'a>(
     broadcasts: &impl ReadableTable<u64, &'static str>,
     rows: &'a BTreeMap<String, HostRow>,
     now: u64,
-) -> Tried<HashMap<&'a str, (u64, Option<u64>)>> {
+) -> DbResult<HashMap<&'a str, (u64, Option<u64>)>> {
     let mut hosts: Vec<(u64, &str)> = (rows.iter().filter(|(_, row)| row.is_live(now)))
         .filter_map(|(name, row)| Some((row.broadcasts_from()?, name.as_str())))
         .collect();

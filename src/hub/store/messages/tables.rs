@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use redb::{ReadTransaction, TableDefinition, WriteTransaction};
 use uuid::Uuid;
 
+use crate::database::DbResult;
 use crate::database::table::{OpenTable, ReadableTable, Table};
-use crate::hub::store::meta::{META, Tried, copy_table};
+use crate::hub::store::meta::{META, copy_table};
 use crate::hub::store::ops::{Group, Incoming};
 
 /// seq -> id, accepted, expires (hub time, ms), source, target ("": broadcast), JSON.
@@ -30,7 +31,7 @@ pub type MessageValue = (u128, u64, u64, &'static str, &'static str, &'static st
 pub type HostValue = (Option<u64>, Option<u128>, u64, Option<u64>, u64, u64, u64);
 
 /// Copies all tables without the epoch, for a backup: a restored hub must differ from the one that was backed up.
-pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> Tried<()> {
+pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> DbResult<()> {
     copy_table(from, to, META)?;
     to.table(META)?.remove("epoch")?;
     copy_table(from, to, MESSAGES)?;
@@ -63,7 +64,7 @@ impl HostRow {
     pub fn read(
         table: &impl ReadableTable<&'static str, HostValue>,
         name: &str,
-    ) -> Tried<Option<HostRow>> {
+    ) -> DbResult<Option<HostRow>> {
         Ok(table.get(name)?.map(|row| HostRow::from_value(row.value())))
     }
 
@@ -114,7 +115,7 @@ pub struct Totals {
 }
 
 impl Totals {
-    pub fn read(meta: &impl ReadableTable<&'static str, u128>) -> Tried<Totals> {
+    pub fn read(meta: &impl ReadableTable<&'static str, u128>) -> DbResult<Totals> {
         let get = |name| Ok::<u64, redb::Error>(meta.get(name)?.map_or(0, |v| v.value() as u64));
         Ok(Totals {
             seq: get("seq")?,
@@ -144,7 +145,7 @@ pub struct Tables<'t> {
 }
 
 impl<'t> Tables<'t> {
-    pub fn open(tx: &'t WriteTransaction) -> Tried<Tables<'t>> {
+    pub fn open(tx: &'t WriteTransaction) -> DbResult<Tables<'t>> {
         let meta = tx.table(META)?;
         let totals = Totals::read(&meta)?;
         Ok(Tables {
@@ -164,7 +165,7 @@ impl<'t> Tables<'t> {
         })
     }
 
-    pub fn host(&mut self, name: &str) -> Tried<Option<HostRow>> {
+    pub fn host(&mut self, name: &str) -> DbResult<Option<HostRow>> {
         if let Some((row, _)) = self.rows.get(name) {
             return Ok(row.clone());
         }
@@ -179,7 +180,7 @@ impl<'t> Tables<'t> {
     }
 
     /// Whether a row may be added for a new name, with `most` rows in total.
-    pub fn room_for_host(&mut self, most: u64) -> Tried<bool> {
+    pub fn room_for_host(&mut self, most: u64) -> DbResult<bool> {
         // overestimates while a group adds and removes: the bound holds, and the next group counts exactly
         let room = self.hosts.len()? + self.new_hosts < most;
         self.new_hosts += u64::from(room);
@@ -187,7 +188,7 @@ impl<'t> Tables<'t> {
     }
 
     /// Stores a message under the next seq; the caller has admitted it.
-    pub fn add(&mut self, m: &Incoming, now: u64, expires: u64) -> Tried<()> {
+    pub fn add(&mut self, m: &Incoming, now: u64, expires: u64) -> DbResult<()> {
         self.changed = true;
         self.totals.seq += 1;
         self.totals.messages += 1;
@@ -215,7 +216,7 @@ impl<'t> Tables<'t> {
     }
 
     /// Removes a message from all tables except those of ids.
-    pub fn remove(&mut self, seq: u64) -> Tried<()> {
+    pub fn remove(&mut self, seq: u64) -> DbResult<()> {
         self.changed = true;
         let Some((expires, target, bytes)) = self.messages.remove(seq)?.map(|row| {
             let (_, _, expires, _, target, json) = row.value();
@@ -242,7 +243,7 @@ impl<'t> Tables<'t> {
     }
 
     /// The targeted messages of a host through `through`.
-    pub fn targeted_through(&self, host: &str, through: u64) -> Tried<Vec<u64>> {
+    pub fn targeted_through(&self, host: &str, through: u64) -> DbResult<Vec<u64>> {
         self.targeted
             .range((host, 0)..=(host, through))?
             .map(|row| Ok(row?.0.value().1))
@@ -250,7 +251,7 @@ impl<'t> Tables<'t> {
     }
 
     /// Writes the buffered rows, so that the table of hosts is complete.
-    pub fn write_hosts(&mut self) -> Tried<()> {
+    pub fn write_hosts(&mut self) -> DbResult<()> {
         for (name, (row, changed)) in &mut self.rows {
             match row {
                 _ if !std::mem::take(changed) => {}
@@ -263,7 +264,7 @@ impl<'t> Tables<'t> {
     }
 
     /// Writes the buffered rows. True if anything has changed.
-    pub fn finish(mut self, group: &Group) -> Tried<bool> {
+    pub fn finish(mut self, group: &Group) -> DbResult<bool> {
         let (now, wall) = (group.now, group.wall);
         self.write_hosts()?;
         let Totals {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 use crate::hub::store::staged::StagedChunk;
-use crate::wire::files::{Chunk, EntryKind, Extra, Hash, Name, OldName, Record};
+use crate::wire::files::{Chunk, EntryKind, ExtraMetadata, Hash, Name, OldName, Record};
 use crate::wire::revision::{Condition, Revision};
 
 /// Bytes of a chunk that is kept in the tables; longer ones are files.
@@ -91,7 +91,7 @@ pub struct Put {
     /// RFC 3339, checked.
     pub mtime: Option<String>,
     pub content_type: Option<String>,
-    pub extra: Extra,
+    pub extra: ExtraMetadata,
     pub condition: Condition,
     pub from: Option<OldName>,
     pub author: Author,

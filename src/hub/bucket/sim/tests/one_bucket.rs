@@ -14,7 +14,7 @@ use super::{BEGIN, CLUSTER, EPOCH, LIMITS, scratch};
 use crate::config::HubSettings;
 use crate::error::Result;
 use crate::hub::bucket::objects::{
-    ListedObject, Object, ObjectFault, ObjectStore, PutIf, PutOutcome, Tried,
+    ListedObject, Object, ObjectFault, ObjectResult, ObjectStore, PutIf, PutOutcome,
 };
 use crate::hub::bucket::start::{OpenBucket, OpenedView, create_empty, describe};
 use crate::hub::commit_log::Log;
@@ -39,22 +39,22 @@ pub struct Tapped {
 }
 
 impl ObjectStore for Tapped {
-    fn put(&self, name: &str, bytes: &[u8], only_if: PutIf) -> Tried<PutOutcome> {
+    fn put(&self, name: &str, bytes: &[u8], only_if: PutIf) -> ObjectResult<PutOutcome> {
         (self.on_request)(RequestKind::Put)?;
         self.inner.put(name, bytes, only_if)
     }
 
-    fn get(&self, name: &str) -> Tried<Option<Object>> {
+    fn get(&self, name: &str) -> ObjectResult<Option<Object>> {
         (self.on_request)(RequestKind::Get)?;
         self.inner.get(name)
     }
 
-    fn delete(&self, name: &str) -> Tried<()> {
+    fn delete(&self, name: &str) -> ObjectResult<()> {
         (self.on_request)(RequestKind::Delete)?;
         self.inner.delete(name)
     }
 
-    fn list(&self, prefix: &str, after: &str) -> Tried<Vec<ListedObject>> {
+    fn list(&self, prefix: &str, after: &str) -> ObjectResult<Vec<ListedObject>> {
         (self.on_request)(RequestKind::List)?;
         self.inner.list(prefix, after)
     }

@@ -16,7 +16,7 @@ use super::*;
 use crate::chunking::tests::noise;
 use crate::hub::store::files::{Intake, Listing};
 use crate::hub::store::ops::files::{Author, Bytes, Changed, FileChange, FileOp, KeyLookup, Put};
-use crate::wire::files::{Chunk, EntryKind, Extra, FileEvent, Hash, Name, OldName, Record};
+use crate::wire::files::{Chunk, EntryKind, ExtraMetadata, FileEvent, Hash, Name, OldName, Record};
 use crate::wire::revision::Condition;
 
 fn name(full: &str) -> Name {
@@ -47,7 +47,7 @@ fn put(hub: &TestStore, full: &str, bytes: &[u8], at: u64) -> Put {
         mode: Some(0o100644),
         mtime: mtime(at),
         content_type: None,
-        extra: Extra::default(),
+        extra: ExtraMetadata::default(),
         condition: Condition::None,
         from: None,
         author: by("a", None),
