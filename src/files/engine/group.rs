@@ -66,21 +66,24 @@ impl Engine {
                 WorkEnd::Settled
             }
         };
-        let (mut reports, mut blocked) = (Vec::with_capacity(paths.len()), Vec::new());
-        let is_group = paths.len() > 1;
-        let results = self.step_all(&paths);
-        for (path, result) in paths.into_iter().zip(results) {
-            match result {
-                // perhaps by another path of the group
-                Err(Interrupted::Busy(_)) if is_group => blocked.push(path),
-                result => reports.push(self.ended(path, result.map(end))),
+        let (mut reports, mut group) = (Vec::with_capacity(paths.len()), paths);
+        loop {
+            let (count, mut blocked) = (group.len(), Vec::new());
+            let results = self.step_all(&group);
+            for (path, result) in group.into_iter().zip(results) {
+                match result {
+                    Err(stop @ Interrupted::Busy(_)) => blocked.push((path, stop)),
+                    result => reports.push(self.ended(path, result.map(end))),
+                }
             }
+            if blocked.is_empty() || blocked.len() == count {
+                let ended = blocked.into_iter();
+                reports.extend(ended.map(|(path, stop)| self.ended(path, Err(stop))));
+                return reports;
+            }
+            // perhaps by other paths of the group, which are done now
+            group = blocked.into_iter().map(|(path, _)| path).collect();
         }
-        for path in blocked {
-            let mut results = self.step_all(std::slice::from_ref(&path));
-            reports.push(self.ended(path, results.remove(0).map(end)));
-        }
-        reports
     }
 
     fn ended(&self, path: String, done: Result<WorkEnd, Interrupted>) -> WorkReport {

@@ -65,9 +65,9 @@ pub(super) fn outcome(done: Result<WorkEnd, Interrupted>) -> (WorkEnd, WorkOutco
         Ok(WorkEnd::Settled) => (WorkEnd::Settled, WorkOutcome::Settled),
         Ok(end @ WorkEnd::Examined(_)) => (end, WorkOutcome::Looked),
         Ok(end) => (end, WorkOutcome::Progress),
-        Err(Interrupted::Again(why) | Interrupted::Busy(why)) => {
-            (WorkEnd::Wait(None), WorkOutcome::Waits(why.into()))
-        }
+        Err(Interrupted::Again(why)) => (WorkEnd::Wait(None), WorkOutcome::Waits(why.into())),
+        // that work ends without a wake-up
+        Err(Interrupted::Busy(why)) => (WorkEnd::Postponed, WorkOutcome::Waits(why.into())),
         Err(Interrupted::WaitFor(other)) => {
             let why = format!("{other:?} is synced first");
             (WorkEnd::Wait(Some(other)), WorkOutcome::Waits(why))

@@ -1,9 +1,11 @@
 //! Renames by users that meet changes on the hub, step by step.
 
+use crate::files::engine::Task;
 use crate::files::engine::traits::ExpectedRow;
 
 use super::scenes::{Scene, check};
 use super::world::Node;
+use super::*;
 
 /// A user of client 1 renames a file.
 fn rename(s: &mut Scene, from: &str, to: &str) {
@@ -54,4 +56,46 @@ fn a_file_that_a_user_renames_to_a_name_edited_on_the_hub_is_kept_beside_it() {
         s.sync(0);
         (0..2).all(|i| s.here(i, "a") == 2 && s.has(i, 1) && s.here(i, "b") == 0)
     });
+}
+
+#[test]
+fn renames_whose_old_names_are_examined_meanwhile_stay_a_group() {
+    for examined in [0, 3] {
+        let mut s = Scene::new();
+        let names = |first: &str| (0..8).map(|n| format!("{first}{n}")).collect::<Vec<_>>();
+        let (old, new) = (names("a"), names("b"));
+        for (n, path) in old.iter().enumerate() {
+            s.write(1, path, 10 + n as u64);
+        }
+        s.sync(1);
+        for (from, to) in old.iter().zip(&new) {
+            rename(&mut s, from, to);
+        }
+        let engine = s.run.engine(1);
+        let work = || engine.take(None, GroupSize::up_to(100)).expect("there is");
+        let progress = |reports: Vec<WorkReport>| {
+            let is_done = |r: &&WorkReport| r.outcome == WorkOutcome::Progress;
+            reports.iter().filter(is_done).count()
+        };
+        offer(&engine, &new);
+        engine.carry_out(work());
+        // another worker has these
+        offer(&engine, &old[examined..]);
+        let examination = work();
+        let renames = work();
+        assert_eq!(renames.len(), 8);
+        assert_eq!(progress(engine.carry_out(renames)), examined);
+        engine.carry_out(examination);
+        let rest = loop {
+            match work() {
+                group if group.task == Task::Examine => drop(engine.carry_out(group)),
+                group => break group,
+            }
+        };
+        assert_eq!(rest.len(), 8 - examined, "without a wake-up, and together");
+        assert_eq!(progress(engine.carry_out(rest)), 8 - examined);
+        s.sync(1);
+        s.sync(0);
+        assert!((0..8).all(|n| s.here(0, &new[n]) == 10 + n as u64 && s.here(0, &old[n]) == 0));
+    }
 }
