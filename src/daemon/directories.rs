@@ -52,6 +52,8 @@ const MIN_RESCAN_INTERVAL: Duration = Duration::from_secs(5);
 /// after the other.
 const FOLLOW_UP_WAIT: Duration = Duration::from_millis(20);
 const FOLLOWS_MOST: Duration = Duration::from_secs(1);
+/// Hints after which the workers are woken, although more follow: for each path, they would examine one at a time.
+const HINTS_BETWEEN_WAKEUPS: usize = 32;
 /// How often it is checked where a link leads that names a directory.
 const LINK_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the trash is cleaned.
@@ -365,9 +367,13 @@ fn rescan_hinted(d: &Directory, hinted: &Receiver<Hint>) {
 fn rescan_hints(d: &Directory, hint: Hint, hinted: &Receiver<Hint>) -> CallResult<()> {
     let (rescan, end) = (d.engine.begin_rescan(), clock::monotonic() + FOLLOWS_MOST);
     let mut next = Some(hint);
-    let mut rescanned = Ok(());
+    let (mut rescanned, mut hints) = (Ok(()), 0);
     while let Some(hint) = next.filter(|_| rescanned.is_ok()) {
         rescanned = d.rescan(&hint);
+        hints += 1;
+        if hints % HINTS_BETWEEN_WAKEUPS == 0 {
+            d.wakeup.wake();
+        }
         let pause = if matches!(hint, Hint::Path(_)) {
             Duration::ZERO
         } else {

@@ -119,21 +119,21 @@ impl Directory {
         })
     }
 
-    /// Offers the paths that a hint covers. Errors: `Fatal` if the directory was replaced.
+    /// Offers the paths that a hint covers; the caller wakes the workers. Errors: `Fatal` if the directory was replaced.
     pub fn rescan(&self, hint: &Hint) -> CallResult<()> {
         match hint {
             Hint::Path(path) => {
                 if ignore::is_file(path) {
                     return self.rules_changed(path);
                 }
-                // entries that are never synced are counted at the next full rescan; one in place
-                // of a file blocks the path
-                if self.tree.is_special(path) && self.state.rows(path)?.base.entry.is_none() {
+                let stamp = self.tree.stamp(path);
+                if let Ok(Some(stamp)) = &stamp
+                    && self.needs_nothing(path, stamp)?
+                {
                     return Ok(());
                 }
                 self.engine.offer(path);
-                self.wakeup.wake();
-                match self.tree.stamp(path) {
+                match stamp {
                     // so its directory is not empty
                     Ok(Some(_)) => return Ok(()),
                     Ok(None) => {
@@ -142,9 +142,7 @@ impl Directory {
                     }
                     Err(_) => {}
                 }
-                let offered = self.offer_emptied(parent(path));
-                self.wakeup.wake();
-                offered
+                self.offer_emptied(parent(path))
             }
             Hint::Entries(dir) => self
                 .rescan_below(dir, Depth::Entries)
@@ -248,6 +246,23 @@ impl Directory {
 
     fn read_rules(&self) -> CallResult<bool> {
         rules::read(&self.tree, &self.state, &self.stats)
+    }
+
+    /// Whether an entry that an event has named is never synced, or is a file in sync: most events are about changes that
+    /// this program has made. `stamp`: of the entry.
+    fn needs_nothing(&self, path: &str, stamp: &Stamp) -> CallResult<bool> {
+        let rows = self.state.rows(path)?;
+        let Some(entry) = rows.base.entry else {
+            // a pipe or device has no inode here. It is counted at the next full rescan; in place of a file it blocks the path
+            return Ok(stamp.inode == 0);
+        };
+        Ok(!entry.is_dir()
+            && rows.base.seen == Some(*stamp)
+            && stamp.ctime != 0
+            && !rows.is_pending()
+            && !self.stats.is_refused(path)
+            && !self.tree.doubts(stamp)
+            && !self.tree.ignored(path))
     }
 
     /// Whether an entry of the tree differs from the base.

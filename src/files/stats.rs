@@ -249,6 +249,10 @@ impl Stats {
             .collect()
     }
 
+    pub fn is_refused(&self, path: &str) -> bool {
+        self.lock().refused.contains_key(path)
+    }
+
     /// Called when a rescan begins, which finds the unsyncable paths again.
     pub fn rescan_begins(&self) {
         self.lock().more_refused = 0;

@@ -208,11 +208,6 @@ impl DiskTree {
         }
     }
 
-    /// Whether the name is a socket, pipe or device.
-    pub fn is_special(&self, path: &str) -> bool {
-        matches!(self.shown(path), Ok(Ok(shown)) if shown.what == InodeType::Special)
-    }
-
     pub(super) fn examine_entry(
         &self,
         path: &str,

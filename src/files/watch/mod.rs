@@ -30,6 +30,9 @@ use directories::reason;
 
 /// How often unwatched directories are rescanned, and watching them is tried again.
 const UNWATCHED_RETRY_INTERVAL: Duration = Duration::from_secs(60);
+/// Events that follow others are read together after this time: a read and a wake-up of `debounce` for each would cost more
+/// than all else that is done for it.
+const GATHERING_PAUSE: Duration = Duration::from_millis(1);
 /// After this time a rescan that found no room in the channel is sent again.
 const FULL_CHANNEL_PAUSE: Duration = Duration::from_millis(200);
 
@@ -182,7 +185,7 @@ impl<'a> ActiveWatch<'a> {
         if !self.flush(clock::monotonic()) {
             return Ok(ActiveWatchEnd::Stopped);
         }
-        let mut buffer = [0; 16 * 1024];
+        let (mut buffer, mut read) = ([0; 16 * 1024], None);
         loop {
             let mounts = self.mounts.fd().map(|fd| (fd, PollFlags::PRI));
             let wanted = [readable(self.wake), readable(self.inotify.as_fd()), mounts];
@@ -196,6 +199,10 @@ impl<'a> ActiveWatch<'a> {
             }
             let mut found = Vec::new();
             if events {
+                let is_more = |read: Instant| clock::monotonic() < read + GATHERING_PAUSE;
+                if read.is_some_and(is_more) {
+                    std::thread::park_timeout(GATHERING_PAUSE);
+                }
                 match self.inotify.read_events(&mut buffer) {
                     Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
                     batch => found.extend(
@@ -206,6 +213,7 @@ impl<'a> ActiveWatch<'a> {
             // both halves of a rename have the same time, however long it takes to watch a new
             // directory
             let at = clock::monotonic();
+            read = events.then_some(at);
             for (wd, mask, name) in found {
                 if let Some(ended) = self.event(&wd, mask, name.as_deref()).map_err(other)? {
                     return Ok(ended);
