@@ -187,33 +187,32 @@ impl Engine {
             // these bytes did not come out, they were to be placed: this too is a copy
             return Ok(false);
         }
-        self.keep_what_came_out(path, over, &staged.temp, &held)?;
+        let is_alike = entry.is_none_or(|placed| placed.kind == held.entry.kind);
+        self.keep_what_came_out(path, over, &staged.temp, &held, is_alike)?;
         Ok(true)
     }
 
     /// Keeps the replaced file if it is not the expected one. The bytes decide, because a write
-    /// through a mapping may leave no stamp.
+    /// through a mapping may leave no stamp. `is_alike`: an entry of the same kind took its place.
     fn keep_what_came_out(
         &self,
         path: &str,
         over: Option<&LocalEntry>,
         temp: &str,
         held: &LocalEntry,
+        is_alike: bool,
     ) -> Result<(), Interrupted> {
         if held.entry.is_dir() {
             return Ok(());
         }
         if let Some(over) = over.filter(|l| l.entry.same_body(&held.entry)) {
-            // only its mode was changed: apply that change to the new file
-            if let Some(now) = self
-                .env
-                .tree
-                .stamp(path)?
-                .filter(|_| over.entry.mode != held.entry.mode)
+            // only its mode was changed: apply that change to the new file, but not to a directory
+            if over.entry.mode != held.entry.mode
+                && is_alike
+                && let Some(now) = self.env.tree.stamp(path)?
             {
-                self.env
-                    .tree
-                    .set_metadata(path, &now, held.entry.mode, None)?;
+                let mode = held.entry.mode;
+                self.env.tree.set_metadata(path, &now, mode, None)?;
             }
             return Ok(());
         }

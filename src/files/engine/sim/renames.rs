@@ -1,7 +1,8 @@
-//! Renames by users that meet changes on the hub, step by step.
+//! Renames and new modes by users that meet changes on the hub, step by step.
 
 use crate::files::engine::Task;
 use crate::files::engine::traits::ExpectedRow;
+use crate::files::plan::DIR_MODE;
 
 use super::scenes::{Scene, check};
 use super::world::Node;
@@ -97,5 +98,36 @@ fn renames_whose_old_names_are_examined_meanwhile_stay_a_group() {
         s.sync(1);
         s.sync(0);
         assert!((0..8).all(|n| s.here(0, &new[n]) == 10 + n as u64 && s.here(0, &old[n]) == 0));
+    }
+}
+
+#[test]
+fn the_new_mode_of_a_file_is_not_given_to_the_directory_that_replaces_it() {
+    for is_replaced_by_dir in [true, false] {
+        let mut s = Scene::new();
+        s.write(0, "d", 1);
+        s.sync(0);
+        s.sync(1);
+        if is_replaced_by_dir {
+            let mut w = s.world();
+            w.clients[0].fs.remove("d");
+            w.clients[0].make_parents("d/x");
+            drop(w);
+            s.sync(0);
+        } else {
+            let at = s.world().hub.row("d").at();
+            s.other("d", 2, ExpectedRow::Rev(at), None);
+        }
+        s.world().meanwhile = Some(|w| {
+            let ctime = w.fresh();
+            let node = w.clients[1].fs.get_mut("d").expect("it is there");
+            (node.mode, node.ctime) = (7, ctime);
+        });
+        s.sync(1);
+        s.sync(0);
+        assert!(s.world().meanwhile.is_none());
+        let modes = [0, 1].map(|i| s.world().clients[i].fs["d"].mode);
+        let wanted = if is_replaced_by_dir { DIR_MODE } else { 7 };
+        assert_eq!(modes, [wanted; 2]);
     }
 }

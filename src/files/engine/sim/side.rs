@@ -72,6 +72,11 @@ impl Side {
         if point == Point::Window && w.fault(0.2) {
             w.user(self.i);
         }
+        if point == Point::Window
+            && let Some(act) = w.meanwhile.take()
+        {
+            act(&mut w);
+        }
         if w.config == Config::Copies && w.fault(0.02) {
             w.keep_copy(self.i);
         }

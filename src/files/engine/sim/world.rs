@@ -206,6 +206,8 @@ pub struct World {
     pub engines: Vec<Option<Arc<Engine>>>,
     /// The depth of nested runs of other threads.
     pub depth: u32,
+    /// What a user does next between a check of the tree and the change that follows it.
+    pub meanwhile: Option<fn(&mut World)>,
     pub tick: u64,
     /// The time of the clock by which bursts end.
     pub elapsed: Duration,
@@ -254,6 +256,7 @@ impl World {
             clients,
             engines: vec![None, None, None],
             depth: 0,
+            meanwhile: None,
             tick: 0,
             elapsed: Duration::ZERO,
             quiet: QuietTimes::default(),
