@@ -1,7 +1,7 @@
 //! Transfers files to the hub and back: chunk by chunk if the server can, whole if it cannot
 //! (`s3em`), and resumes after failures.
 //!
-//! The caller chooses the files and their names. It prints nothing. It keeps one buffer of a file
+//! The caller chooses the files and their names. It prints nothing. It keeps a buffer for each request
 //! in memory, and of several small files at most [`upload::GROUP_BYTES`].
 
 mod batch;
