@@ -128,7 +128,7 @@ impl World {
 
 impl Client {
     /// Files here that are not those of the base, nor were placed before a crash that undid the
-    /// record of it.
+    /// record of it; and what may have come out of an exchange, with the path of it.
     fn unsent(&self) -> impl Iterator<Item = (String, u64)> {
         let is_unsent = |path: &str, node: &Node| {
             let rows = self.rows(path);
@@ -139,8 +139,16 @@ impl Client {
             let mut from_hub = rows.base.entry.into_iter().chain(placed);
             !from_hub.any(|entry| entry.same_body(&node.entry()))
         };
+        let came_out = self.rows.iter().filter_map(|(path, rows)| {
+            let Some(Intent::Place { staged, .. }) = &rows.intent else {
+                return None;
+            };
+            let node = self.fs.get(&staged.temp)?;
+            Some((path.clone(), node.content))
+        });
         self.tree()
             .filter(move |(path, node)| is_unsent(path, node))
             .map(|(path, node)| (path.clone(), node.content))
+            .chain(came_out)
     }
 }

@@ -155,6 +155,7 @@ impl Side {
                 return Ok(ChangeOutcome::FileChanged);
             }
         }
+        let counted = w.guard.len();
         w.watch_delete(self.i, change);
         let bytes = local.is_some() && change.from.is_none();
         let host = format!("c{}", self.i);
@@ -184,6 +185,10 @@ impl Side {
             return Err(later("no answer yet"));
         }
         let answer = w.hub.change(change, &host, bytes);
+        if !matches!(answer, ChangeOutcome::Made(_) | ChangeOutcome::Noted(_)) {
+            // nothing was deleted
+            w.guard.truncate(counted);
+        }
         w.say(|| {
             format!(
                 "{host} sent: {} {:?} if {:?} from {:?}: {}",

@@ -4,9 +4,9 @@
 use crate::files::plan::{DIR_MODE, DIR_READABLE, MODE, is_below, parent};
 use crate::wire::files::EntryKind;
 
-use super::Config;
 use super::names::{MOVED_TO, WRITTEN};
 use super::world::{Client, Node, World};
+use super::{Config, stem};
 
 impl World {
     fn kill(&mut self, i: usize, path: &str, writes: bool) -> Option<Node> {
@@ -235,10 +235,11 @@ impl World {
         self.make_parent(i, to);
         node.ctime = self.fresh();
         let content = node.content;
-        // perhaps another user has renamed it from there
+        // perhaps another user has renamed it from there, or it is a conflict copy that loses the name once more
         let killed = (to.to_string(), content, node.kind);
-        let again =
-            self.puts.contains(&(to.to_string(), content)) || self.killed.contains_key(&killed);
+        let again = self.puts.contains(&(to.to_string(), content))
+            || self.killed.contains_key(&killed)
+            || stem(from) == to;
         self.put(i, to, node, again);
         self.messy.insert(to.into());
         content
