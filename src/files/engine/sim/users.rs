@@ -11,6 +11,9 @@ use super::{Config, stem};
 impl World {
     fn kill(&mut self, i: usize, path: &str, writes: bool) -> Option<Node> {
         let node = self.clients[i].fs.remove(path)?;
+        if self.clients[i].legacy && self.written_again.remove(&node.content) {
+            self.hub.overwrote.insert(node.hash());
+        }
         self.killed
             .entry((path.into(), node.content, node.kind))
             .or_default()
@@ -36,8 +39,8 @@ impl World {
             .entry((self.meant(path), content))
             .or_default()
             .retain(|(who, _)| *who != i);
-        if self.clients[i].legacy {
-            self.hub.overwrote.remove(&Node::hash_of(content));
+        if self.clients[i].legacy && self.hub.overwrote.remove(&Node::hash_of(content)) {
+            self.written_again.insert(content);
         }
         if again {
             self.again.insert(here);

@@ -221,6 +221,8 @@ pub struct World {
     pub puts: BTreeSet<(String, u64)>,
     /// A link and a file of one content are different.
     pub killed: BTreeMap<(String, u64, EntryKind), BTreeSet<usize>>,
+    /// Overwritten content that the user of an old client has written again, and has kept.
+    pub written_again: BTreeSet<u64>,
     /// For each content, the clients whose users have overwritten or removed it, with the name that
     /// it had.
     pub gone: BTreeMap<(String, u64), BTreeSet<(usize, String)>>,
@@ -266,6 +268,7 @@ impl World {
             log: verbose.then(Vec::new),
             puts: BTreeSet::new(),
             killed: BTreeMap::new(),
+            written_again: BTreeSet::new(),
             gone: BTreeMap::new(),
             forgotten: BTreeSet::new(),
             again: BTreeSet::new(),
