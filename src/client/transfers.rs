@@ -158,11 +158,9 @@ impl HubClient {
         }
     }
 
-    /// The failure that the result for one change of a batch describes. `what`: the name of the file, for people.
-    pub fn refused_change(&self, result: &BatchResult, what: &str) -> Failure {
-        let status = result.status;
-        let words = result.error.as_deref();
-        let words = words.map_or(format!("status {status}"), one_line);
+    /// The failure that status and error of a [`BatchResult`] describe. `what`: the name of the file, for people.
+    pub fn refused_change(&self, status: u16, error: Option<&str>, what: &str) -> Failure {
+        let words = error.map_or(format!("status {status}"), one_line);
         let kind = if status >= 500 {
             Kind::Busy
         } else {

@@ -110,7 +110,11 @@ fn settle(transfer: &Transfer<'_>, result: BatchResult, size: u64) -> HubResult<
         201 => UploadOutcome::Created,
         200 => UploadOutcome::Updated,
         204 => UploadOutcome::Unchanged,
-        _ => return Err(transfer.hub.refused_change(&result, "it")),
+        _ => {
+            return Err(transfer
+                .hub
+                .refused_change(result.status, result.error.as_deref(), "it"));
+        }
     };
     let record = result.record.as_ref();
     Ok(Uploaded {

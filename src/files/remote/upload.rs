@@ -222,7 +222,6 @@ impl Remote {
 
     fn result(&self, shipment: &SendItem<'_>, result: BatchResult) -> CallResult<ChangeOutcome> {
         let change = shipment.change;
-        let failure = self.hub.refused_change(&result, &change.path);
         match (result.status, result.record) {
             (200 | 201 | 204, Some(record)) => self.made(change, record, result.renamed_from),
             (412, record) => Ok(ChangeOutcome::Differs(
@@ -232,7 +231,11 @@ impl Remote {
             (409, _) if !result.missing.is_empty() => self.send_one(shipment),
             (404 | 409, _) => Ok(ChangeOutcome::NotDone),
             (410, _) => Err(set_back()),
-            _ => Err(self.link.failed(failure)),
+            (status, _) => {
+                let error = result.error.as_deref();
+                let failure = self.hub.refused_change(status, error, &change.path);
+                Err(self.link.failed(failure))
+            }
         }
     }
 
