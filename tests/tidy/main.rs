@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use layers::{layers, places};
+use layers::{layers, places, stale};
 use source::{Breach, Source, line_of};
 
 /// Lines of a source file, at most.
@@ -222,6 +222,7 @@ fn the_sources_keep_the_rules() {
             .iter()
             .flat_map(breaches)
             .chain(tree_breaches(&sources))
+            .chain(stale(&sources))
             .chain(types::repeated(&sources))
             .chain(sources.iter().flat_map(words::in_literals))
             .chain(words::in_comments(&sources))
