@@ -140,7 +140,18 @@ impl Settings {
                 Some(Setting {
                     section: Client, ..
                 }) => format!("{key} belongs above [hub], at the top"),
-                Some(other) => format!("{key} cannot be set in a file; use {}", other.env),
+                Some(other) => {
+                    let file = format!("{key}_file");
+                    let place = match SETTINGS.iter().find(|s| s.key == file).map(|s| s.section) {
+                        Some(Hub) => format!("a file of its own, named by {file} under [hub], or "),
+                        Some(_) => format!("a file of its own, named by {file}, or "),
+                        None => String::new(),
+                    };
+                    format!(
+                        "{key} does not belong in this file, but in {place}{}",
+                        other.env
+                    )
+                }
                 None if watch::SETTINGS.iter().any(|s| s.key == key) => {
                     format!("{key} belongs under [[watch]]")
                 }
@@ -271,7 +282,17 @@ mod tests {
         check(
             &[],
             "api_key = 'secretsecret'",
-            "api_key cannot be set in a file; use MESYNC_API_KEY",
+            "api_key does not belong in this file, but in a file of its own, named by api_key_file, or MESYNC_API_KEY",
+        );
+        check(
+            &[],
+            "[hub]\nmaster_key = 'secretsecret'",
+            "line 2: master_key does not belong in this file, but in a file of its own, named by master_key_file under [hub], or",
+        );
+        check(
+            &[],
+            "base_dir = '/x'",
+            "base_dir does not belong in this file, but in MESYNC_BASE_DIR",
         );
         check(
             &[("MESYNC_SERVER_URL", "hub:8080")],

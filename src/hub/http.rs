@@ -118,7 +118,9 @@ impl Caller {
         match self.host().filter(|own| *own != host) {
             Some(own) => Err(Reply::error(
                 403,
-                format!("this key belongs to \"{own}\" and cannot act for \"{host}\""),
+                format!(
+                    "this key belongs to \"{own}\" and cannot act for \"{host}\": set host_id to \"{own}\" on this machine, or run \"mesync key add {host}\" on the hub"
+                ),
             )),
             None => Ok(host),
         }
