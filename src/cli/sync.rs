@@ -19,7 +19,8 @@ use crate::daemon::{ClientHalves, Daemon, once, servers};
 use crate::error::{Error, Kind, Result};
 use crate::files::delete_guard::DeleteLimits;
 use crate::files::directory::Directory;
-use crate::files::engine::{Neighbours, Preview};
+use crate::files::directory::ProcessWide;
+use crate::files::engine::Preview;
 use crate::files::overview::real;
 use crate::files::plan::Action;
 use crate::files::stats::{Facts, NAMED};
@@ -125,11 +126,11 @@ impl DirectoryPasses<'_> {
         watches: &[WatchSettings],
         tell: &mut dyn FnMut(&WatchSettings, &once::PassResult),
     ) -> Result<CommandEnd> {
-        let neighbours = Arc::<Neighbours>::default();
+        let process = Arc::<ProcessWide>::default();
         // directories stay open for the question about moves
         let (mut open, mut held) = (Vec::new(), Vec::new());
         let first = watches.iter().map(|watch| {
-            let (directory, passed) = self.pass(watch, &neighbours)?;
+            let (directory, passed) = self.pass(watch, &process)?;
             if passed.held > 0 && watches.len() > 1 {
                 held.push((
                     watch,
@@ -149,7 +150,7 @@ impl DirectoryPasses<'_> {
             .map(|(watch, arrivals, directory, mut passed)| {
                 if directory.engine.arrivals_elsewhere() != arrivals {
                     drop(directory);
-                    let (directory, second) = self.pass(watch, &neighbours)?;
+                    let (directory, second) = self.pass(watch, &process)?;
                     open.push(directory);
                     passed = second.after(&passed);
                 }
@@ -163,12 +164,12 @@ impl DirectoryPasses<'_> {
     fn pass(
         &self,
         watch: &WatchSettings,
-        neighbours: &Arc<Neighbours>,
+        process: &Arc<ProcessWide>,
     ) -> Result<(Box<Directory>, once::PassResult)> {
         let (directory, files) = once::open(
             self.settings,
             watch,
-            (self.hub, neighbours),
+            (self.hub, process),
             self.allow_deletes,
         )?;
         let passed = once::run(&directory, files, self.hub.server_url(), self.show)?;

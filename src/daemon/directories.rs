@@ -24,9 +24,9 @@ use crate::config::watch::WatchSettings;
 use crate::config::{Settings, limits};
 use crate::error::{Error, Kind, Result};
 use crate::files::debounce::Hint;
-use crate::files::directory::{Directory, DirectoryContext, OpenedDirectory};
+use crate::files::directory::{Directory, DirectoryContext, OpenedDirectory, ProcessWide};
+use crate::files::engine::Direction;
 use crate::files::engine::traits::CallResult;
-use crate::files::engine::{Direction, Neighbours};
 use crate::files::events::Event;
 use crate::files::repointed;
 use crate::files::stats::Notification;
@@ -68,7 +68,7 @@ pub struct Supervisor {
     settings: WatchSettings,
     base_dir: PathBuf,
     private: Vec<PathBuf>,
-    neighbours: Arc<Neighbours>,
+    process: Arc<ProcessWide>,
     hub: Arc<HubClient>,
     poll_interval: Duration,
     heard: Receiver<()>,
@@ -81,7 +81,7 @@ impl Supervisor {
         settings: &Settings,
         watch: &WatchSettings,
         hub: Arc<HubClient>,
-        (shared, neighbours): (Arc<Shared>, Arc<Neighbours>),
+        (shared, process): (Arc<Shared>, Arc<ProcessWide>),
         news: NotificationHandler,
     ) -> Supervisor {
         let (control, heard) = Control::new();
@@ -90,7 +90,7 @@ impl Supervisor {
             settings: watch.clone(),
             base_dir: settings.base_dir.clone(),
             private: private(settings),
-            neighbours,
+            process,
             hub,
             poll_interval: settings.poll_interval,
             heard,
@@ -106,7 +106,7 @@ impl Supervisor {
             base_dir: &self.base_dir,
             server: &server,
             private: &self.private,
-            neighbours: &self.neighbours,
+            process: &self.process,
             events: &self.control.events,
         };
         let files = StatusFiles::beside(context.state_file(&self.settings));
@@ -332,7 +332,11 @@ fn start_worker<'scope>(
         Direction::Down => "download",
     };
     let work = move || d.work(way, &|way| start_worker(scope, d, way));
-    scoped(scope, &format!("{name}-{n}"), |e| d.fail(e), work)
+    let failed = move |e| {
+        d.worker_ended(way);
+        d.fail(e)
+    };
+    scoped(scope, &format!("{name}-{n}"), failed, work)
         .map(drop)
         .inspect_err(|_| d.worker_ended(way))
 }

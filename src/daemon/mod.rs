@@ -31,7 +31,7 @@ use crate::config::watch::WatchSettings;
 use crate::config::{Settings, limits};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
-use crate::files::engine::Neighbours;
+use crate::files::directory::ProcessWide;
 use crate::files::stats::Notification;
 use crate::messages::exchange::{Exchange, TickEvent};
 use crate::messages::hooks::HookRecord;
@@ -61,7 +61,7 @@ pub struct Daemon {
     hooks: Option<Hooks>,
     exchange: HubSession,
     directories: Vec<RunningDirectory>,
-    neighbours: Arc<Neighbours>,
+    process: Arc<ProcessWide>,
     controls: Controls,
     watched: SharedWatches,
     /// The error of a part that did not restart.
@@ -112,7 +112,7 @@ impl Daemon {
             hooks: None,
             exchange,
             directories: Vec::new(),
-            neighbours: Arc::default(),
+            process: Arc::default(),
             controls: Controls::default(),
             watched: SharedWatches::default(),
             failed: None,
@@ -181,7 +181,7 @@ impl Daemon {
             &self.settings,
             watch,
             hub,
-            (threads.shared.clone(), self.neighbours.clone()),
+            (threads.shared.clone(), self.process.clone()),
             Arc::new(news),
         );
         let control = supervisor.control.clone();

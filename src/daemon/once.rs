@@ -13,8 +13,9 @@ use crate::clock;
 use crate::config::Settings;
 use crate::config::watch::WatchSettings;
 use crate::error::{Error, Kind, Result};
-use crate::files::directory::{Directory, DirectoryContext, DryRunState, OpenedDirectory};
-use crate::files::engine::Neighbours;
+use crate::files::directory::{
+    Directory, DirectoryContext, DryRunState, OpenedDirectory, ProcessWide,
+};
 use crate::files::stats::Facts;
 use crate::files::status::StatusFiles;
 use crate::files::trash;
@@ -79,7 +80,7 @@ impl PassResult {
 pub fn open(
     settings: &Settings,
     watch: &WatchSettings,
-    (hub, neighbours): (&Arc<HubClient>, &Arc<Neighbours>),
+    (hub, process): (&Arc<HubClient>, &Arc<ProcessWide>),
     allow_deletes: bool,
 ) -> Result<(Box<Directory>, StatusFiles)> {
     let private = private(settings);
@@ -87,7 +88,7 @@ pub fn open(
         base_dir: &settings.base_dir,
         server: hub.server_url(),
         private: &private,
-        neighbours,
+        process,
         events: &Arc::default(),
     };
     let files = StatusFiles::beside(context.state_file(watch));
@@ -115,7 +116,7 @@ pub fn open_to_look(
         base_dir: &settings.base_dir,
         server: hub.server_url(),
         private: &private,
-        neighbours: &Arc::default(),
+        process: &Arc::default(),
         events: &Arc::default(),
     };
     let start = if StatusFiles::beside(context.state_file(watch)).adoption() {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use machine::EngineMachine;
-use work::Workers;
+use work::{ExtraWorkers, Workers};
 
 use super::delete_guard::DeleteLimits;
 use super::engine::traits::{ContentTransfer, Env, Fault, HubCalls};
@@ -86,6 +86,7 @@ pub struct Directory {
     again: Mutex<RetrySchedule>,
     /// For [`Direction::Up`] and [`Direction::Down`].
     workers: [Mutex<Workers>; 2],
+    process: Arc<ProcessWide>,
 }
 
 /// When waiting paths are retried.
@@ -98,14 +99,20 @@ struct RetrySchedule {
     arrivals: u64,
 }
 
+/// What the directories of one process share.
+#[derive(Default)]
+pub struct ProcessWide {
+    neighbours: Arc<Neighbours>,
+    extra_workers: ExtraWorkers,
+}
+
 /// Where the state of a directory is stored, and its context.
 pub struct DirectoryContext<'a> {
     pub base_dir: &'a Path,
     pub server: &'a str,
     /// Paths that are never synced, wherever they are.
     pub private: &'a [PathBuf],
-    /// The other directories of this process.
-    pub neighbours: &'a Arc<Neighbours>,
+    pub process: &'a Arc<ProcessWide>,
     /// What happens to the directory is sent there.
     pub events: &'a Arc<EventQueue>,
 }
@@ -168,9 +175,10 @@ impl Directory {
             state.set_note("marker", &id.to_string())?;
         }
         let directory = Directory::assemble(context, settings, state, tree, hub, allow_deletes)?;
-        directory
-            .engine
-            .join(context.neighbours, &settings.path.to_string_lossy());
+        directory.engine.join(
+            &context.process.neighbours,
+            &settings.path.to_string_lossy(),
+        );
         Ok(OpenedDirectory::Ready(directory))
     }
 
@@ -301,6 +309,7 @@ impl Directory {
                 arrivals: 0,
             }),
             workers: Default::default(),
+            process: context.process.clone(),
         }))
     }
 

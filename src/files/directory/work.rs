@@ -3,6 +3,7 @@
 //! A worker carries out a group of paths at a time, which share commits, syncs and requests; a long file is a group of its
 //! own. It starts no thread by itself.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::pacing::Pacing;
@@ -13,10 +14,29 @@ use crate::error::Result;
 use crate::files::engine::{Direction, GroupSize};
 
 /// A worker that finds no work for so long ends, unless it is the only one of its direction.
-const MAX_IDLE_TIME: Duration = Duration::from_secs(5);
+const MAX_IDLE_TIME: Duration = Duration::from_secs(1);
 
 /// A worker that lets a small group grow looks at it so often.
 const GATHERING_PAUSE: Duration = Duration::from_millis(10);
+
+/// Counts the workers of all directories of a process, but for the one in each direction that each directory always has.
+/// Directories that are busy at the same time have as many workers together as one of them has alone.
+#[derive(Debug, Default)]
+pub struct ExtraWorkers([AtomicUsize; 2]);
+
+impl ExtraWorkers {
+    /// Counts another one. `false`: there are `most` already.
+    fn add(&self, way: Direction, most: usize) -> bool {
+        let more = |running| (running < most).then_some(running + 1);
+        self.0[index(way)]
+            .fetch_update(Relaxed, Relaxed, more)
+            .is_ok()
+    }
+
+    fn ended(&self, way: Direction) {
+        self.0[index(way)].fetch_sub(1, Relaxed);
+    }
+}
 
 /// The workers of one direction.
 #[derive(Debug, Default)]
@@ -31,7 +51,10 @@ impl Directory {
     /// Counts a worker that is about to start. -> its number; `None`: there are enough.
     pub fn add_worker(&self, way: Direction) -> Option<usize> {
         let mut workers = lock(self.workers(way));
-        if workers.running >= self.settings.concurrency {
+        let most_extra = self.settings.concurrency - 1;
+        if workers.running > most_extra
+            || workers.running > 0 && !self.process.extra_workers.add(way, most_extra)
+        {
             return None;
         }
         workers.running += 1;
@@ -40,7 +63,11 @@ impl Directory {
 
     /// Reports that a worker has ended, or could not be started.
     pub fn worker_ended(&self, way: Direction) {
-        lock(self.workers(way)).running -= 1;
+        let mut workers = lock(self.workers(way));
+        workers.running -= 1;
+        if workers.running > 0 {
+            self.process.extra_workers.ended(way);
+        }
     }
 
     /// Works in one direction as long as there is work, then waits for more, until it is stopped or not needed. `start` starts
@@ -144,10 +171,7 @@ impl Directory {
     }
 
     fn workers(&self, way: Direction) -> &std::sync::Mutex<Workers> {
-        match way {
-            Direction::Up => &self.workers[0],
-            Direction::Down => &self.workers[1],
-        }
+        &self.workers[index(way)]
     }
 
     /// A server that takes no batches gets one change a request.
@@ -161,5 +185,13 @@ impl Directory {
             least: lock(self.workers(way)).pacing.least(now, has_work),
             most: limits::GROUP_PATHS,
         }
+    }
+}
+
+/// Where a pair of values, one for each direction, has that of `way`.
+fn index(way: Direction) -> usize {
+    match way {
+        Direction::Up => 0,
+        Direction::Down => 1,
     }
 }

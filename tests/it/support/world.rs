@@ -328,6 +328,17 @@ impl Machine {
         self.child.as_ref().unwrap().id()
     }
 
+    /// Its threads whose names begin so.
+    pub fn threads(&self, beginning: &str) -> usize {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm"));
+        tasks
+            .flatten()
+            .filter_map(|task| name(task).ok())
+            .filter(|name| name.starts_with(beginning))
+            .count()
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.child
             .as_mut()

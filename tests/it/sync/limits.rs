@@ -222,6 +222,36 @@ fn a_long_upload_delays_no_message_and_no_other_file() {
 }
 
 #[test]
+fn directories_that_are_busy_together_share_their_workers() {
+    const DIRS: usize = 3;
+    let hub = Hub::start();
+    let mut alpha = hub.world.machine("alpha");
+    let mut settings = String::new();
+    for dir in 0..DIRS {
+        let path = hub.world.dir.path().join(format!("share-{dir}"));
+        fs::create_dir_all(&path).unwrap();
+        for n in 0..4 {
+            let content = noise((dir * 10 + n) as u64, 2_000_000);
+            fs::write(path.join(format!("long-{n}")), content).unwrap();
+        }
+        settings += &format!(
+            "[[watch]]\npath = {path:?}\nremote = \"share-{dir}\"\nconcurrency = 3\n{LIMIT}\n"
+        );
+    }
+    fs::create_dir_all(&alpha.base).unwrap();
+    fs::write(alpha.base.join("config.toml"), settings).unwrap();
+    alpha.start();
+    // one for each directory, and two that go where there is work
+    let most = DIRS + 2;
+    wait_for("all that may work do", &hub.world, || {
+        let running = alpha.threads("upload-");
+        assert!(running <= most, "{running} workers");
+        running == most
+    });
+    alpha.stop();
+}
+
+#[test]
 fn no_more_than_the_bandwidth_passes_each_way() {
     const SIZE: u64 = 600_000;
     // what a pause has saved up passes at once
