@@ -59,14 +59,13 @@ impl Directory {
         }
     }
 
-    /// How long deletes wait for the end of their burst; once it has ended, wakes the workers that
-    /// carry them out.
+    /// How long deletes wait for the end of their burst, and renames for the rest of their directory; once that has come,
+    /// wakes the workers that carry them out.
     pub fn end_of_burst(&self) -> Duration {
-        let left = self.engine.burst_wait();
-        if left.is_zero() && self.engine.take_burst_end() {
+        if self.engine.take_gather_end() {
             self.wakeup.wake();
         }
-        left
+        self.engine.gather_wait()
     }
 
     fn wake_waiting(&self, now: Instant) -> Duration {

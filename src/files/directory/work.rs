@@ -142,7 +142,7 @@ impl Directory {
             MAX_IDLE_TIME
         };
         // deletes that this worker has examined may be a short burst
-        let burst = self.engine.burst_wait();
+        let burst = self.engine.gather_wait();
         let is_woken = if burst.is_zero() {
             self.wakeup.wait(way, time)
         } else {

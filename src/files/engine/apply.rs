@@ -252,7 +252,7 @@ impl Engine {
         let then = in_sync(known, None);
         if local.entry.is_dir() {
             self.env.tree.remove_dir(path)?;
-            self.prune(path, known)?;
+            self.prune(path, known.generation)?;
             return Ok(NextStep::Record(then));
         }
         self.new_name_first(path, known)?;

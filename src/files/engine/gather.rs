@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{Direction, Engine, lock};
+use super::{Direction, Engine, Precedence, lock};
 
 /// How long no further delete may arrive before the pending deletes are weighed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -129,8 +129,21 @@ impl Engine {
         lock(&self.burst).add(self.env.ambient.elapsed(), due, way, self.options.quiet);
     }
 
+    /// How long changes wait for others that belong to them; 0: none does.
+    pub fn gather_wait(&self) -> Duration {
+        let waits = [self.burst_wait(), self.moves_wait()];
+        let waits = waits.into_iter().filter(|wait| !wait.is_zero());
+        waits.min().unwrap_or_default()
+    }
+
+    /// Whether such a wait has ended since the last call: what has waited can be carried out now.
+    pub fn take_gather_end(&self) -> bool {
+        let is_burst_over = self.take_burst_end();
+        self.forget_late_moves() || is_burst_over
+    }
+
     /// How long deletes wait for the end of their burst.
-    pub fn burst_wait(&self) -> Duration {
+    fn burst_wait(&self) -> Duration {
         if self.options.allow_deletes {
             return Duration::ZERO;
         }
@@ -138,8 +151,8 @@ impl Engine {
         lock(&self.burst).left(self.env.ambient.elapsed(), due, self.options.quiet)
     }
 
-    /// Whether a burst has ended since the last call: its deletes can be carried out now.
-    pub fn take_burst_end(&self) -> bool {
+    /// Whether a burst has ended since the last call.
+    fn take_burst_end(&self) -> bool {
         let due = self.queue().counted_deletes();
         lock(&self.burst).take_end(self.env.ambient.elapsed(), due, self.options.quiet)
     }
@@ -159,8 +172,15 @@ impl Engine {
         lock(&self.burst).is_young(self.env.ambient.elapsed())
     }
 
-    pub(super) fn may_delete(&self) -> bool {
-        self.is_drained() && self.burst_wait().is_zero()
+    /// The last work that may be carried out now.
+    pub(super) fn last_precedence(&self) -> Precedence {
+        if !self.moves_wait().is_zero() {
+            Precedence::Postponed
+        } else if self.is_drained() && self.burst_wait().is_zero() {
+            Precedence::Delete
+        } else {
+            Precedence::Moved
+        }
     }
 }
 

@@ -5,17 +5,50 @@
 //! `send` has the changes that are sent to the hub, `apply` those of the tree.
 
 use super::deletes::GuardedDelete;
+use super::directory_moves::DirectoryNames;
 use super::queue::{Direction, GroupSize, Task, WorkEnd};
 use super::report::outcome;
 use super::step::{
     IntentOutcome, MetadataChange, MoveAway, NextStep, OutgoingChange, PathWork, Placement, Results,
 };
 use super::traits::{CallResult, Write};
-use super::{
-    Engine, Interrupted, PARKED, PathResult, SET_BACK, WorkGroup, WorkOutcome, WorkReport,
-};
+use super::{Engine, Interrupted, PARKED, PathResult, SET_BACK, WorkOutcome, WorkReport};
 use crate::files::plan::BaseRow;
 use std::sync::atomic::Ordering::SeqCst;
+
+/// Work that was taken.
+#[derive(Debug)]
+pub enum WorkGroup {
+    /// From the queue: the same task for each path.
+    Paths {
+        paths: Vec<String>,
+        task: Task,
+        is_long: bool,
+    },
+    /// A directory is to be moved as a whole: the old and the new name.
+    DirectoryMove(DirectoryNames),
+}
+
+impl WorkGroup {
+    /// Whether it changes something, and no file of it is long.
+    pub fn is_short_change(&self) -> bool {
+        matches!(
+            self,
+            WorkGroup::Paths {
+                task: Task::CarryOut,
+                is_long: false,
+                ..
+            }
+        )
+    }
+
+    pub fn len(&self) -> usize {
+        match self {
+            WorkGroup::Paths { paths, .. } => paths.len(),
+            WorkGroup::DirectoryMove(_) => 1,
+        }
+    }
+}
 
 #[derive(Default)]
 struct Steps {
@@ -35,11 +68,16 @@ impl Engine {
         if self.generation() == 0 {
             return None;
         }
-        let may_delete = self.may_delete();
+        if way != Some(Direction::Up)
+            && let Some(names) = self.take_move()
+        {
+            return Some(WorkGroup::DirectoryMove(names));
+        }
+        let last = self.last_precedence();
         let mut queue = self.queue();
-        let (paths, task) = queue.next(may_delete, way, size)?;
+        let (paths, task) = queue.next(last, way, size)?;
         let is_long = queue.is_long(&paths[0]);
-        Some(WorkGroup {
+        Some(WorkGroup::Paths {
             paths,
             task,
             is_long,
@@ -47,7 +85,11 @@ impl Engine {
     }
 
     /// Carries out work; a report for each path.
-    pub fn carry_out(&self, WorkGroup { paths, task, .. }: WorkGroup) -> Vec<WorkReport> {
+    pub fn carry_out(&self, group: WorkGroup) -> Vec<WorkReport> {
+        let (paths, task) = match group {
+            WorkGroup::Paths { paths, task, .. } => (paths, task),
+            WorkGroup::DirectoryMove(names) => return self.carry_out_move(names),
+        };
         match task {
             Task::Examine => paths
                 .into_iter()

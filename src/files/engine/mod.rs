@@ -8,6 +8,7 @@
 //! * `report`: how work on a path ended
 //! * `send`: changes that go to the hub; `apply`: changes of the tree; `traits`: what both are carried out on
 //! * `type_conflict`: a file against a directory of its name; `directories`: modes, and what makes a directory be
+//! * `directory_moves`: a directory that was renamed on the hub, as a whole
 //! * `neighbours`: moves between two directories; `respell`: names that the disk takes for one; `pages`: rows of the state
 //!
 //! Everything that must survive is in the state before it is relied on; a rescan rebuilds what is only in memory. So an
@@ -21,6 +22,7 @@ mod apply;
 mod base_rows;
 mod deletes;
 mod directories;
+mod directory_moves;
 mod gather;
 mod group;
 mod neighbours;
@@ -45,7 +47,7 @@ use crate::clock;
 use crate::config::watch::SyncMode;
 use crate::wire::revision::Revision;
 use deletes::DeleteEffect;
-use queue::{Task, WorkQueue};
+use queue::{Precedence, WorkQueue};
 use report::{Interrupted, PathResult};
 use traits::{CallResult, DeleteToken, Env, Feed, Presence, Rows, State, Write};
 
@@ -77,6 +79,7 @@ pub struct Engine {
     polling: Mutex<()>,
     /// The recent deletes.
     burst: Mutex<gather::Burst>,
+    expected_moves: Mutex<directory_moves::ExpectedMoves>,
     /// Only one delete at a time is weighed and counted.
     weighing: Mutex<()>,
     /// The feed has reported that there are no more changes.
@@ -111,25 +114,6 @@ pub struct Preview {
     pub counted: bool,
     /// The entry that is transferred or removed.
     pub entry: Option<plan::Entry>,
-}
-
-/// Work that was taken from the queue: the same task for each path.
-#[derive(Debug)]
-pub struct WorkGroup {
-    paths: Vec<String>,
-    task: Task,
-    is_long: bool,
-}
-
-impl WorkGroup {
-    /// Whether it changes something, and no file of it is long.
-    pub fn is_short_change(&self) -> bool {
-        self.task == Task::CarryOut && !self.is_long
-    }
-
-    pub fn len(&self) -> usize {
-        self.paths.len()
-    }
 }
 
 /// See [`Engine::begin_rescan`].
@@ -180,6 +164,7 @@ impl Engine {
             own: Mutex::default(),
             polling: Mutex::new(()),
             burst: Mutex::default(),
+            expected_moves: Mutex::default(),
             weighing: Mutex::new(()),
             drained: Mutex::new(false),
             rescans: AtomicUsize::new(0),
@@ -213,16 +198,23 @@ impl Engine {
 
     /// Whether there may be work in this direction, for so many paths.
     pub fn has_work(&self, way: Direction, least: usize) -> bool {
-        let may_delete = self.may_delete();
-        self.generation() != 0 && self.queue().has_work(may_delete, way, least)
+        let last = self.last_precedence();
+        self.generation() != 0
+            && (way == Direction::Down && self.has_move()
+                || self.queue().has_work(last, way, least))
     }
 
     /// Whether no work is running and none can start before an event.
     pub fn is_quiet(&self) -> bool {
-        let (drained, queue) = (self.is_drained(), self.queue());
+        let last = if self.is_drained() {
+            Precedence::Delete
+        } else {
+            Precedence::Moved
+        };
+        let queue = self.queue();
         queue.is_idle()
-            && !queue.has_work(drained, Direction::Up, 1)
-            && !queue.has_work(drained, Direction::Down, 1)
+            && !queue.has_work(last, Direction::Up, 1)
+            && !queue.has_work(last, Direction::Down, 1)
     }
 
     /// Makes waiting paths pending again: after a poll, at intervals (transient failures), and when the disk has room again.

@@ -82,10 +82,15 @@ impl Engine {
                 let comes = known.remote().entry.filter(|new| {
                     !new.is_dir() && known.base().entry.is_none_or(|was| !was.same_body(new))
                 });
+                let rank = if self.may_move_along(path) {
+                    Precedence::Moved
+                } else {
+                    Precedence::Change
+                };
                 Examined {
                     bytes: comes.map_or(0, |new| new.size),
                     fresh: comes.map(|new| (new.hash, Direction::Down)),
-                    ..examined(Precedence::Change, way)
+                    ..examined(rank, way)
                 }
             }
             _ => examined(Precedence::Change, way),
@@ -153,7 +158,7 @@ impl Engine {
             (Action::Nothing, local) => Ok(refresh(known, local)),
             (Action::Forget, _) => {
                 if known.base().entry.is_some() {
-                    self.prune(path, known)?;
+                    self.prune(path, known.generation)?;
                 }
                 Ok(NextStep::Record(in_sync(known, None)))
             }
@@ -172,7 +177,11 @@ impl Engine {
     }
 
     /// Waits for ancestors that must be replaced by a directory first.
-    fn wait_for_those_above(&self, path: &str, action: Action) -> Result<(), Interrupted> {
+    pub(super) fn wait_for_those_above(
+        &self,
+        path: &str,
+        action: Action,
+    ) -> Result<(), Interrupted> {
         for up in std::iter::successors(parent(path), |p| parent(p)) {
             let rows = self.env.state.rows(up)?;
             let open = rows.key.is_some() || rows.intent.is_some();
@@ -185,8 +194,8 @@ impl Engine {
                         .as_ref(),
                 ))
             };
-            let respelled = matches!(rows.intent, Some(Intent::Respell { .. }));
-            let open = open && action == Action::Upload || respelled;
+            let renamed = matches!(rows.intent, Some(Intent::Rename { .. }));
+            let open = open && action == Action::Upload || renamed;
             if open
                 || comes && there
                 || action == Action::Download && here()?

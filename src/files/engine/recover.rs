@@ -15,8 +15,8 @@ impl Engine {
         // a rename whose sync failed is visible, but a power loss could undo it after the base has
         // been written
         self.env.tree.sync(path)?;
-        if let Intent::Leave { to, .. } = intent {
-            self.env.tree.sync(to)?;
+        if let Intent::Leave { to: other, .. } | Intent::Rename { from: other, .. } = intent {
+            self.env.tree.sync(other)?;
         }
         // conflict copies made just before the error have not been offered
         self.queue().overflowed();
@@ -81,11 +81,11 @@ impl Engine {
                 self.clear_away(path, known, temp)?;
                 IntentOutcome::default()
             }
-            Intent::Respell { there, wanted } if path == wanted => {
-                self.respelled(known, there, wanted)?;
+            Intent::Rename { from, to } if path == to => {
+                self.renamed(known, from, to)?;
                 IntentOutcome::default()
             }
-            Intent::Respell { wanted, .. } => return Err(Interrupted::WaitFor(wanted.clone())),
+            Intent::Rename { to, .. } => return Err(Interrupted::WaitFor(to.clone())),
             Intent::Metadata {
                 generation,
                 was,
@@ -130,7 +130,7 @@ impl Engine {
                 let left = self.has_left(path, what, to, *trash)?;
                 // the directories first: a crash in between must not leave them behind
                 if left && *trash {
-                    self.prune(path, known)?;
+                    self.prune(path, known.generation)?;
                 }
                 IntentOutcome::of(closing(*generation, left.then(|| then.clone())))
             }
@@ -150,7 +150,7 @@ impl Engine {
             )],
         )?;
         self.env.tree.discard(temp)?;
-        self.prune(path, known)?;
+        self.prune(path, known.generation)?;
         self.commit(known.generation, &[Write::Intent(path.to_string(), None)])?;
         Ok(true)
     }
@@ -337,7 +337,7 @@ impl Engine {
     }
 
     /// Removes ancestors left empty by their last entry, unless they are entries of their own.
-    pub(super) fn prune(&self, path: &str, known: &PathState) -> Result<(), Interrupted> {
+    pub(super) fn prune(&self, path: &str, generation: u64) -> Result<(), Interrupted> {
         for up in std::iter::successors(parent(path), |p| parent(p)) {
             let Some(stamp) = self.env.tree.stamp(up)? else {
                 continue;
@@ -355,7 +355,7 @@ impl Engine {
                     entry: Some(theirs),
                     seen: Some(stamp),
                 };
-                self.commit(known.generation, &[Write::Base(up.to_string(), base)])?;
+                self.commit(generation, &[Write::Base(up.to_string(), base)])?;
             }
             let base = rows.base.entry.filter(|e| e.is_dir());
             if theirs.or(base).is_none() && self.has_own_mode(stamp.mode) {

@@ -144,6 +144,7 @@ impl Engine {
                 .filter(|(_, row)| !own.take(row.at()) || listing);
             news.map(|(path, _)| path.clone()).collect()
         };
+        self.expect_moves(&named);
         let rows = named.into_iter().map(|(path, row)| Write::Remote {
             path,
             row,

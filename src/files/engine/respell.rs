@@ -5,8 +5,9 @@
 //! file was renamed there and takes the new name.
 
 use crate::error::{Error, Kind};
-use crate::files::plan::{Action, BaseRow, Stamp, plan};
+use crate::files::plan::{Action, BaseRow, Stamp, parent, plan};
 
+use super::pages::each_below;
 use super::traits::{Fault, Intent, NameCollision, RenameOutcome, Rows, Write};
 use super::{Engine, Interrupted, PathResult, PathState};
 
@@ -58,9 +59,9 @@ impl Engine {
             return Err(Interrupted::WaitFor(wanted.to_string()));
         }
         let (from, to) = (there.to_string(), wanted.to_string());
-        let intent = Intent::Respell {
-            there: from.clone(),
-            wanted: to.clone(),
+        let intent = Intent::Rename {
+            from: from.clone(),
+            to: to.clone(),
         };
         let both = [
             Write::Intent(from, Some(intent.clone())),
@@ -68,7 +69,7 @@ impl Engine {
         ];
         self.commit(known.generation, &both)?;
         let moved = self.env.tree.respell(there, wanted)?;
-        self.respelled(known, there, wanted)?;
+        self.renamed(known, there, wanted)?;
         if moved == RenameOutcome::Done {
             Ok(true)
         } else {
@@ -76,48 +77,34 @@ impl Engine {
         }
     }
 
-    /// Moves the base along with the rename, so that a later removal is a delete of the new name.
+    /// Moves the bases along with the rename, so that a later removal is a delete of the new name.
     /// Also used after a crash.
-    pub(super) fn respelled(&self, known: &PathState, there: &str, wanted: &str) -> PathResult {
-        if self.env.tree.stamp(there)?.is_none() {
-            self.at_and_below(there, &mut |path, rows| {
-                self.move_base(
-                    known,
-                    path,
-                    &format!("{wanted}{}", &path[there.len()..]),
-                    rows.clone(),
-                )
-                .map(|()| true)
+    pub(super) fn renamed(&self, known: &PathState, from: &str, to: &str) -> PathResult {
+        let (mut writes, mut paths) = (Vec::new(), Vec::new());
+        if self.env.tree.stamp(from)?.is_none() {
+            self.at_and_below(from, &mut |old, rows| {
+                let new = format!("{to}{}", &old[from.len()..]);
+                if rows.base.entry.is_some() {
+                    let base = rows.base.clone();
+                    // its content is read again
+                    let seen = base.seen.map(|seen| Stamp { ctime: 0, ..seen });
+                    writes.push(Write::Base(old.to_string(), BaseRow::default()));
+                    writes.push(Write::Base(new.clone(), BaseRow { seen, ..base }));
+                }
+                paths.extend([old.to_string(), new]);
+                Ok::<bool, Interrupted>(true)
             })?;
+            if parent(from) != parent(to) {
+                self.prune(from, known.generation)?;
+            }
         }
-        let closed = [there, wanted].map(|name| Write::Intent(name.to_string(), None));
-        self.commit(known.generation, &closed)?;
-        self.offer(there);
-        Ok(true)
-    }
-
-    fn move_base(
-        &self,
-        known: &PathState,
-        from: &str,
-        to: &str,
-        rows: Rows,
-    ) -> Result<(), Interrupted> {
-        if rows.base.entry.is_some() {
-            // its content is read again
-            let seen = rows.base.seen.map(|seen| Stamp { ctime: 0, ..seen });
-            let moved = BaseRow { seen, ..rows.base };
-            self.commit(
-                known.generation,
-                &[
-                    Write::Base(from.into(), BaseRow::default()),
-                    Write::Base(to.into(), moved),
-                ],
-            )?;
+        writes.extend([from, to].map(|name| Write::Intent(name.to_string(), None)));
+        self.commit(known.generation, &writes)?;
+        for path in &paths {
+            self.offer(path);
         }
         self.offer(from);
-        self.offer(to);
-        Ok(())
+        Ok(true)
     }
 
     fn found(&self, there: &str) -> Result<EntriesAtOrBelow, Interrupted> {
@@ -147,13 +134,13 @@ impl Engine {
     }
 
     /// Calls `visit` with everything known at and below a path, until it returns `false`.
-    fn at_and_below(
+    pub(super) fn at_and_below<E: From<Fault>>(
         &self,
         path: &str,
-        visit: &mut dyn FnMut(&str, &Rows) -> Result<bool, Interrupted>,
-    ) -> Result<(), Interrupted> {
+        visit: &mut dyn FnMut(&str, &Rows) -> Result<bool, E>,
+    ) -> Result<(), E> {
         if visit(path, &self.env.state.rows(path)?)? {
-            self.each_below(path, visit)
+            each_below(&*self.env.state, path, visit)
         } else {
             Ok(())
         }

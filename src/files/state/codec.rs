@@ -235,11 +235,11 @@ impl Writer {
                 self.number(0);
                 self.text(temp);
             }
-            Intent::Respell { there, wanted } => {
+            Intent::Rename { from, to } => {
                 self.0.push(5);
                 self.number(0);
-                self.text(there);
-                self.text(wanted);
+                self.text(from);
+                self.text(to);
             }
         }
     }
@@ -445,9 +445,9 @@ impl<'a> RowReader<'a> {
                 trash: self.flag()?,
             },
             3 => Intent::Clear { temp: self.text()? },
-            5 => Intent::Respell {
-                there: self.text()?,
-                wanted: self.text()?,
+            5 => Intent::Rename {
+                from: self.text()?,
+                to: self.text()?,
             },
             // written before times were synced
             2 => {

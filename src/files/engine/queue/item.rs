@@ -11,6 +11,8 @@ pub enum Precedence {
     Change,
     /// Was to be carried out as a change, after all others.
     Postponed,
+    /// New names that may have been moved with their directory, after it is known whether all of it was.
+    Moved,
     Delete,
 }
 

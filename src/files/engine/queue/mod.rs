@@ -139,11 +139,11 @@ impl WorkQueue {
         was.is_some_and(|(.., hash)| self.deleted.remove(&(hash, path.into())))
     }
 
-    /// Returns the next work, the same for so many paths. `deletes`: whether deletes may be carried out now. `way`: only
-    /// work in this direction, and examinations.
+    /// Returns the next work, the same for so many paths. `last`: nothing of a later precedence is carried out now. `way`:
+    /// only work in this direction, and examinations.
     pub fn next(
         &mut self,
-        deletes: bool,
+        last: Precedence,
         way: Option<Direction>,
         size: GroupSize,
     ) -> Option<(Vec<String>, Task)> {
@@ -164,7 +164,7 @@ impl WorkQueue {
             .iter_mut()
             .filter(|((_, to), paths)| way.is_none_or(|way| way == *to) && paths.len() > 0)
         {
-            if *rank == Precedence::Delete && !deletes || !ready.are_worth_a_group(size.least) {
+            if *rank > last || !ready.are_worth_a_group(size.least) {
                 // nothing of a later precedence overtakes them
                 return None;
             }
@@ -195,6 +195,14 @@ impl WorkQueue {
     /// Whether the content of this path travels alone.
     pub fn is_long(&self, path: &str) -> bool {
         self.due.get(path).is_some_and(|d| is_long(d.bytes))
+    }
+
+    /// Removes pending paths that nothing works on. -> those that were pending.
+    pub fn withdraw<'a>(&mut self, paths: impl Iterator<Item = &'a String>) -> Vec<&'a String> {
+        let is_free = |path: &&String| self.is_due(path) && !self.busy.contains(*path);
+        let withdrawn: Vec<&String> = paths.filter(is_free).collect();
+        withdrawn.iter().for_each(|path| self.forget(path));
+        withdrawn
     }
 
     /// Claims a further path for work that is running; the caller returns it with
@@ -438,11 +446,9 @@ impl WorkQueue {
     }
 
     /// Whether there may be work in this direction that is not blocked by running work, for so many paths.
-    pub fn has_work(&self, deletes: bool, way: Direction, least: usize) -> bool {
+    pub fn has_work(&self, last: Precedence, way: Direction, least: usize) -> bool {
         let ready = |(key, paths): (&(Precedence, Direction), &ReadyPaths)| {
-            key.1 == way
-                && (deletes || key.0 != Precedence::Delete)
-                && paths.are_worth_a_group(least)
+            key.1 == way && key.0 <= last && paths.are_worth_a_group(least)
         };
         !self.unexamined.is_empty() || self.ready.iter().any(ready)
     }

@@ -33,7 +33,7 @@ fn next(queue: &mut WorkQueue) -> String {
 }
 
 fn next_group(queue: &mut WorkQueue, most: usize) -> Option<(Vec<String>, Task)> {
-    queue.next(true, None, GroupSize::up_to(most))
+    queue.next(Precedence::Delete, None, GroupSize::up_to(most))
 }
 
 fn queue(paths: &[(&str, Precedence)]) -> WorkQueue {
@@ -98,8 +98,12 @@ fn deletes_wait_until_all_that_was_offered_before_is_examined() {
     assert_eq!((next(&mut d), next(&mut d)), ("e z".into(), "c a".into()));
     assert_eq!(
         (
-            d.next(false, None, GroupSize::up_to(9)),
-            d.next(true, Some(Direction::Down), GroupSize::up_to(9))
+            d.next(Precedence::Postponed, None, GroupSize::up_to(9)),
+            d.next(
+                Precedence::Delete,
+                Some(Direction::Down),
+                GroupSize::up_to(9)
+            )
         ),
         (None, None)
     );
@@ -244,10 +248,14 @@ fn a_small_group_waits_beside_another_unless_a_file_is_long() {
         ("z", Precedence::Delete),
     ]);
     let size = |least| GroupSize { least, most: 9 };
-    assert_eq!(q.next(true, None, size(3)), None, "nothing overtakes it");
-    assert!(!q.has_work(true, Direction::Up, 3));
-    assert!(q.has_work(true, Direction::Up, 2));
-    let (group, _) = q.next(true, None, size(2)).unwrap();
+    assert_eq!(
+        q.next(Precedence::Delete, None, size(3)),
+        None,
+        "nothing overtakes it"
+    );
+    assert!(!q.has_work(Precedence::Delete, Direction::Up, 3));
+    assert!(q.has_work(Precedence::Delete, Direction::Up, 2));
+    let (group, _) = q.next(Precedence::Delete, None, size(2)).unwrap();
     assert_eq!(group, ["a", "b"]);
     // those that are being worked on do not count
     for path in ["c", "d"] {
@@ -255,7 +263,7 @@ fn a_small_group_waits_beside_another_unless_a_file_is_long() {
         assert_eq!(next(&mut q), format!("e {path}"));
         q.ended(path, examined(Precedence::Change, None, None));
     }
-    assert_eq!(q.next(true, None, size(3)), None);
+    assert_eq!(q.next(Precedence::Delete, None, size(3)), None);
     q.offer("long");
     assert_eq!(next(&mut q), "e long");
     let mut found = examined(Precedence::Change, None, None);
@@ -263,8 +271,8 @@ fn a_small_group_waits_beside_another_unless_a_file_is_long() {
         found.bytes = BATCH_FILE + 1;
     }
     q.ended("long", found);
-    let (group, _) = q.next(true, None, size(9)).unwrap();
+    let (group, _) = q.next(Precedence::Delete, None, size(9)).unwrap();
     assert_eq!(group, ["c", "d"]);
-    let (group, _) = q.next(true, None, size(9)).unwrap();
+    let (group, _) = q.next(Precedence::Delete, None, size(9)).unwrap();
     assert_eq!(group, ["long"]);
 }

@@ -3,6 +3,7 @@
 use crate::files::engine::traits::{ExpectedRow, Intent, StagedFile};
 use crate::files::plan::LocalEntry;
 
+use super::directories::{renamed_on_hub, two_files};
 use super::scenes::Scene;
 
 /// Runs a scene repeatedly, with a crash at the first, second, … step while client 0 works, and
@@ -83,6 +84,15 @@ fn a_crash_at_any_step_changes_nothing() {
     };
     check("conflict", &conflict, &|s| {
         s.here(0, "d/x") == 3 && s.has(1, 4)
+    });
+    let directory = |s: &mut Scene| {
+        two_files(s);
+        renamed_on_hub(s, "x", 1, "e");
+        renamed_on_hub(s, "y", 2, "e");
+    };
+    check("move a directory", &directory, &|s| {
+        (0..2).all(|i| s.here(i, "e/x") == 1 && s.here(i, "e/y") == 2 && s.here(i, "d/x") == 0)
+            && s.world().clients.iter().all(|c| !c.fs.contains_key("d"))
     });
     let renamed = |s: &mut Scene| {
         two(s);

@@ -15,6 +15,7 @@ mod bursts;
 mod check;
 mod copies;
 mod crashes;
+mod directories;
 mod histories;
 mod hub;
 mod names;

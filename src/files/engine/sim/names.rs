@@ -95,7 +95,7 @@ impl Client {
     }
 
     /// Renames a file, or a directory with its content.
-    fn rename_all(&mut self, from: &str, to: &str) {
+    pub fn rename_all(&mut self, from: &str, to: &str) {
         let names: Vec<String> = self
             .fs
             .keys()

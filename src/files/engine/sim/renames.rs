@@ -1,6 +1,7 @@
 //! Renames and new modes by users that meet changes on the hub, step by step.
 
-use crate::files::engine::Task;
+use crate::files::engine::group::WorkGroup;
+use crate::files::engine::queue::Task;
 use crate::files::engine::traits::ExpectedRow;
 use crate::files::plan::DIR_MODE;
 
@@ -89,7 +90,10 @@ fn renames_whose_old_names_are_examined_meanwhile_stay_a_group() {
         engine.carry_out(examination);
         let rest = loop {
             match work() {
-                group if group.task == Task::Examine => drop(engine.carry_out(group)),
+                group @ WorkGroup::Paths {
+                    task: Task::Examine,
+                    ..
+                } => drop(engine.carry_out(group)),
                 group => break group,
             }
         };

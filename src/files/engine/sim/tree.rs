@@ -6,7 +6,7 @@ use crate::relpath;
 use crate::wire::files;
 
 use super::side::{Point, Side, refused};
-use super::world::Node;
+use super::world::{Node, World};
 use super::{copy_of, stem};
 
 impl Tree for Side {
@@ -111,6 +111,8 @@ impl Tree for Side {
         if !checked {
             return Ok(RenameOutcome::Changed);
         }
+        let is_dir = |w: &World| w.clients[self.i].fs.get(from).map(Node::is_dir);
+        let was_dir = is_dir(&w);
         drop(w);
         let mut w = self.enter(Point::Window)?;
         w.maps_meanwhile(self.i, from);
@@ -122,8 +124,16 @@ impl Tree for Side {
             return Ok(RenameOutcome::Taken);
         }
         let from = &*w.clients[i].at(from);
-        if w.clients[i].fs.get(from).is_none_or(Node::is_dir) {
-            return Ok(RenameOutcome::Changed);
+        match w.clients[i].fs.get(from) {
+            Some(node) if Some(node.is_dir()) != was_dir => return Ok(RenameOutcome::Changed),
+            None => return Ok(RenameOutcome::Changed),
+            Some(node) if node.is_dir() => {
+                w.clients[i].rename_all(from, to);
+                w.moved_along(from, to);
+                w.say(|| format!("c{i} moves the directory {from} -> {to}"));
+                return self.leave(w, RenameOutcome::Done);
+            }
+            Some(_) => {}
         }
         w.watch_move(i, from, to);
         let c = &mut w.clients[i];
@@ -163,12 +173,7 @@ impl Tree for Side {
         let i = self.i;
         let moved = w.clients[i].respell(there, wanted);
         if moved == RenameOutcome::Done {
-            // what the user put back there is below the new name now
-            let is_moved = |path: &str| path == there || is_below(path, there);
-            let again = w.again.iter().filter(|(path, _)| is_moved(path));
-            let again = again.map(|(path, k)| (format!("{wanted}{}", &path[there.len()..]), *k));
-            let again: Vec<_> = again.collect();
-            w.again.extend(again);
+            w.moved_along(there, wanted);
         }
         w.say(|| format!("c{i} respells {there} as {wanted}: {moved:?}"));
         self.leave(w, moved)

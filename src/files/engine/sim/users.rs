@@ -292,6 +292,15 @@ impl World {
         self.say(|| format!("c{i} mkdir {d}"));
     }
 
+    /// The program has renamed a directory: what a user put back into it is below the new name now.
+    pub fn moved_along(&mut self, from: &str, to: &str) {
+        let is_moved = |path: &str| path == from || is_below(path, from);
+        let again = self.again.iter().filter(|(path, _)| is_moved(path));
+        let again = again.map(|(path, k)| (format!("{to}{}", &path[from.len()..]), *k));
+        let again: Vec<_> = again.collect();
+        self.again.extend(again);
+    }
+
     /// A user moves a directory with its content, including the program's own files.
     pub fn user_moves_directory(&mut self, i: usize) {
         let (from, to) = if self.chance() < 0.7 {

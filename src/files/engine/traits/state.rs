@@ -49,9 +49,9 @@ pub enum Intent {
         /// Moved into the trash: it must be exactly `what`, or it is moved back.
         trash: bool,
     },
-    /// `there`, with everything below it, is to be renamed to its other spelling `wanted`; both
-    /// names have this row. If `there` is no longer listed, it was renamed.
-    Respell { there: String, wanted: String },
+    /// `from`, with everything below it, is to be renamed to `to`: to another spelling, or as a directory that was renamed
+    /// on the hub. Both names have this row. If `from` is no longer listed, it was renamed.
+    Rename { from: String, to: String },
 }
 
 /// A change that was sent or is about to be sent, and whose response is unknown.

@@ -133,7 +133,7 @@ fn intent() -> impl Strategy<Value = Intent> {
             }
         ),
         path().prop_map(|temp| Intent::Clear { temp }),
-        (path(), path()).prop_map(|(there, wanted)| Intent::Respell { there, wanted }),
+        (path(), path()).prop_map(|(from, to)| Intent::Rename { from, to }),
         (any::<u64>(), stamp(), 0..0o1000u32, any::<i64>(), base()).prop_map(
             |(generation, was, mode, mtime, then)| Intent::Metadata {
                 generation,
