@@ -79,6 +79,7 @@ pub struct Engine {
     polling: Mutex<()>,
     /// The recent deletes.
     burst: Mutex<gather::Burst>,
+    /// Directories that may be moved as a whole.
     expected_moves: Mutex<directory_moves::ExpectedMoves>,
     /// Only one delete at a time is weighed and counted.
     weighing: Mutex<()>,
