@@ -7,7 +7,7 @@ use crate::files::conflict::{copy_name, trash_name};
 use crate::files::plan::{BaseRow, DIR_MODE, Entry, LocalEntry, Stamp, is_below};
 
 use super::base_rows::{closing, in_sync, with_mode};
-use super::send::{CANDIDATES, MAX_EQUAL_FILES};
+use super::renames::CANDIDATES;
 use super::step::{
     IntentOutcome, MetadataChange, MoveAway, MoveTarget, NextStep, PathWork, Placement, Results,
 };
@@ -258,31 +258,6 @@ impl Engine {
         self.new_name_first(path, known)?;
         let (what, to) = (*local, MoveTarget::Deleted);
         Ok(NextStep::Leave(MoveAway { what, then, to }))
-    }
-
-    /// Whether a user has renamed another file to a name that the hub has changed: its content is that of the former one, so only
-    /// the inode tells, which was in sync under a name that is missing now. The hub's change was not of this file.
-    pub(super) fn is_another_file(&self, known: &PathState) -> Result<bool, Interrupted> {
-        let (base, remote) = (known.base(), known.remote());
-        let Some(local) = known.local.filter(|local| !local.entry.is_dir()) else {
-            return Ok(false);
-        };
-        let same = |entry: Option<Entry>| entry.is_some_and(|e| e.same_body(&local.entry));
-        let is_it =
-            |base: &BaseRow| (base.seen).is_some_and(|seen| seen.same_but_for_ctime(&local.stamp));
-        let is_begun = known.rows.intent.is_some() || known.rows.key.is_some();
-        let is_former = same(base.entry) && !base.is_at(remote) && !same(remote.entry);
-        if is_begun || !is_former || is_it(base) {
-            return Ok(false);
-        }
-        for old in (self.env.state).with_hash(&local.entry.hash, MAX_EQUAL_FILES)? {
-            let rows = self.env.state.rows(&old)?;
-            // an error of this name is reported by its own work item
-            if is_it(&rows.base) && matches!(self.env.tree.stamp(&old), Ok(None)) {
-                return Ok(rows.intent.is_none());
-            }
-        }
-        Ok(false)
     }
 
     /// Whether the content of a path that the hub deleted is in sync here under the path's new

@@ -8,7 +8,7 @@
 //! * `report`: how work on a path ended
 //! * `send`: changes that go to the hub; `apply`: changes of the tree; `traits`: what both are carried out on
 //! * `type_conflict`: a file against a directory of its name; `directories`: modes, and what makes a directory be
-//! * `directory_moves`: a directory that was renamed on the hub, as a whole
+//! * `renames`: files that a user has renamed; `directory_moves`: a directory that was renamed on the hub, as a whole
 //! * `neighbours`: moves between two directories; `respell`: names that the disk takes for one; `pages`: rows of the state
 //!
 //! Everything that must survive is in the state before it is relied on; a rescan rebuilds what is only in memory. So an
@@ -30,6 +30,7 @@ mod path;
 mod queue;
 mod recover;
 mod remote_changes;
+mod renames;
 mod report;
 mod respell;
 mod send;

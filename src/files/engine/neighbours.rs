@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, Weak};
 
-use super::send::MAX_EQUAL_FILES;
+use super::renames::MAX_EQUAL_FILES;
 use super::traits::CallResult;
 use super::{Engine, lock};
 use crate::clock;

@@ -6,7 +6,7 @@ use crate::files::plan::{
 
 use super::base_rows::{in_sync, seen_with};
 use super::queue::{Direction, Examined, Precedence, WorkEnd};
-use super::send::brings;
+use super::renames::brings;
 use super::step::{MetadataChange, NextStep};
 use super::traits::{DeleteToken, Intent};
 use super::{DeleteEffect, Engine, Interrupted, LOCAL_CHANGED, PLAN_CHANGED, PathState, is_file};

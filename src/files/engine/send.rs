@@ -7,24 +7,16 @@
 
 use crate::config::watch::SyncMode;
 use crate::files::plan::{
-    BaseRow, DIR_MODE, Entry, LocalEntry, RemoteRow, Stamp, is_below, local_mode, local_mtime,
-    parent,
+    BaseRow, DIR_MODE, Entry, LocalEntry, RemoteRow, Stamp, local_mode, local_mtime, parent,
 };
-use crate::wire::files::Hash;
 use crate::wire::revision::Revision;
 
 use super::step::{MetadataChange, NextStep, OutgoingChange, PathWork, Results};
 use super::traits::{
-    CallResult, ChangeOutcome, CompletedChange, ExpectedRow, Fault, HubChange, OldPath, OpenKey,
-    SendItem, Write,
+    CallResult, ChangeOutcome, CompletedChange, ExpectedRow, Fault, HubChange, OpenKey, SendItem,
+    Write,
 };
 use super::{Engine, Interrupted, PathResult, PathState, lock};
-
-/// Files that are examined as the source of a rename, or as a copy of the same bytes.
-pub(super) const CANDIDATES: usize = 16;
-
-/// Files with the same bytes that are asked whether one of them was moved.
-pub(super) const MAX_EQUAL_FILES: usize = 1000;
 
 /// A change with its key, and what its response brings.
 struct KeyedChange {
@@ -343,66 +335,6 @@ impl Engine {
         }))
     }
 
-    /// Finds and claims the former name of this content, if it was renamed here, perhaps onto an
-    /// existing name.
-    fn claim_old_name(
-        &self,
-        path: &str,
-        known: &PathState,
-        local: &LocalEntry,
-    ) -> Result<Option<OldPath>, Interrupted> {
-        if brings(known, local).is_none() {
-            return Ok(None);
-        }
-        // ancestors of this name are directories by now, and descendants cannot have existed
-        let apart = |old: &String| old != path && !is_below(path, old) && !is_below(old, path);
-        // of many equal files, most still exist
-        let gone = self.queue().deleted(&local.entry.hash, CANDIDATES);
-        let equal = self
-            .env
-            .state
-            .with_hash(&local.entry.hash, MAX_EQUAL_FILES)?;
-        let mut is_busy = false;
-        for old in gone.into_iter().chain(equal).filter(apart) {
-            // its own work item reports any error
-            if !matches!(self.env.tree.stamp(&old), Ok(None)) {
-                continue;
-            }
-            if !self.queue().claim(&old) {
-                is_busy = true;
-                continue;
-            }
-            match self.was_renamed(&old, local) {
-                Ok(Some(rev)) => return Ok(Some(OldPath { path: old, rev })),
-                Ok(None) => self.queue().release(&old),
-                Err(stop) => {
-                    self.queue().release(&old);
-                    return Err(stop);
-                }
-            }
-        }
-        if is_busy {
-            Err(Interrupted::Busy("its former name is being synced"))
-        } else {
-            Ok(None)
-        }
-    }
-
-    /// The revision of `old` if it was in sync with these bytes and is only missing here.
-    fn was_renamed(&self, old: &str, local: &LocalEntry) -> Result<Option<Revision>, Interrupted> {
-        let rows = self.env.state.rows(old)?;
-        let same = rows.base.entry.is_some_and(|e| e.same_body(&local.entry))
-            && rows.base.is_at(&rows.remote);
-        let quiet = rows.key.is_none() && rows.intent.is_none() && !self.env.tree.ignored(old);
-        // a name that cannot be examined is not gone
-        let gone = || match self.env.tree.stamp(old) {
-            Err(Fault::Later(_) | Fault::Refused(_)) => Ok(false),
-            shown => shown.map(|stamp| stamp.is_none()),
-        };
-        let gone = same && quiet && gone()?;
-        Ok(gone.then_some(rows.remote.at()))
-    }
-
     /// Deletes a path on the hub that was deleted here.
     pub(super) fn delete(&self, path: &str, known: &PathState) -> Result<NextStep, Interrupted> {
         // this may be half of a rename; the other half then includes this delete
@@ -457,13 +389,4 @@ impl Engine {
         }
         Ok(())
     }
-}
-
-/// The hash of content that is new at its name.
-pub(super) fn brings(known: &PathState, local: &LocalEntry) -> Option<Hash> {
-    let same = known
-        .base()
-        .entry
-        .is_some_and(|base| base.same_body(&local.entry));
-    (!local.entry.is_dir() && !same).then_some(local.entry.hash)
 }

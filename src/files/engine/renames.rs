@@ -1,0 +1,113 @@
+//! Recognizes what a user has renamed: content that is new at its name, and missing at another.
+//!
+//! The new name and the delete of the old one are sent as one change, with the revisions of both as
+//! its condition. It changes nothing itself.
+
+use crate::files::plan::{BaseRow, Entry, LocalEntry, is_below};
+use crate::wire::files::Hash;
+use crate::wire::revision::Revision;
+
+use super::traits::{Fault, OldPath};
+use super::{Engine, Interrupted, PathState};
+
+/// Files that are examined as the source of a rename, or as a copy of the same bytes.
+pub(super) const CANDIDATES: usize = 16;
+
+/// Files with the same bytes that are asked whether one of them was moved.
+pub(super) const MAX_EQUAL_FILES: usize = 1000;
+
+impl Engine {
+    /// Finds and claims the former name of this content, if it was renamed here, perhaps onto an
+    /// existing name.
+    pub(super) fn claim_old_name(
+        &self,
+        path: &str,
+        known: &PathState,
+        local: &LocalEntry,
+    ) -> Result<Option<OldPath>, Interrupted> {
+        if brings(known, local).is_none() {
+            return Ok(None);
+        }
+        // ancestors of this name are directories by now, and descendants cannot have existed
+        let apart = |old: &String| old != path && !is_below(path, old) && !is_below(old, path);
+        // of many equal files, most still exist
+        let gone = self.queue().deleted(&local.entry.hash, CANDIDATES);
+        let equal = self
+            .env
+            .state
+            .with_hash(&local.entry.hash, MAX_EQUAL_FILES)?;
+        let mut is_busy = false;
+        for old in gone.into_iter().chain(equal).filter(apart) {
+            // its own work item reports any error
+            if !matches!(self.env.tree.stamp(&old), Ok(None)) {
+                continue;
+            }
+            if !self.queue().claim(&old) {
+                is_busy = true;
+                continue;
+            }
+            match self.was_renamed(&old, local) {
+                Ok(Some(rev)) => return Ok(Some(OldPath { path: old, rev })),
+                Ok(None) => self.queue().release(&old),
+                Err(stop) => {
+                    self.queue().release(&old);
+                    return Err(stop);
+                }
+            }
+        }
+        if is_busy {
+            Err(Interrupted::Busy("its former name is being synced"))
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// The revision of `old` if it was in sync with these bytes and is only missing here.
+    fn was_renamed(&self, old: &str, local: &LocalEntry) -> Result<Option<Revision>, Interrupted> {
+        let rows = self.env.state.rows(old)?;
+        let same = rows.base.entry.is_some_and(|e| e.same_body(&local.entry))
+            && rows.base.is_at(&rows.remote);
+        let quiet = rows.key.is_none() && rows.intent.is_none() && !self.env.tree.ignored(old);
+        // a name that cannot be examined is not gone
+        let gone = || match self.env.tree.stamp(old) {
+            Err(Fault::Later(_) | Fault::Refused(_)) => Ok(false),
+            shown => shown.map(|stamp| stamp.is_none()),
+        };
+        let gone = same && quiet && gone()?;
+        Ok(gone.then_some(rows.remote.at()))
+    }
+
+    /// Whether a user has renamed another file to a name that the hub has changed: its content is that of the former one, so only
+    /// the inode tells, which was in sync under a name that is missing now. The hub's change was not of this file.
+    pub(super) fn is_another_file(&self, known: &PathState) -> Result<bool, Interrupted> {
+        let (base, remote) = (known.base(), known.remote());
+        let Some(local) = known.local.filter(|local| !local.entry.is_dir()) else {
+            return Ok(false);
+        };
+        let same = |entry: Option<Entry>| entry.is_some_and(|e| e.same_body(&local.entry));
+        let is_it =
+            |base: &BaseRow| (base.seen).is_some_and(|seen| seen.same_but_for_ctime(&local.stamp));
+        let is_begun = known.rows.intent.is_some() || known.rows.key.is_some();
+        let is_former = same(base.entry) && !base.is_at(remote) && !same(remote.entry);
+        if is_begun || !is_former || is_it(base) {
+            return Ok(false);
+        }
+        for old in (self.env.state).with_hash(&local.entry.hash, MAX_EQUAL_FILES)? {
+            let rows = self.env.state.rows(&old)?;
+            // an error of this name is reported by its own work item
+            if is_it(&rows.base) && matches!(self.env.tree.stamp(&old), Ok(None)) {
+                return Ok(rows.intent.is_none());
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// The hash of content that is new at its name.
+pub(super) fn brings(known: &PathState, local: &LocalEntry) -> Option<Hash> {
+    let same = known
+        .base()
+        .entry
+        .is_some_and(|base| base.same_body(&local.entry));
+    (!local.entry.is_dir() && !same).then_some(local.entry.hash)
+}
