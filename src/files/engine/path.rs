@@ -7,9 +7,11 @@ use crate::files::plan::{
 use super::base_rows::{in_sync, seen_with};
 use super::queue::{Direction, Examined, Precedence, WorkEnd};
 use super::renames::brings;
+use super::send::outgoing;
 use super::step::{MetadataChange, NextStep};
 use super::traits::{DeleteToken, Intent};
 use super::{DeleteEffect, Engine, Interrupted, LOCAL_CHANGED, PLAN_CHANGED, PathState, is_file};
+use crate::config::watch::SyncMode;
 
 impl Engine {
     /// Examines a path and returns the kind of work it needs. Changes nothing.
@@ -67,13 +69,14 @@ impl Engine {
                     ..examined(Precedence::Delete, way)
                 }
             }
-            Action::Upload => {
+            Action::Upload | Action::Adopt => {
                 let fresh = known
                     .local
                     .filter(|local| brings(&known, local).is_some())
                     .map(|local| local.entry);
+                let travels = fresh.filter(|_| action == Action::Upload);
                 Examined {
-                    bytes: fresh.map_or(0, |new| new.size),
+                    bytes: travels.map_or(0, |new| new.size),
                     fresh: fresh.map(|new| (new.hash, Direction::Up)),
                     ..examined(Precedence::Change, way)
                 }
@@ -215,6 +218,14 @@ impl Engine {
         local: &LocalEntry,
         mode: u32,
     ) -> Result<NextStep, Interrupted> {
+        if self.options.mode != SyncMode::ReceiveOnly
+            && let old @ Some(_) = self.claim_old_name(path, known, local)?
+        {
+            // sent although the hub has it: another user may rename the hub's file to the old name at
+            // the same time, and of two deletes each would remove the file that the other one keeps
+            let mode = local_mode(known.base(), local);
+            return Ok(outgoing(path, known, local, mode, old));
+        }
         let ours = is_retimed(known.base(), local);
         let time = time_from(known.base(), local, known.remote(), self.options.mode);
         let mtime = time.unwrap_or(local.entry.mtime);

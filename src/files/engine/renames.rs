@@ -65,8 +65,9 @@ impl Engine {
     /// The revision of `old` if it was in sync with these bytes and is only missing here.
     fn was_renamed(&self, old: &str, local: &LocalEntry) -> Result<Option<Revision>, Interrupted> {
         let rows = self.env.state.rows(old)?;
-        let same = rows.base.entry.is_some_and(|e| e.same_body(&local.entry))
-            && rows.base.is_at(&rows.remote);
+        let is_same = |entry: Option<Entry>| entry.is_some_and(|e| e.same_body(&local.entry));
+        // that its mode was changed on the hub does not keep it from being deleted there
+        let same = is_same(rows.base.entry) && is_same(rows.remote.entry) && !rows.base.lost;
         let quiet = rows.key.is_none() && rows.intent.is_none() && !self.env.tree.ignored(old);
         // a name that cannot be examined is not gone
         let gone = || match self.env.tree.stamp(old) {
@@ -77,18 +78,17 @@ impl Engine {
         Ok(gone.then_some(rows.remote.at()))
     }
 
-    /// Whether a user has renamed another file to a name that the hub has changed: its content is that of the former one, so only
-    /// the inode tells, which was in sync under a name that is missing now. The hub's change was not of this file.
+    /// Whether a user has renamed another file to this name, whose content is that of the former one: only the inode
+    /// tells, which was in sync under a name that is missing now. What the hub changed was not this file.
     pub(super) fn is_another_file(&self, known: &PathState) -> Result<bool, Interrupted> {
-        let (base, remote) = (known.base(), known.remote());
+        let base = known.base();
         let Some(local) = known.local.filter(|local| !local.entry.is_dir()) else {
             return Ok(false);
         };
-        let same = |entry: Option<Entry>| entry.is_some_and(|e| e.same_body(&local.entry));
         let is_it =
             |base: &BaseRow| (base.seen).is_some_and(|seen| seen.same_but_for_ctime(&local.stamp));
         let is_begun = known.rows.intent.is_some() || known.rows.key.is_some();
-        let is_former = same(base.entry) && !base.is_at(remote) && !same(remote.entry);
+        let is_former = base.entry.is_some_and(|e| e.same_body(&local.entry));
         if is_begun || !is_former || is_it(base) {
             return Ok(false);
         }

@@ -13,8 +13,8 @@ use crate::wire::revision::Revision;
 
 use super::step::{MetadataChange, NextStep, OutgoingChange, PathWork, Results};
 use super::traits::{
-    CallResult, ChangeOutcome, CompletedChange, ExpectedRow, Fault, HubChange, OpenKey, SendItem,
-    Write,
+    CallResult, ChangeOutcome, CompletedChange, ExpectedRow, Fault, HubChange, OldPath, OpenKey,
+    SendItem, Write,
 };
 use super::{Engine, Interrupted, PathResult, PathState, lock};
 
@@ -276,26 +276,8 @@ impl Engine {
         if let Some(step) = self.merge_mode(known, local, mode) {
             return Ok(step);
         }
-        let mtime = local_mtime(known.base(), local);
-        let entry = Entry {
-            mode,
-            mtime,
-            ..local.entry
-        };
-        let condition = match known.remote().entry {
-            Some(_) => ExpectedRow::Rev(known.remote().at()),
-            None => ExpectedRow::Nothing,
-        };
         let from = self.claim_old_name(path, known, local)?;
-        Ok(NextStep::Send(OutgoingChange {
-            path: path.to_string(),
-            entry: Some(entry),
-            condition,
-            claimed: from.as_ref().map(|f| f.path.clone()),
-            from,
-            local: Some(*local),
-            ours: true,
-        }))
+        Ok(outgoing(path, known, local, mode, from))
     }
 
     /// Adopts the hub's mode before an edit is sent, and stores it at once: a mode that a user sets
@@ -389,4 +371,31 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// A local version to send, renamed from another name or not.
+pub(super) fn outgoing(
+    path: &str,
+    known: &PathState,
+    local: &LocalEntry,
+    mode: u32,
+    from: Option<OldPath>,
+) -> NextStep {
+    let mtime = local_mtime(known.base(), local);
+    NextStep::Send(OutgoingChange {
+        path: path.to_string(),
+        entry: Some(Entry {
+            mode,
+            mtime,
+            ..local.entry
+        }),
+        condition: match known.remote().entry {
+            Some(_) => ExpectedRow::Rev(known.remote().at()),
+            None => ExpectedRow::Nothing,
+        },
+        claimed: from.as_ref().map(|f| f.path.clone()),
+        from,
+        local: Some(*local),
+        ours: true,
+    })
 }

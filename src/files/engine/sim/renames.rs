@@ -11,10 +11,14 @@ use super::*;
 
 /// A user of client 1 renames a file.
 fn rename(s: &mut Scene, from: &str, to: &str) {
+    rename_on(s, 1, from, to);
+}
+
+fn rename_on(s: &mut Scene, i: usize, from: &str, to: &str) {
     let mut w = s.world();
     let ctime = w.fresh();
-    let node = w.clients[1].fs.remove(from).expect("it is there");
-    w.clients[1].fs.insert(to.into(), Node { ctime, ..node });
+    let node = w.clients[i].fs.remove(from).expect("it is there");
+    w.clients[i].fs.insert(to.into(), Node { ctime, ..node });
 }
 
 #[test]
@@ -58,6 +62,40 @@ fn a_file_that_a_user_renames_to_a_name_edited_on_the_hub_is_kept_beside_it() {
         s.sync(0);
         (0..2).all(|i| s.here(i, "a") == 2 && s.has(i, 1) && s.here(i, "b") == 0)
     });
+}
+
+#[test]
+fn two_equal_files_that_are_renamed_to_each_others_names_leave_one() {
+    for touched in [&[][..], &["a", "b"]] {
+        for is_in_sync in [true, false] {
+            check(|s| {
+                s.write(0, "a", 1);
+                s.sync(0);
+                s.sync(1);
+                s.write(1, "b", 1);
+                s.sync(1);
+                if is_in_sync {
+                    s.sync(0);
+                    rename_on(s, 0, "a", "b");
+                } else {
+                    // it has heard of the other file only
+                    rename_on(s, 0, "a", "b");
+                    s.poll_all(0);
+                }
+                rename(s, "b", "a");
+                for path in touched {
+                    let at = s.world().hub.row(path).at();
+                    s.other(path, 1, ExpectedRow::Rev(at), None);
+                    (0..2).for_each(|i| s.poll_all(i));
+                }
+                // neither hears of the other one's change before its own is sent
+                (0..2).for_each(|i| s.work(i));
+                (0..3).for_each(|_| (0..2).for_each(|i| s.sync(i)));
+                let hub = ["a", "b"].map(|path| s.hub(path));
+                hub.contains(&1) && (0..2).all(|i| ["a", "b"].map(|path| s.here(i, path)) == hub)
+            });
+        }
+    }
 }
 
 #[test]
