@@ -316,10 +316,10 @@ fn the_simulation_catches_each_mutant() {
         panic!("the sources without a mutant: {why}");
     }
     let (mut wrongs, mut all) = (Vec::new(), BTreeSet::new());
-    for mutant in mutants()
-        .iter()
-        .filter(|mutant| mutant.name.contains(&chosen))
-    {
+    let mut mutants = mutants();
+    mutants.retain(|mutant| mutant.name.contains(&chosen));
+    assert!(!mutants.is_empty(), "no mutant has {chosen:?} in its name");
+    for mutant in &mutants {
         let result = mutant.apply(&copy.sources).and_then(|mutated| {
             copy.put(&mutated, &copy.sources);
             let caught = catches(&copy, mutant, &seeds);

@@ -187,32 +187,33 @@ impl Engine {
             // these bytes did not come out, they were to be placed: this too is a copy
             return Ok(false);
         }
-        let is_alike = entry.is_none_or(|placed| placed.kind == held.entry.kind);
-        self.keep_what_came_out(path, over, &staged.temp, &held, is_alike)?;
+        self.keep_what_came_out(path, over, staged, &held)?;
         Ok(true)
     }
 
     /// Keeps the replaced file if it is not the expected one. The bytes decide, because a write
-    /// through a mapping may leave no stamp. `is_alike`: an entry of the same kind took its place.
+    /// through a mapping may leave no stamp.
     fn keep_what_came_out(
         &self,
         path: &str,
         over: Option<&LocalEntry>,
-        temp: &str,
+        staged: &StagedFile,
         held: &LocalEntry,
-        is_alike: bool,
     ) -> Result<(), Interrupted> {
+        let temp = &staged.temp;
         if held.entry.is_dir() {
             return Ok(());
         }
         if let Some(over) = over.filter(|l| l.entry.same_body(&held.entry)) {
-            // only its mode was changed: apply that change to the new file, but not to a directory
+            // only its mode was changed: apply that change to the new file, but not to a directory, nor to what has
+            // replaced the new file since
             if over.entry.mode != held.entry.mode
-                && is_alike
-                && let Some(now) = self.env.tree.stamp(path)?
+                && let Presence::Here(now) = self.env.tree.examine(path, None)?
+                && now.entry.kind == held.entry.kind
+                && now.stamp.inode == staged.stamp.inode
             {
                 let mode = held.entry.mode;
-                self.env.tree.set_metadata(path, &now, mode, None)?;
+                self.env.tree.set_metadata(path, &now.stamp, mode, None)?;
             }
             return Ok(());
         }

@@ -89,8 +89,13 @@ impl World {
     /// still arrive.
     fn leave_disk(&mut self, i: usize) {
         let others = self.clients.iter().enumerate().filter(|(n, _)| *n != i);
+        let is_sent = |c: &Client, path: &str| {
+            c.rows(path)
+                .key
+                .is_some_and(|key| self.hub.has_made(key.key))
+        };
         let elsewhere: BTreeSet<(String, u64)> = others
-            .flat_map(|(_, c)| c.unsent())
+            .flat_map(|(_, c)| c.unsent().filter(move |(path, _)| !is_sent(c, path)))
             .chain(self.hub.live())
             .map(|(path, content)| (self.meant(&path), content))
             .collect();

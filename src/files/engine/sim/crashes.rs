@@ -1,7 +1,7 @@
 //! A crash at each step of a work item, and the result.
 
 use crate::files::engine::traits::{ExpectedRow, Intent, StagedFile};
-use crate::files::plan::LocalEntry;
+use crate::files::plan::{DIR_MODE, LocalEntry};
 
 use super::directories::{renamed_on_hub, two_files};
 use super::scenes::Scene;
@@ -202,4 +202,38 @@ fn an_edit_that_came_out_is_kept_if_a_copy_gave_it_the_inode_of_what_was_placed(
     }
     s.sync(0);
     assert!(s.here(0, "a") == 2 && s.has(0, 3));
+}
+
+#[test]
+fn the_new_mode_of_a_replaced_file_is_not_given_to_what_a_user_puts_there() {
+    let before = |s: &mut Scene| {
+        s.write(0, "d", 1);
+        s.sync(0);
+        let at = s.world().hub.row("d").at();
+        s.other("d", 2, ExpectedRow::Rev(at), None);
+        // in the last moment before it is replaced
+        s.world().meanwhile = Some(|w| {
+            let ctime = w.fresh();
+            let node = w.clients[0].fs.get_mut("d").expect("it is there");
+            (node.mode, node.ctime) = (7, ctime);
+        });
+    };
+    let is_as_made = |s: &Scene| {
+        let w = s.world();
+        let there = &w.clients[0].fs["d"];
+        there.mode == if there.is_dir() { DIR_MODE } else { 0 }
+    };
+    for is_dir in [true, false] {
+        let replaced = |s: &mut Scene| {
+            let is_early = s.world().meanwhile.take().is_some();
+            if is_early || s.world().clients[0].fs["d"].mode == 7 {
+                // not replaced yet, or the new mode is already that of the new file
+                return;
+            }
+            s.world().clients[0].fs.remove("d");
+            s.write(0, if is_dir { "d/x" } else { "d" }, 3);
+        };
+        let is_right = |s: &Scene| s.has(0, 3) && is_as_made(s) || s.here(0, "d") == 2;
+        assert!(with_each_crash(before, replaced, is_right), "{is_dir}");
+    }
 }

@@ -183,6 +183,10 @@ impl SimHub {
         row
     }
 
+    pub fn has_made(&self, key: Uuid) -> bool {
+        self.keys.get(&key).is_some_and(Option::is_some)
+    }
+
     pub fn ask(&mut self, key: Uuid) -> KeyRows {
         let made = self.keys.get(&key).cloned().flatten();
         self.keys.entry(key).or_insert(None);

@@ -128,14 +128,20 @@ impl Client {
 
 impl World {
     /// The path that a user means: includes its conflict copies and, where a disk folds names, its
-    /// other spellings. Where users move directories, both names of a directory are one: with it
-    /// moves what has a temporary name, and gets a name for the user there.
+    /// other spellings. A file of a directory that is gone, or a file by now, is beside it. Where users
+    /// move directories, both names of a directory are one: with it moves what has a temporary name,
+    /// and gets a name for the user there.
     pub fn meant(&self, path: &str) -> String {
         let stem = super::stem(path);
-        match self.config {
+        let meant = match self.config {
             super::Config::Folding => fold(&stem),
             super::Config::Moving if is_below(&stem, "f") => format!("d{}", &stem[1..]),
             _ => stem,
+        };
+        if matches!(meant.as_str(), "x" | "y" | "z") {
+            format!("d/{meant}")
+        } else {
+            meant
         }
     }
 

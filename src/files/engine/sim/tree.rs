@@ -77,6 +77,7 @@ impl Tree for Side {
             return Err(refused());
         }
         // the kernel does not use the listing
+        let wanted = path;
         let path = &*c.real(path);
         if !c.make_parents(path)
             || c.fs
@@ -101,6 +102,10 @@ impl Tree for Side {
             c.fs.insert(staged.temp.clone(), out);
         }
         w.say(|| format!("c{i} places {path} = {}", new.content));
+        if path != wanted {
+            // a user here has respelled the name meanwhile, perhaps as others have who replaced it since
+            w.again.insert((path.to_string(), new.content));
+        }
         w.touched(i, path);
         self.leave(w, RenameOutcome::Done)
     }
@@ -129,7 +134,7 @@ impl Tree for Side {
             None => return Ok(RenameOutcome::Changed),
             Some(node) if node.is_dir() => {
                 w.clients[i].rename_all(from, to);
-                w.moved_along(from, to);
+                w.moved_along(i, from, to);
                 w.say(|| format!("c{i} moves the directory {from} -> {to}"));
                 return self.leave(w, RenameOutcome::Done);
             }
@@ -173,7 +178,7 @@ impl Tree for Side {
         let i = self.i;
         let moved = w.clients[i].respell(there, wanted);
         if moved == RenameOutcome::Done {
-            w.moved_along(there, wanted);
+            w.moved_along(i, there, wanted);
         }
         w.say(|| format!("c{i} respells {there} as {wanted}: {moved:?}"));
         self.leave(w, moved)

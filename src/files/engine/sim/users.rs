@@ -292,8 +292,18 @@ impl World {
         self.say(|| format!("c{i} mkdir {d}"));
     }
 
-    /// The program has renamed a directory: what a user put back into it is below the new name now.
-    pub fn moved_along(&mut self, from: &str, to: &str) {
+    /// The program has renamed a file or a directory: what a user put back there is at or below the new name now, and
+    /// what the user here had renamed away from the new name is there again.
+    pub fn moved_along(&mut self, i: usize, from: &str, to: &str) {
+        for (path, node) in &self.clients[i].fs {
+            let there = (path.clone(), node.content, node.kind);
+            if (path == to || is_below(path, to))
+                && let Some(who) = self.killed.get_mut(&there)
+                && who.remove(&i)
+            {
+                self.again.insert((path.clone(), node.content));
+            }
+        }
         let is_moved = |path: &str| path == from || is_below(path, from);
         let again = self.again.iter().filter(|(path, _)| is_moved(path));
         let again = again.map(|(path, k)| (format!("{to}{}", &path[from.len()..]), *k));
