@@ -47,7 +47,7 @@ impl ClockReading {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Whether what is kept for `lifetime` may be ended by its age.
+    /// Whether an item that is kept for `lifetime` may be ended by its age.
     pub fn is_believed(&self, lifetime: Duration) -> bool {
         clock::is_plausible(clock::from_millis(self.wall_ms))
             && Duration::from_millis(self.steady_ms) >= lifetime.min(BELIEVED_AFTER)

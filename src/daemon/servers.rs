@@ -59,7 +59,7 @@ pub fn files(settings: &Arc<Settings>) -> Result<HubClient> {
         .as_ref()
         .filter(|l| !server_url::names(&settings.server_url, &l.server_url))
     {
-        // what is known of one hub does not apply to another
+        // knowledge of one hub does not apply to another
         of_files.server_url.clone_from(&login.server_url);
         of_files.hub_fingerprint.clear();
     }

@@ -48,7 +48,7 @@
 //! * Nothing is done to the tree or the hub without a durable intent or open key; nothing else is
 //!   done at that path until the outcome is known.
 //! * All rows belong to one history of one hub; every request names the newest revision among them.
-//! * A row is believed if it comes from the feed, from the response to an accepted change, or from
+//! * A row is believed if it is from the feed, from the response to an accepted change, or from
 //!   the response about a key; a row in a refusal is not.
 //! * No two threads work on one path, or on a path and its ancestor.
 

@@ -86,7 +86,7 @@ impl Directory {
             }
             Ok::<_, Fault>(!self.wakeup.is_stopped())
         })?;
-        // what is missing is only known if this was the right directory all along
+        // the missing files are only known if this was the right directory all along
         self.tree.check()?;
         Ok(WalkFindings { skipped, copies })
     }

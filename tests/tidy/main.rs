@@ -225,7 +225,7 @@ fn the_sources_keep_the_rules() {
             .chain(stale(&sources))
             .chain(types::repeated(&sources))
             .chain(sources.iter().flat_map(words::in_literals))
-            .chain(words::in_comments(&sources))
+            .chain(sources.iter().flat_map(words::in_comments))
             .chain(walls(&sources))
             .chain(circles::circles(&sources))
             .collect(),

@@ -1,6 +1,4 @@
-//! Words that blur the subject of a sentence, in comments, in help and in the log. The list of exceptions only shrinks.
-
-use std::collections::BTreeMap;
+//! Words that blur the subject of a sentence, in comments, in help and in the log.
 
 use crate::source::{Breach, Source};
 
@@ -22,14 +20,6 @@ const WORDS: &[&str] = &[
     "nobody",
     "somebody",
     "everybody",
-];
-
-/// Comments with such words that are left in a directory, at most: lower the number with each that is rewritten.
-const LEFT: &[(&str, usize)] = &[
-    ("src/daemon", 1),
-    ("src/files", 12),
-    ("src/messages", 3),
-    ("src/steady.rs", 1),
 ];
 
 /// Files whose literals are help.
@@ -56,35 +46,19 @@ fn comment(line: &str) -> Option<&str> {
     line.trim_start().strip_prefix("//")
 }
 
-/// More comments with such words than [`LEFT`] allows.
-pub fn in_comments(sources: &[Source]) -> Vec<Breach> {
-    let mut by_directory = BTreeMap::<String, Vec<Breach>>::new();
-    for s in sources
-        .iter()
-        .filter(|s| !s.path.starts_with("tests/tidy/"))
-    {
-        let directory = s.path.splitn(3, '/').take(2).collect::<Vec<_>>().join("/");
-        for (i, line) in s.text.lines().enumerate() {
-            let words = comment(line).map(found).unwrap_or_default();
-            if !words.is_empty() {
-                let what = format!("\"{}\" (name the subject: see CONTRIBUTING.md)", words[0]);
-                by_directory
-                    .entry(directory.clone())
-                    .or_default()
-                    .push(s.breach(i + 1, what));
-            }
+/// Comments with such words.
+pub fn in_comments(s: &Source) -> Vec<Breach> {
+    if s.path.starts_with("tests/tidy/") {
+        return Vec::new();
+    }
+    let mut all = Vec::new();
+    for (i, line) in s.text.lines().enumerate() {
+        if let Some(word) = comment(line).map(found).unwrap_or_default().first() {
+            let what = format!("{word:?} (name the subject: see CONTRIBUTING.md)");
+            all.push(s.breach(i + 1, what));
         }
     }
-    let left = |directory: &str| {
-        LEFT.iter()
-            .find(|(name, _)| *name == directory)
-            .map_or(0, |(_, most)| *most)
-    };
-    by_directory
-        .into_iter()
-        .filter(|(directory, breaches)| breaches.len() > left(directory))
-        .flat_map(|(_, breaches)| breaches)
-        .collect()
+    all
 }
 
 /// Such words in help, and at the beginning of a log line.
@@ -129,5 +103,5 @@ fn such_words_are_found_as_words_only() {
     );
     assert_eq!(check("src/a.rs", "//! A.\nlog::info!(\"who came\");\n"), 1);
     let bad = Source::new("src/nowhere/a.rs", "//! A.\n// who reads it\n");
-    assert_eq!(in_comments(&[bad]).len(), 1);
+    assert_eq!(in_comments(&bad).len(), 1);
 }

@@ -11,7 +11,7 @@
 //! * `renames`: files that a user has renamed; `directory_moves`: a directory that was renamed on the hub, as a whole
 //! * `neighbours`: moves between two directories; `respell`: names that the disk takes for one; `pages`: rows of the state
 //!
-//! Everything that must survive is in the state before it is relied on; a rescan rebuilds what is only in memory. So an
+//! Everything that must survive is in the state before it is relied on; a rescan rebuilds the rest. So an
 //! engine may be dropped at any moment, and a new one over the same environment continues.
 
 pub mod pages;

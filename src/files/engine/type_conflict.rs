@@ -39,7 +39,7 @@ impl Engine {
         }
         let plan = self.plan(known);
         let action = plan.action;
-        // many directories have rows, so what is below one is read only where it matters
+        // many directories have rows, so those below one are read only where it matters
         if !here && !there && action != Action::Trash && !self.env.tree.is_empty(path)? {
             return Ok(None);
         }
@@ -142,7 +142,7 @@ impl Engine {
         Err(Interrupted::Again(NO_FREE_NAME))
     }
 
-    /// Collects what is known below a name. Open keys and intents there must be settled first.
+    /// Collects the known paths below a name. Open keys and intents there must be settled first.
     fn below(&self, path: &str, known: &PathState) -> Result<EntriesBelow, Interrupted> {
         let mut found = EntriesBelow::default();
         self.each_below(path, &mut |below, rows| {

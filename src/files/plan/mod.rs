@@ -253,7 +253,7 @@ fn both(base: &BaseRow, local: &LocalEntry, theirs: &Entry, same: bool) -> Plan 
     }
 }
 
-/// Limits a plan to what is carried out if changes are synced in one direction only; other
+/// Limits a plan to the actions that are carried out if changes are synced in one direction only; other
 /// differences remain.
 ///
 /// *Send-only*: nothing changes here. A change by others on the hub remains until the same path is

@@ -297,7 +297,7 @@ impl DiskTree {
     }
 
     /// Checks that this is still the same directory: called before and after each conclusion from
-    /// what is *not* there.
+    /// the absence of a file.
     pub fn check(&self) -> CallResult<()> {
         let checked = match self.id {
             Some(id) => marker::check(&self.root, id),

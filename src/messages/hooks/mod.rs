@@ -2,8 +2,8 @@
 //! still to run.
 //!
 //! Only the records: `schedule` decides when one runs, `run` runs it. A record is a copy of the
-//! message, because the files in `inbox/` belong to the user, who may change them: `<order>.<file
-//! name>.<type>.<runs so far>`, or `….failed-<how>`. The order is that of arrival. A record without
+//! message, because a user may change the files in `inbox/`: `<order>.<file name>.<type>.<runs so
+//! far>`, or `….failed-<how>`. The order is that of arrival. A record without
 //! an order was made by an earlier version, and is a second name of the file in `inbox/`.
 
 pub mod own;

@@ -77,7 +77,7 @@ impl TargetHolds {
             .retain(|target, hold| hold.until > now || probed.contains(target));
     }
 
-    /// Describes what is held, and why.
+    /// Describes the held messages, with the reasons.
     pub fn words(&self) -> Option<String> {
         let mut targets: Vec<&Target> = self.0.keys().collect();
         targets.sort();

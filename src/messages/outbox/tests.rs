@@ -1,4 +1,4 @@
-//! The outbox without a hub: what is read again, and what is held.
+//! The outbox without a hub: messages that are read again, and messages that are held.
 
 use std::fs::{File, FileTimes};
 

@@ -1,7 +1,7 @@
-//! The simulation: the unchanged engine in a world where everything goes wrong, and the invariants
+//! The simulation: the unchanged engine in a world where everything fails, and the invariants
 //! that must hold nevertheless.
 //!
-//! Three clients and a hub in memory; users who write, remove, rename and change modes at any
+//! Three clients and a hub in memory; users that write, remove, rename and change modes at any
 //! moment; requests that are lost, late or repeated; crashes between any two steps; other threads
 //! of the same client in the middle of a step; a hub that forgets tombstones or is set back. Then
 //! the disturbances end, and the invariants are checked ([`check`]). Contents have no bytes and
@@ -308,7 +308,7 @@ impl SimRun {
         let _ = engine.approve(tokens);
     }
 
-    /// Ends the disturbances: everything comes into sync, or it never will.
+    /// Ends the disturbances: everything gets in sync, or it never will.
     fn quiet(&self) -> Vec<String> {
         self.shared.lock().on = false;
         let mut last = None;

@@ -103,7 +103,7 @@ impl Tree for Side {
         }
         w.say(|| format!("c{i} places {path} = {}", new.content));
         if path != wanted {
-            // a user here has respelled the name meanwhile, perhaps as others have who replaced it since
+            // a user here has respelled the name meanwhile, perhaps to one whose file others have replaced
             w.again.insert((path.to_string(), new.content));
         }
         w.touched(i, path);

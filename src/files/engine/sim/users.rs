@@ -470,7 +470,7 @@ impl World {
         if self.chance() < 0.5 {
             return;
         }
-        // at its start it downloads what is missing, and sends everything that it has
+        // at its start it downloads the missing files, and sends everything that it has
         for path in ["a", "b"] {
             match (
                 self.hub.row(path).entry.filter(|e| !e.is_dir()),

@@ -366,7 +366,7 @@ fn a_hash_is_believed_for_exactly_its_stamp_and_until_other_bytes_were_read() {
     // an upload has read other bytes
     w.tree.contradicted(&stamp);
     assert!(w.tree.doubts(&stamp));
-    // what was read is believed before what is remembered
+    // bytes that were read are believed before a remembered hash
     assert_eq!(
         (look(&stamp), look(&stamp), w.tree.doubts(&stamp)),
         (Hash::of(b"one"), Hash::of(b"one"), false)
