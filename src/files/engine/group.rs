@@ -7,6 +7,7 @@
 use super::deletes::GuardedDelete;
 use super::directory_moves::DirectoryNames;
 use super::queue::{Direction, GroupSize, Task, WorkEnd};
+use super::renames::OldNames;
 use super::report::outcome;
 use super::step::{
     IntentOutcome, MetadataChange, MoveAway, NextStep, OutgoingChange, PathWork, Placement, Results,
@@ -152,9 +153,9 @@ impl Engine {
     /// Carries out one step for each of these paths, of which none is above another.
     pub(super) fn step_all(&self, paths: &[String]) -> Vec<PathResult> {
         let mut results = Results::of(paths.len());
-        let mut steps = Steps::default();
+        let (mut steps, mut old_names) = (Steps::default(), OldNames::default());
         for (at, path) in paths.iter().enumerate() {
-            let (known, step) = match self.decide(path) {
+            let (known, step) = match self.decide(path, &mut old_names) {
                 Ok(decided) => decided,
                 Err(stop) => {
                     results.set_at(at, Err(stop));

@@ -1,17 +1,17 @@
 //! Examines one path, and decides on its next step.
 
+use crate::config::watch::SyncMode;
 use crate::files::plan::{
     Action, BaseRow, LocalEntry, Stamp, is_retimed, local_mode, parent, time_from,
 };
 
 use super::base_rows::{in_sync, seen_with};
 use super::queue::{Direction, Examined, Precedence, WorkEnd};
-use super::renames::brings;
+use super::renames::{OldNames, brings};
 use super::send::outgoing;
 use super::step::{MetadataChange, NextStep};
 use super::traits::{DeleteToken, Intent};
 use super::{DeleteEffect, Engine, Interrupted, LOCAL_CHANGED, PLAN_CHANGED, PathState, is_file};
-use crate::config::watch::SyncMode;
 
 impl Engine {
     /// Examines a path and returns the kind of work it needs. Changes nothing.
@@ -120,13 +120,22 @@ impl Engine {
     }
 
     /// Decides on the next step for a path, and resumes what was begun before.
-    pub(super) fn decide(&self, path: &str) -> Result<(PathState, NextStep), Interrupted> {
+    pub(super) fn decide(
+        &self,
+        path: &str,
+        old_names: &mut OldNames,
+    ) -> Result<(PathState, NextStep), Interrupted> {
         let known = self.know(path)?;
-        let step = self.next_step(path, &known)?;
+        let step = self.next_step(path, &known, old_names)?;
         Ok((known, step))
     }
 
-    fn next_step(&self, path: &str, known: &PathState) -> Result<NextStep, Interrupted> {
+    fn next_step(
+        &self,
+        path: &str,
+        known: &PathState,
+        old_names: &mut OldNames,
+    ) -> Result<NextStep, Interrupted> {
         if let Some(intent) = &known.rows.intent {
             return self.recover(path, known, intent).map(NextStep::Ended);
         }
@@ -143,11 +152,16 @@ impl Engine {
         }
         match self.type_conflict(path, known)? {
             Some(step) => Ok(step),
-            None => self.planned_step(path, known),
+            None => self.planned_step(path, known, old_names),
         }
     }
 
-    fn planned_step(&self, path: &str, known: &PathState) -> Result<NextStep, Interrupted> {
+    fn planned_step(
+        &self,
+        path: &str,
+        known: &PathState,
+        old_names: &mut OldNames,
+    ) -> Result<NextStep, Interrupted> {
         let plan = self.plan(known);
         if plan.action == Action::Nothing && known.plan().action != Action::Nothing {
             // differing versions stay different; the base must not record them as seen
@@ -165,10 +179,25 @@ impl Engine {
                 }
                 Ok(NextStep::Record(in_sync(known, None)))
             }
-            (Action::Upload, Some(local)) => self.upload(path, known, &local, plan.mode),
+            (Action::Upload, Some(local)) => self.upload(path, known, &local, plan.mode, old_names),
             (Action::Delete, _) => self.delete(path, known),
             (Action::Trash, Some(local)) => self.remove(path, known, &local),
-            (Action::Adopt, Some(local)) => self.adopt(path, known, &local, plan.mode),
+            (Action::Adopt, Some(local)) => {
+                let old = match self.options.mode {
+                    SyncMode::ReceiveOnly => None,
+                    _ => self.claim_old_name(path, known, &local, old_names)?,
+                };
+                match old {
+                    None => self.adopt(path, known, &local, plan.mode),
+                    // sent although the hub has it: another user may rename the hub's file to the
+                    // old name at the same time, and of two deletes each would remove the file that
+                    // the other one keeps
+                    old => {
+                        let mode = local_mode(known.base(), &local);
+                        Ok(outgoing(path, known, &local, mode, old))
+                    }
+                }
+            }
             // the hub's version is then an ordinary download
             (Action::Conflict, Some(local)) => self.set_aside(path, &local, BaseRow::default()),
             (Action::Download, local) => self.place(path, known, local, plan.mode),
@@ -218,14 +247,6 @@ impl Engine {
         local: &LocalEntry,
         mode: u32,
     ) -> Result<NextStep, Interrupted> {
-        if self.options.mode != SyncMode::ReceiveOnly
-            && let old @ Some(_) = self.claim_old_name(path, known, local)?
-        {
-            // sent although the hub has it: another user may rename the hub's file to the old name at
-            // the same time, and of two deletes each would remove the file that the other one keeps
-            let mode = local_mode(known.base(), local);
-            return Ok(outgoing(path, known, local, mode, old));
-        }
         let ours = is_retimed(known.base(), local);
         let time = time_from(known.base(), local, known.remote(), self.options.mode);
         let mtime = time.unwrap_or(local.entry.mtime);

@@ -3,11 +3,14 @@
 //! The new name and the delete of the old one are sent as one change, with the revisions of both as
 //! its condition. It changes nothing itself.
 
-use crate::files::plan::{BaseRow, Entry, LocalEntry, is_below};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use crate::files::plan::{self, BaseRow, LocalEntry, is_below};
 use crate::wire::files::Hash;
 use crate::wire::revision::Revision;
 
-use super::traits::{Fault, OldPath};
+use super::traits::{CallResult, Fault, OldPath};
 use super::{Engine, Interrupted, PathState};
 
 /// Files that are examined as the source of a rename, or as a copy of the same bytes.
@@ -15,6 +18,19 @@ pub(super) const CANDIDATES: usize = 16;
 
 /// Files with the same bytes that are asked whether one of them was moved.
 pub(super) const MAX_EQUAL_FILES: usize = 1000;
+
+/// For each content of a group, the names that may have lost it, which are looked for once: of many
+/// equal files, most still exist.
+#[derive(Default)]
+pub(super) struct OldNames(BTreeMap<Hash, Candidates>);
+
+#[derive(Default)]
+struct Candidates {
+    /// Not considered yet, the next one at the end.
+    names: Vec<String>,
+    /// Whether one of them was being worked on elsewhere.
+    is_busy: bool,
+}
 
 impl Engine {
     /// Finds and claims the former name of this content, if it was renamed here, perhaps onto an
@@ -24,26 +40,21 @@ impl Engine {
         path: &str,
         known: &PathState,
         local: &LocalEntry,
+        old_names: &mut OldNames,
     ) -> Result<Option<OldPath>, Interrupted> {
-        if brings(known, local).is_none() {
+        let Some(hash) = brings(known, local) else {
             return Ok(None);
-        }
+        };
+        let candidates = match old_names.0.entry(hash) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(self.candidates(&hash)?),
+        };
         // ancestors of this name are directories by now, and descendants cannot have existed
         let apart = |old: &String| old != path && !is_below(path, old) && !is_below(old, path);
-        // of many equal files, most still exist
-        let gone = self.queue().deleted(&local.entry.hash, CANDIDATES);
-        let equal = self
-            .env
-            .state
-            .with_hash(&local.entry.hash, MAX_EQUAL_FILES)?;
-        let mut is_busy = false;
-        for old in gone.into_iter().chain(equal).filter(apart) {
-            // its own work item reports any error
-            if !matches!(self.env.tree.stamp(&old), Ok(None)) {
-                continue;
-            }
+        while let Some(at) = candidates.names.iter().rposition(apart) {
+            let old = candidates.names.remove(at);
             if !self.queue().claim(&old) {
-                is_busy = true;
+                candidates.is_busy = true;
                 continue;
             }
             match self.was_renamed(&old, local) {
@@ -55,17 +66,34 @@ impl Engine {
                 }
             }
         }
-        if is_busy {
+        if candidates.is_busy {
             Err(Interrupted::Busy("its former name is being synced"))
         } else {
             Ok(None)
         }
     }
 
+    /// Pending deletes of these bytes, and then names that are missing without being pending yet.
+    fn candidates(&self, hash: &Hash) -> CallResult<Candidates> {
+        let mut names = self.queue().deleted(hash, MAX_EQUAL_FILES);
+        let equal = self.env.state.with_hash(hash, MAX_EQUAL_FILES)?.into_iter();
+        // its own work item reports any error
+        let is_missing = |old: &String| matches!(self.env.tree.stamp(old), Ok(None));
+        let missing: Vec<String> = equal
+            .filter(|old| names.binary_search(old).is_err() && is_missing(old))
+            .collect();
+        names.extend(missing);
+        names.reverse();
+        Ok(Candidates {
+            names,
+            is_busy: false,
+        })
+    }
+
     /// The revision of `old` if it was in sync with these bytes and is only missing here.
     fn was_renamed(&self, old: &str, local: &LocalEntry) -> Result<Option<Revision>, Interrupted> {
         let rows = self.env.state.rows(old)?;
-        let is_same = |entry: Option<Entry>| entry.is_some_and(|e| e.same_body(&local.entry));
+        let is_same = |entry: Option<plan::Entry>| entry.is_some_and(|e| e.same_body(&local.entry));
         // that its mode was changed on the hub does not keep it from being deleted there
         let same = is_same(rows.base.entry) && is_same(rows.remote.entry) && !rows.base.lost;
         let quiet = rows.key.is_none() && rows.intent.is_none() && !self.env.tree.ignored(old);

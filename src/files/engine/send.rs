@@ -11,6 +11,7 @@ use crate::files::plan::{
 };
 use crate::wire::revision::Revision;
 
+use super::renames::OldNames;
 use super::step::{MetadataChange, NextStep, OutgoingChange, PathWork, Results};
 use super::traits::{
     CallResult, ChangeOutcome, CompletedChange, ExpectedRow, Fault, HubChange, OldPath, OpenKey,
@@ -272,11 +273,12 @@ impl Engine {
         known: &PathState,
         local: &LocalEntry,
         mode: u32,
+        old_names: &mut OldNames,
     ) -> Result<NextStep, Interrupted> {
         if let Some(step) = self.merge_mode(known, local, mode) {
             return Ok(step);
         }
-        let from = self.claim_old_name(path, known, local)?;
+        let from = self.claim_old_name(path, known, local, old_names)?;
         Ok(outgoing(path, known, local, mode, from))
     }
 

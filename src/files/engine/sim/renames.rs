@@ -99,6 +99,42 @@ fn two_equal_files_that_are_renamed_to_each_others_names_leave_one() {
 }
 
 #[test]
+fn a_file_is_not_compared_with_each_equal_one() {
+    const GROUP: usize = 64;
+    let reads = |count: usize| {
+        let mut s = Scene::new();
+        let names = |first: &str| {
+            (0..count)
+                .map(|n| format!("{first}{n}"))
+                .collect::<Vec<_>>()
+        };
+        let take_all = |s: &Scene, paths: &[String]| {
+            let before = s.world().reads;
+            let engine = s.run.engine(1);
+            offer(&engine, paths);
+            while engine.work(GROUP).is_some() {}
+            s.world().reads - before
+        };
+        s.sync(1);
+        for path in names("a") {
+            s.write(1, &path, 7);
+        }
+        let new = take_all(&s, &names("a"));
+        for (from, to) in names("a").iter().zip(&names("b")) {
+            rename(&mut s, from, to);
+        }
+        let renamed = take_all(&s, &[names("b"), names("a")].concat());
+        let hub = |first: &str| names(first).iter().filter(|path| s.hub(path) == 7).count();
+        assert_eq!((hub("a"), hub("b")), (0, count));
+        [new, renamed]
+    };
+    let [few, many] = [2, 4].map(|groups| reads(groups * GROUP));
+    for (few, many) in few.iter().zip(many) {
+        assert!(many < few * 3, "{few} and {many}");
+    }
+}
+
+#[test]
 fn renames_whose_old_names_are_examined_meanwhile_stay_a_group() {
     for examined in [0, 3] {
         let mut s = Scene::new();

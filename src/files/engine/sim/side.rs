@@ -61,6 +61,7 @@ impl Side {
             return Err(fatal("crashed before"));
         }
         if point == Point::Read {
+            w.reads += 1;
             return Ok(w);
         }
         if w.crashes(0.012) {

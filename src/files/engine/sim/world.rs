@@ -202,6 +202,8 @@ pub struct World {
     pub lose_requests: bool,
     /// Effects until the next crash.
     pub crash_in: Option<u32>,
+    /// How often a tree was read.
+    pub reads: usize,
     pub clients: Vec<Client>,
     pub engines: Vec<Option<Arc<Engine>>>,
     /// The depth of nested runs of other threads.
@@ -255,6 +257,7 @@ impl World {
             lose_answers: false,
             lose_requests: false,
             crash_in: None,
+            reads: 0,
             clients,
             engines: vec![None, None, None],
             depth: 0,
