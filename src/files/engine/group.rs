@@ -92,11 +92,14 @@ impl Engine {
             WorkGroup::DirectoryMove(names) => return self.carry_out_move(names),
         };
         match task {
-            Task::Examine => paths
-                .into_iter()
-                .map(|path| (self.examine(&path), path))
-                .map(|(done, path)| self.ended(path, done))
-                .collect(),
+            Task::Examine => {
+                let mut old_names = OldNames::default();
+                paths
+                    .into_iter()
+                    .map(|path| (self.examine(&path, &mut old_names), path))
+                    .map(|(done, path)| self.ended(path, done))
+                    .collect()
+            }
             Task::CarryOut => self.carry_out_changes(paths),
         }
     }

@@ -49,6 +49,7 @@ use crate::config::watch::SyncMode;
 use crate::wire::revision::Revision;
 use deletes::DeleteEffect;
 use queue::{Precedence, WorkQueue};
+use renames::OldNames;
 use report::{Interrupted, PathResult};
 use traits::{CallResult, DeleteToken, Env, Feed, Presence, Rows, State, Write};
 
@@ -263,7 +264,7 @@ impl Engine {
         if self.env.tree.ignored(path) {
             return Ok(None);
         }
-        let known = match self.know(path) {
+        let known = match self.know(path, &mut OldNames::default()) {
             Ok(known) => known,
             Err(Interrupted::Fault(fault)) => return Err(fault),
             Err(_) => return Ok(None),
@@ -353,7 +354,7 @@ impl Engine {
     }
 
     /// Reads everything that is known about a path.
-    fn know(&self, path: &str) -> Result<PathState, Interrupted> {
+    fn know(&self, path: &str, old_names: &mut OldNames) -> Result<PathState, Interrupted> {
         let generation = self.generation();
         let rows = self.env.state.rows(path)?;
         let node = self.examine_entry(path, &rows.base)?;
@@ -370,7 +371,7 @@ impl Engine {
             node,
             local,
         };
-        if self.is_another_file(&known)? {
+        if self.is_another_file(&known, old_names)? {
             known.rows.base = BaseRow::default();
         }
         Ok(known)

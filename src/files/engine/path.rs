@@ -15,7 +15,11 @@ use super::{DeleteEffect, Engine, Interrupted, LOCAL_CHANGED, PLAN_CHANGED, Path
 
 impl Engine {
     /// Examines a path and returns the kind of work it needs. Changes nothing.
-    pub(super) fn examine(&self, path: &str) -> Result<WorkEnd, Interrupted> {
+    pub(super) fn examine(
+        &self,
+        path: &str,
+        old_names: &mut OldNames,
+    ) -> Result<WorkEnd, Interrupted> {
         let examined = |rank, way| Examined {
             rank,
             way,
@@ -29,7 +33,7 @@ impl Engine {
                 Direction::Down,
             )));
         }
-        let known = self.know(path)?;
+        let known = self.know(path, old_names)?;
         if known.rows.intent.is_some() || known.rows.key.is_some() {
             let way = if known.rows.intent.is_some() {
                 Direction::Down
@@ -125,7 +129,7 @@ impl Engine {
         path: &str,
         old_names: &mut OldNames,
     ) -> Result<(PathState, NextStep), Interrupted> {
-        let known = self.know(path)?;
+        let known = self.know(path, old_names)?;
         let step = self.next_step(path, &known, old_names)?;
         Ok((known, step))
     }

@@ -5,6 +5,7 @@ use crate::files::conflict::copy_name;
 use crate::files::plan::{BaseRow, Entry, LocalEntry, Stamp, parent};
 
 use super::base_rows::{closing, seen_with, with_mode};
+use super::renames::OldNames;
 use super::step::IntentOutcome;
 use super::traits::{CompletedChange, Intent, Presence, RenameOutcome, StagedFile, Write};
 use super::{Engine, Interrupted, PathResult, PathState};
@@ -313,7 +314,7 @@ impl Engine {
                 Some((path, staged)) if self.env.tree.stamp(staged)?.is_none() => {
                     self.follow(path, temp)
                 }
-                _ => self.clear_away(temp, &self.know(temp)?, temp),
+                _ => self.clear_away(temp, &self.know(temp, &mut OldNames::default())?, temp),
             };
             if let Err(fault @ Interrupted::Fault(_)) = done {
                 return Err(fault);
@@ -325,7 +326,7 @@ impl Engine {
     /// A user has moved the directory of a staged file: a temporary name missing there does not
     /// mean that it was placed.
     fn follow(&self, path: &str, temp: &str) -> PathResult {
-        let known = self.know(path)?;
+        let known = self.know(path, &mut OldNames::default())?;
         let Some(mut intent) = known.rows.intent.clone() else {
             return Ok(false);
         };

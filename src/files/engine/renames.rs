@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use crate::files::plan::{self, BaseRow, LocalEntry, is_below};
+use crate::files::plan::{self, LocalEntry, Stamp, is_below};
 use crate::wire::files::Hash;
 use crate::wire::revision::Revision;
 
@@ -19,17 +19,19 @@ pub(super) const CANDIDATES: usize = 16;
 /// Files with the same bytes that are asked whether one of them was moved.
 pub(super) const MAX_EQUAL_FILES: usize = 1000;
 
-/// For each content of a group, the names that may have lost it, which are looked for once: of many
-/// equal files, most still exist.
+/// For each content of a group, the names that may have lost it. They are looked for once, because of
+/// many equal files most still exist.
 #[derive(Default)]
 pub(super) struct OldNames(BTreeMap<Hash, Candidates>);
 
 #[derive(Default)]
 struct Candidates {
-    /// Not considered yet, the next one at the end.
+    /// Not tried yet, the next one at the end.
     names: Vec<String>,
     /// Whether one of them was being worked on elsewhere.
     is_busy: bool,
+    /// The files that were in sync under these names, by their inodes.
+    files: BTreeMap<u64, Stamp>,
 }
 
 impl Engine {
@@ -45,10 +47,7 @@ impl Engine {
         let Some(hash) = brings(known, local) else {
             return Ok(None);
         };
-        let candidates = match old_names.0.entry(hash) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(self.candidates(&hash)?),
-        };
+        let candidates = self.candidates(hash, old_names)?;
         // ancestors of this name are directories by now, and descendants cannot have existed
         let apart = |old: &String| old != path && !is_below(path, old) && !is_below(old, path);
         while let Some(at) = candidates.names.iter().rposition(apart) {
@@ -74,9 +73,21 @@ impl Engine {
     }
 
     /// Pending deletes of these bytes, and then names that are missing without being pending yet.
-    fn candidates(&self, hash: &Hash) -> CallResult<Candidates> {
-        let mut names = self.queue().deleted(hash, MAX_EQUAL_FILES);
-        let equal = self.env.state.with_hash(hash, MAX_EQUAL_FILES)?.into_iter();
+    fn candidates<'a>(
+        &self,
+        hash: Hash,
+        old_names: &'a mut OldNames,
+    ) -> CallResult<&'a mut Candidates> {
+        let new = match old_names.0.entry(hash) {
+            Entry::Occupied(found) => return Ok(found.into_mut()),
+            Entry::Vacant(new) => new,
+        };
+        let mut names = self.queue().deleted(&hash, MAX_EQUAL_FILES);
+        let equal = self
+            .env
+            .state
+            .with_hash(&hash, MAX_EQUAL_FILES)?
+            .into_iter();
         // its own work item reports any error
         let is_missing = |old: &String| matches!(self.env.tree.stamp(old), Ok(None));
         let missing: Vec<String> = equal
@@ -84,10 +95,18 @@ impl Engine {
             .collect();
         names.extend(missing);
         names.reverse();
-        Ok(Candidates {
+        let mut files = BTreeMap::new();
+        for old in &names {
+            let rows = self.env.state.rows(old)?;
+            if let Some(seen) = rows.base.seen.filter(|_| rows.intent.is_none()) {
+                files.insert(seen.inode, seen);
+            }
+        }
+        Ok(new.insert(Candidates {
             names,
             is_busy: false,
-        })
+            files,
+        }))
     }
 
     /// The revision of `old` if it was in sync with these bytes and is only missing here.
@@ -108,26 +127,31 @@ impl Engine {
 
     /// Whether a user has renamed another file to this name, whose content is that of the former one: only the inode
     /// tells, which was in sync under a name that is missing now. What the hub changed was not this file.
-    pub(super) fn is_another_file(&self, known: &PathState) -> Result<bool, Interrupted> {
+    pub(super) fn is_another_file(
+        &self,
+        known: &PathState,
+        old_names: &mut OldNames,
+    ) -> Result<bool, Interrupted> {
         let base = known.base();
         let Some(local) = known.local.filter(|local| !local.entry.is_dir()) else {
             return Ok(false);
         };
-        let is_it =
-            |base: &BaseRow| (base.seen).is_some_and(|seen| seen.same_but_for_ctime(&local.stamp));
         let is_begun = known.rows.intent.is_some() || known.rows.key.is_some();
-        let is_former = base.entry.is_some_and(|e| e.same_body(&local.entry));
-        if is_begun || !is_former || is_it(base) {
+        let is_alike = base.entry.is_some_and(|e| e.same_body(&local.entry));
+        let is_it = |seen: Stamp| seen.inode == local.stamp.inode;
+        if is_begun || !is_alike || base.seen.is_some_and(is_it) {
             return Ok(false);
         }
-        for old in (self.env.state).with_hash(&local.entry.hash, MAX_EQUAL_FILES)? {
-            let rows = self.env.state.rows(&old)?;
-            // an error of this name is reported by its own work item
-            if is_it(&rows.base) && matches!(self.env.tree.stamp(&old), Ok(None)) {
-                return Ok(rows.intent.is_none());
-            }
-        }
-        Ok(false)
+        // the hub's change would replace this file, which may have been renamed a moment ago
+        let mut of_now = OldNames::default();
+        let old_names = if base.is_at(known.remote()) {
+            old_names
+        } else {
+            &mut of_now
+        };
+        let candidates = self.candidates(local.entry.hash, old_names)?;
+        let former = candidates.files.get(&local.stamp.inode);
+        Ok(former.is_some_and(|seen| seen.same_but_for_ctime(&local.stamp)))
     }
 }
 

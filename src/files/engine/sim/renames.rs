@@ -120,13 +120,17 @@ fn a_file_is_not_compared_with_each_equal_one() {
             s.write(1, &path, 7);
         }
         let new = take_all(&s, &names("a"));
+        for path in names("a") {
+            s.write(1, &path, 7);
+        }
+        let replaced = take_all(&s, &names("a"));
         for (from, to) in names("a").iter().zip(&names("b")) {
             rename(&mut s, from, to);
         }
         let renamed = take_all(&s, &[names("b"), names("a")].concat());
         let hub = |first: &str| names(first).iter().filter(|path| s.hub(path) == 7).count();
         assert_eq!((hub("a"), hub("b")), (0, count));
-        [new, renamed]
+        [new, replaced, renamed]
     };
     let [few, many] = [2, 4].map(|groups| reads(groups * GROUP));
     for (few, many) in few.iter().zip(many) {
