@@ -253,7 +253,9 @@ impl Engine {
         trash: bool,
     ) -> Result<bool, Interrupted> {
         let Some(there) = self.env.tree.stamp(to)? else {
-            return Ok(false);
+            // a file at neither name may have been removed from the trash already: no user has
+            // deleted it
+            return Ok(trash && self.env.tree.stamp(path)?.is_none());
         };
         let meant = there.same_but_for_ctime(&what.stamp) && self.env.tree.holds(to, what)?;
         if !trash || meant {

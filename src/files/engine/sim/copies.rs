@@ -123,9 +123,18 @@ impl World {
         self.again.extend(self.hub.live());
         let host = format!("c{i}");
         for (change, from, _) in &self.flight {
-            if let Some(entry) = change.entry.filter(|_| *from == host) {
+            if *from != host {
+                continue;
+            }
+            if let Some(entry) = change.entry {
                 let late = (change.path.clone(), Node::content_of(&entry.hash));
                 self.again.insert(late);
+            }
+            // what its user put back after it was sent is gone with the disk
+            if let Some(before) = self.hub.row(&change.path).entry {
+                let replaced = (self.meant(&change.path), Node::content_of(&before.hash));
+                let former = (FORMER, change.path.clone());
+                self.gone.entry(replaced).or_default().insert(former);
             }
         }
     }

@@ -6,18 +6,30 @@ use crate::files::plan::{DIR_MODE, LocalEntry};
 use super::directories::{renamed_on_hub, two_files};
 use super::scenes::Scene;
 
-/// Runs a scene repeatedly, with a crash at the first, second, … step while client 0 works, and
-/// another event before it starts again; `true`: the result was right each time.
+/// Runs a scene repeatedly, with a crash at the first, second, … step while client 0 works that
+/// keeps none, one or all of the commits without a sync, and another event before it starts again;
+/// `true`: the result was right each time.
 fn with_each_crash(
     before: impl Fn(&mut Scene),
     meanwhile: impl Fn(&mut Scene),
     after: impl Fn(&Scene) -> bool,
+) -> bool {
+    let mut kept = [0, 1, usize::MAX].into_iter();
+    kept.all(|kept| with_crashes_that_keep(kept, &before, &meanwhile, &after))
+}
+
+fn with_crashes_that_keep(
+    kept: usize,
+    before: &impl Fn(&mut Scene),
+    meanwhile: &impl Fn(&mut Scene),
+    after: &impl Fn(&Scene) -> bool,
 ) -> bool {
     for step in 1..200 {
         let mut s = Scene::new();
         before(&mut s);
         s.poll_all(0);
         s.world().crash_in = Some(step);
+        s.world().crash_keeps = Some(kept);
         s.work(0);
         let crashed = s.world().crash_in.take().is_none();
         meanwhile(&mut s);
@@ -31,7 +43,7 @@ fn with_each_crash(
             .filter(|w| w.starts_with("I1 c0") || w.starts_with("I1 c1"))
             .collect();
         if !wrongs.is_empty() || !after(&s) {
-            println!("crashed at step {step}: {wrongs:?}");
+            println!("crashed at step {step}, {kept} commits are kept: {wrongs:?}");
             return false;
         }
         if !crashed {
@@ -236,4 +248,21 @@ fn the_new_mode_of_a_replaced_file_is_not_given_to_what_a_user_puts_there() {
         let is_right = |s: &Scene| s.has(0, 3) && is_as_made(s) || s.here(0, "d") == 2;
         assert!(with_each_crash(before, replaced, is_right), "{is_dir}");
     }
+}
+
+#[test]
+fn a_file_that_left_its_old_name_before_a_crash_was_not_deleted_by_its_user() {
+    let rename = |s: &mut Scene, from: &str, to: &str| {
+        let rev = s.world().hub.row(from).rev;
+        s.other(to, 1, ExpectedRow::Nothing, Some((from, rev)));
+    };
+    let renamed = |s: &mut Scene| {
+        s.write(0, "a", 1);
+        s.sync(0);
+        s.sync(1);
+        rename(s, "a", "b");
+    };
+    let renamed_back = |s: &mut Scene| rename(s, "b", "a");
+    let is_there = |s: &Scene| s.hub("a") == 1 && (0..2).all(|i| s.here(i, "a") == 1);
+    assert!(with_each_crash(renamed, renamed_back, is_there));
 }

@@ -92,7 +92,10 @@ impl Side {
         w.say(|| format!("c{i} crashes"));
         w.clients[i].crashed = true;
         let unsynced = w.clients[i].unsynced.len();
-        let kept = w.random(unsynced + 1);
+        let kept = match w.crash_keeps {
+            Some(most) => most.min(unsynced),
+            None => w.random(unsynced + 1),
+        };
         w.clients[i].lose_unsynced(kept);
         if w.config == Config::Moving && w.fault(0.5) {
             w.user_moves_directory(i);

@@ -202,6 +202,8 @@ pub struct World {
     pub lose_requests: bool,
     /// Effects until the next crash.
     pub crash_in: Option<u32>,
+    /// Commits without a sync that a crash keeps; `None`: a random number.
+    pub crash_keeps: Option<usize>,
     /// How often a tree was read.
     pub reads: usize,
     pub clients: Vec<Client>,
@@ -257,6 +259,7 @@ impl World {
             lose_answers: false,
             lose_requests: false,
             crash_in: None,
+            crash_keeps: None,
             reads: 0,
             clients,
             engines: vec![None, None, None],
