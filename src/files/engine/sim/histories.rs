@@ -145,3 +145,18 @@ fn a_delete_that_a_restored_hub_does_not_know_to_be_void_leaves_the_file_in_the_
         (0..2).all(|i| is_in_trash(i) && s.here(i, "a") == 0)
     });
 }
+
+#[test]
+fn a_commit_that_fails_while_a_page_is_fetched_loses_no_rows_before_it() {
+    check(|s| {
+        let names: Vec<String> = (0..6).map(|n| format!("f{n}")).collect();
+        for path in &names {
+            s.other(path, 1, ExpectedRow::Nothing, None);
+        }
+        s.world().lose_commits = true;
+        s.poll_all(0);
+        s.world().lose_commits = false;
+        s.sync(0);
+        names.iter().all(|path| s.here(0, path) == 1)
+    });
+}

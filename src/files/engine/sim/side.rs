@@ -218,6 +218,10 @@ impl crate::files::engine::traits::HubCalls for Side {
         began: Option<u64>,
     ) -> CallResult<ChangesResult> {
         let mut w = self.enter(Point::Effect)?;
+        if w.lose_commits {
+            // a commit of another thread fails, and the state is as the disk has it
+            w.clients[self.i].lose_unsynced(0);
+        }
         let page = w.hub.changes(after, newest, began);
         let i = self.i;
         if !matches!(&page, ChangesResult::Page(p) if p.rows.is_empty()) {

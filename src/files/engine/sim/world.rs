@@ -200,6 +200,8 @@ pub struct World {
     /// Requests arrive but their responses are lost; or not even the requests arrive.
     pub lose_answers: bool,
     pub lose_requests: bool,
+    /// Commits without a sync are lost whenever a page is fetched.
+    pub lose_commits: bool,
     /// Effects until the next crash.
     pub crash_in: Option<u32>,
     /// Commits without a sync that a crash keeps; `None`: a random number.
@@ -258,6 +260,7 @@ impl World {
             copy: None,
             lose_answers: false,
             lose_requests: false,
+            lose_commits: false,
             crash_in: None,
             crash_keeps: None,
             reads: 0,

@@ -3,6 +3,7 @@
 mod idle;
 mod late;
 mod one_bucket;
+mod orphans;
 mod recoveries;
 
 use super::*;
