@@ -61,7 +61,7 @@ impl Engine {
         let same = |entry: Option<Entry>| entry.is_some_and(|e| e.same_body(&was));
         Ok(if !same(rows.remote.entry) || self.env.tree.ignored(to) {
             DeleteEffect::Counts(was.hash)
-        } else if same(rows.base.entry) && rows.intent.is_none() {
+        } else if same(rows.base.entry) && rows.base.is_at(&rows.remote) && rows.intent.is_none() {
             // a hub that announces a rename may never send the new name
             DeleteEffect::Free
         } else {

@@ -371,7 +371,7 @@ impl Engine {
             node,
             local,
         };
-        if self.is_another_file(&known, old_names)? {
+        if self.is_another_file(&known, old_names)? || self.is_renamed_to(path, &known)? {
             known.rows.base = BaseRow::default();
         }
         Ok(known)

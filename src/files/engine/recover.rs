@@ -255,7 +255,8 @@ impl Engine {
         let Some(there) = self.env.tree.stamp(to)? else {
             // a file at neither name may have been removed from the trash already: no user has
             // deleted it
-            return Ok(trash && self.env.tree.stamp(path)?.is_none());
+            let is_it = |now: Stamp| now.inode == what.stamp.inode || now.is_copy_of(&what.stamp);
+            return Ok(trash && !self.env.tree.stamp(path)?.is_some_and(is_it));
         };
         let meant = there.same_but_for_ctime(&what.stamp) && self.env.tree.holds(to, what)?;
         if !trash || meant {

@@ -8,12 +8,12 @@ use std::sync::{PoisonError, RwLockWriteGuard};
 
 use uuid::Uuid;
 
-use crate::files::plan::RemoteRow;
+use crate::files::plan::{BaseRow, RemoteRow};
 use crate::relpath;
 use crate::wire::revision::Revision;
 
-use super::pages::each_page;
-use super::traits::{CallResult, ChangesResult, Feed, RowPage, Write};
+use super::pages::{each_below, each_page};
+use super::traits::{CallResult, ChangesResult, Fault, Feed, RowPage, Rows, Write};
 use super::{Engine, lock};
 
 /// Own changes that the feed has not reported; the paths of others are examined once more.
@@ -83,19 +83,41 @@ impl Engine {
         } else {
             self.env.hub.common(feed.epoch, &points)?
         };
-        let (forget, polled) = match through {
-            0 => (Write::ForgetAll, PollResult::NewEpoch),
-            through => (Write::SetBack { through }, PollResult::SetBack(through)),
-        };
         let generation = self.lock_generation();
+        let (mut writes, polled) = match through {
+            0 => (vec![Write::ForgetAll], PollResult::NewEpoch),
+            through => {
+                let mut writes = self.incomplete_renames(through)?;
+                writes.push(Write::SetBack { through });
+                (writes, PollResult::SetBack(through))
+            }
+        };
         let start = Feed {
             epoch,
             generation: feed.generation + 1,
             ..Feed::default()
         };
-        self.env.state.commit(&[forget, Write::Feed(start)])?;
+        writes.push(Write::Feed(start));
+        self.env.state.commit(&writes)?;
         self.forgotten(generation, start.generation)?;
         Ok(polled)
+    }
+
+    /// Forgets the deletes that were half of a rename on the hub, of which the other half is not in
+    /// sync here: sent again alone, they would delete the only copy.
+    fn incomplete_renames(&self, through: u64) -> CallResult<Vec<Write>> {
+        let state = self.env.state.as_ref();
+        let mut writes = Vec::new();
+        each_below::<Fault>(state, "", |path: &str, rows: &Rows| {
+            let is_delete = rows.base.entry.is_none() && rows.base.rev > through;
+            if let Some(to) = rows.remote.renamed_to.as_ref().filter(|_| is_delete)
+                && state.rows(to)?.base.entry.is_none()
+            {
+                writes.push(Write::Base(path.to_string(), BaseRow::default()));
+            }
+            Ok(true)
+        })?;
+        Ok(writes)
     }
 
     /// Keeps all threads from committing until the guard is dropped.

@@ -153,6 +153,33 @@ impl Engine {
         let former = candidates.files.get(&local.stamp.inode);
         Ok(former.is_some_and(|seen| seen.same_but_for_ctime(&local.stamp)))
     }
+
+    /// Whether the hub has renamed a file of this machine to a name that was deleted here, since that was in sync: it was
+    /// another file that was deleted, and to delete this one would delete both.
+    pub(super) fn is_renamed_to(&self, path: &str, known: &PathState) -> Result<bool, Interrupted> {
+        let (base, remote) = (known.base(), known.remote());
+        let is_begun = known.rows.intent.is_some() || known.rows.key.is_some();
+        let Some(theirs) = remote.entry.filter(|e| !e.is_dir()) else {
+            return Ok(false);
+        };
+        let is_alike = base.entry.is_some_and(|e| e.same_body(&theirs));
+        if known.node.is_some() || is_begun || !is_alike || base.is_at(remote) {
+            return Ok(false);
+        }
+        for old in self.env.state.with_hash(&theirs.hash, MAX_EQUAL_FILES)? {
+            let gone = self.env.state.rows(&old)?.remote;
+            // the hub gives the new name the revision before that of the old one
+            let is_since = gone.rev > base.rev + 1;
+            // its own work item reports any error
+            if is_since
+                && gone.renamed_to.is_some_and(|to| to == path)
+                && matches!(self.env.tree.stamp(&old), Ok(Some(_)))
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
 /// The hash of content that is new at its name.

@@ -79,6 +79,16 @@ impl Stamp {
         Stamp { ctime: 0, ..*self } == Stamp { ctime: 0, ..*other }
     }
 
+    /// Whether it may be the same file in a copy of the directory, in which all inodes are others.
+    pub fn is_copy_of(&self, other: &Stamp) -> bool {
+        let (inode, ctime) = (other.inode, other.ctime);
+        Stamp {
+            inode,
+            ctime,
+            ..*self
+        } == *other
+    }
+
     /// Whether it is the same directory with the same mode: its size and times change with its
     /// content.
     pub fn same_dir(&self, other: &Stamp) -> bool {

@@ -265,4 +265,13 @@ fn a_file_that_left_its_old_name_before_a_crash_was_not_deleted_by_its_user() {
     let renamed_back = |s: &mut Scene| rename(s, "b", "a");
     let is_there = |s: &Scene| s.hub("a") == 1 && (0..2).all(|i| s.here(i, "a") == 1);
     assert!(with_each_crash(renamed, renamed_back, is_there));
+    // nor is another file at that name its edit
+    let written = |s: &mut Scene| {
+        renamed_back(s);
+        if s.here(0, "a") == 0 {
+            s.write(0, "a", 7);
+        }
+    };
+    let is_kept = |s: &Scene| (0..2).all(|i| s.has(i, 1));
+    assert!(with_each_crash(renamed, written, is_kept));
 }

@@ -160,3 +160,27 @@ fn a_commit_that_fails_while_a_page_is_fetched_loses_no_rows_before_it() {
         names.iter().all(|path| s.here(0, path) == 1)
     });
 }
+
+#[test]
+fn half_a_rename_is_not_sent_again_to_a_hub_that_was_set_back() {
+    check(|s| {
+        s.other("d", 1, ExpectedRow::Nothing, None);
+        let copy = s.world().hub.clone();
+        s.write(0, "d/x", 2);
+        s.poll_all(0);
+        // the hub's file has its conflict name there, and not yet here
+        s.run.work(0, &["d".to_string()], 1, true);
+        while s.hub("d") == 1 {
+            s.run.work(0, &[], 1, false);
+        }
+        // a restart, after which only the old name is examined
+        s.world().engines[0] = None;
+        s.run.work(0, &["d".to_string()], 10, true);
+        assert!(s.world().clients[0].rows("d").base.rev > 0);
+        assert!(!s.has(0, 1));
+        s.world().hub.set_back(&copy, false);
+        s.sync(0);
+        s.sync(0);
+        s.has(0, 1) && s.here(0, "d/x") == 2
+    });
+}

@@ -99,6 +99,27 @@ fn two_equal_files_that_are_renamed_to_each_others_names_leave_one() {
 }
 
 #[test]
+fn a_file_that_is_renamed_to_a_name_deleted_elsewhere_keeps_one_of_its_names() {
+    for is_known in [true, false] {
+        check(|s| {
+            s.write(0, "a", 1);
+            s.write(0, "b", 1);
+            s.sync(0);
+            s.sync(1);
+            s.world().clients[0].fs.remove("b");
+            rename(s, "a", "b");
+            s.work(1);
+            if is_known {
+                s.poll_all(0);
+            }
+            s.work(0);
+            (0..3).for_each(|_| (0..2).for_each(|i| s.sync(i)));
+            s.hub("b") == 1 && (0..2).all(|i| s.here(i, "b") == 1 && s.here(i, "a") == 0)
+        });
+    }
+}
+
+#[test]
 fn a_file_is_not_compared_with_each_equal_one() {
     const GROUP: usize = 64;
     let reads = |count: usize| {
