@@ -3,6 +3,7 @@
 mod changes;
 mod clones;
 mod crashes;
+mod crossing;
 mod everywhere;
 mod faults;
 mod fleet;

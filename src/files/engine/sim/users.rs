@@ -242,7 +242,7 @@ impl World {
         let killed = (to.to_string(), content, node.kind);
         let again = self.puts.contains(&(to.to_string(), content))
             || self.killed.contains_key(&killed)
-            || stem(from) == to;
+            || super::copy_of(from) && self.meant(from) == self.meant(to);
         self.put(i, to, node, again);
         self.messy.insert(to.into());
         content
