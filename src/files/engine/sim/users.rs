@@ -6,7 +6,7 @@ use crate::wire::files::EntryKind;
 
 use super::names::{MOVED_TO, WRITTEN};
 use super::world::{Client, Node, World};
-use super::{Config, stem};
+use super::Config;
 
 impl World {
     fn kill(&mut self, i: usize, path: &str, writes: bool) -> Option<Node> {
