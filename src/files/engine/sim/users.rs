@@ -4,9 +4,9 @@
 use crate::files::plan::{DIR_MODE, DIR_READABLE, MODE, is_below, parent};
 use crate::wire::files::EntryKind;
 
+use super::Config;
 use super::names::{MOVED_TO, WRITTEN};
 use super::world::{Client, Node, World};
-use super::Config;
 
 impl World {
     fn kill(&mut self, i: usize, path: &str, writes: bool) -> Option<Node> {
