@@ -206,8 +206,8 @@ impl Engine {
             return Ok(());
         }
         if let Some(over) = over.filter(|l| l.entry.same_body(&held.entry)) {
-            // only its mode was changed: apply that change to the new file, but not to a directory, nor to what has
-            // replaced the new file since
+            // only its mode was changed: apply that change to the new file, but not to a directory,
+            // nor to a file that has replaced the new one since
             if over.entry.mode != held.entry.mode
                 && let Presence::Here(now) = self.env.tree.examine(path, None)?
                 && now.entry.kind == held.entry.kind

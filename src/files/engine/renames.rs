@@ -1,4 +1,5 @@
-//! Recognizes what a user has renamed: content that is new at its name, and missing at another.
+//! Recognizes files that a user has renamed: content that is new at its name, and missing at
+//! another.
 //!
 //! The new name and the delete of the old one are sent as one change, with the revisions of both as
 //! its condition. It changes nothing itself.
@@ -30,8 +31,8 @@ struct Candidates {
     names: Vec<String>,
     /// Whether one of them was being worked on elsewhere.
     is_busy: bool,
-    /// The files that were in sync under these names, by their inodes.
-    files: BTreeMap<u64, Stamp>,
+    /// The files that were in sync under these names, by their inodes; read when it is needed.
+    files: Option<BTreeMap<u64, Stamp>>,
 }
 
 impl Engine {
@@ -95,18 +96,21 @@ impl Engine {
             .collect();
         names.extend(missing);
         names.reverse();
+        Ok(new.insert(Candidates {
+            names,
+            ..Candidates::default()
+        }))
+    }
+
+    fn files_of(&self, names: &[String]) -> CallResult<BTreeMap<u64, Stamp>> {
         let mut files = BTreeMap::new();
-        for old in &names {
+        for old in names {
             let rows = self.env.state.rows(old)?;
             if let Some(seen) = rows.base.seen.filter(|_| rows.intent.is_none()) {
                 files.insert(seen.inode, seen);
             }
         }
-        Ok(new.insert(Candidates {
-            names,
-            is_busy: false,
-            files,
-        }))
+        Ok(files)
     }
 
     /// The revision of `old` if it was in sync with these bytes and is only missing here.
@@ -125,8 +129,9 @@ impl Engine {
         Ok(gone.then_some(rows.remote.at()))
     }
 
-    /// Whether a user has renamed another file to this name, whose content is that of the former one: only the inode
-    /// tells, which was in sync under a name that is missing now. What the hub changed was not this file.
+    /// Whether a user has renamed another file to this name, whose content is that of the former one:
+    /// only the inode tells, which was in sync under a name that is missing now. The hub has changed
+    /// the former one, not this one.
     pub(super) fn is_another_file(
         &self,
         known: &PathState,
@@ -150,12 +155,16 @@ impl Engine {
             &mut of_now
         };
         let candidates = self.candidates(local.entry.hash, old_names)?;
-        let former = candidates.files.get(&local.stamp.inode);
+        let files = match &mut candidates.files {
+            Some(files) => files,
+            none => none.insert(self.files_of(&candidates.names)?),
+        };
+        let former = files.get(&local.stamp.inode);
         Ok(former.is_some_and(|seen| seen.same_but_for_ctime(&local.stamp)))
     }
 
-    /// Whether the hub has renamed a file of this machine to a name that was deleted here, since that was in sync: it was
-    /// another file that was deleted, and to delete this one would delete both.
+    /// Whether the hub has renamed a file of this machine to a name that was deleted here, after that
+    /// name was in sync: another file was deleted, and to delete this one would delete both.
     pub(super) fn is_renamed_to(&self, path: &str, known: &PathState) -> Result<bool, Interrupted> {
         let (base, remote) = (known.base(), known.remote());
         let is_begun = known.rows.intent.is_some() || known.rows.key.is_some();

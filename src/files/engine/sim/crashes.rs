@@ -224,11 +224,7 @@ fn the_new_mode_of_a_replaced_file_is_not_given_to_what_a_user_puts_there() {
         let at = s.world().hub.row("d").at();
         s.other("d", 2, ExpectedRow::Rev(at), None);
         // in the last moment before it is replaced
-        s.world().meanwhile = Some(|w| {
-            let ctime = w.fresh();
-            let node = w.clients[0].fs.get_mut("d").expect("it is there");
-            (node.mode, node.ctime) = (7, ctime);
-        });
+        s.world().meanwhile = Some(|w| w.chmod(0, "d", 7));
     };
     let is_as_made = |s: &Scene| {
         let w = s.world();

@@ -221,11 +221,7 @@ fn the_new_mode_of_a_file_is_not_given_to_the_directory_that_replaces_it() {
             let at = s.world().hub.row("d").at();
             s.other("d", 2, ExpectedRow::Rev(at), None);
         }
-        s.world().meanwhile = Some(|w| {
-            let ctime = w.fresh();
-            let node = w.clients[1].fs.get_mut("d").expect("it is there");
-            (node.mode, node.ctime) = (7, ctime);
-        });
+        s.world().meanwhile = Some(|w| w.chmod(1, "d", 7));
         s.sync(1);
         s.sync(0);
         assert!(s.world().meanwhile.is_none());

@@ -52,10 +52,7 @@ impl Scene {
     }
 
     pub fn chmod(&self, i: usize, path: &str, mode: u32) {
-        let mut w = self.world();
-        let ctime = w.fresh();
-        let node = w.clients[i].fs.get_mut(path).expect("it is there");
-        (node.mode, node.ctime) = (mode, ctime);
+        self.world().chmod(i, path, mode);
     }
 
     /// Another client changes the hub: content 0 deletes.
@@ -137,6 +134,14 @@ impl Scene {
         self.world().clients[i]
             .tree()
             .any(|(_, n)| n.content == content)
+    }
+}
+
+impl World {
+    pub(super) fn chmod(&mut self, i: usize, path: &str, mode: u32) {
+        let ctime = self.fresh();
+        let node = self.clients[i].fs.get_mut(path).expect("it is there");
+        (node.mode, node.ctime) = (mode, ctime);
     }
 }
 
