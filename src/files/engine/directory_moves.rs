@@ -31,7 +31,6 @@ pub(super) struct ExpectedMoves(BTreeMap<DirectoryNames, ExpectedMove>);
 struct ExpectedMove {
     /// When the first and the last of its files arrived.
     times: (Duration, Duration),
-    files: u64,
     /// The hub was polled since it was tried.
     is_untried: bool,
 }
@@ -80,13 +79,11 @@ impl Engine {
             });
             if let Some((_, found)) = known {
                 found.times.1 = now;
-                found.files += 1;
             } else if expected.0.len() < MAX_EXPECTED_MOVES
                 && let Some(names) = self.renamed_directory(old, new)
             {
                 let found = ExpectedMove {
                     times: (now, now),
-                    files: 1,
                     is_untried: true,
                 };
                 expected.0.insert(names, found);
@@ -367,11 +364,7 @@ impl ExpectedMove {
     /// When no more of it is awaited.
     fn end(&self, quiet: QuietTimes) -> Duration {
         let (first, last) = self.times;
-        let quiet = if self.files > 1 {
-            quiet.after_more_of_hub
-        } else {
-            quiet.after_one_of_hub
-        };
-        (last + quiet).min(first + GATHER_MAX)
+        // the first file of many may come alone
+        (last + quiet.after_more_of_hub).min(first + GATHER_MAX)
     }
 }
