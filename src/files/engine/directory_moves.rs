@@ -229,7 +229,7 @@ impl Engine {
             }
         })?;
         self.at_and_below(from, &mut |old, rows| {
-            if rows.intent.is_some() || rows.key.is_some() || rows.base.lost {
+            if rows.is_begun() || rows.base.lost {
                 return Err(NotMoved::Never);
             }
             if rows.remote.entry.is_some() {

@@ -34,7 +34,7 @@ impl Engine {
             )));
         }
         let known = self.know(path, old_names)?;
-        if known.rows.intent.is_some() || known.rows.key.is_some() {
+        if known.rows.is_begun() {
             let way = if known.rows.intent.is_some() {
                 Direction::Down
             } else {

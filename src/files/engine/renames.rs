@@ -141,10 +141,9 @@ impl Engine {
         let Some(local) = known.local.filter(|local| !local.entry.is_dir()) else {
             return Ok(false);
         };
-        let is_begun = known.rows.intent.is_some() || known.rows.key.is_some();
         let is_alike = base.entry.is_some_and(|e| e.same_body(&local.entry));
         let is_it = |seen: Stamp| seen.inode == local.stamp.inode;
-        if is_begun || !is_alike || base.seen.is_some_and(is_it) {
+        if known.rows.is_begun() || !is_alike || base.seen.is_some_and(is_it) {
             return Ok(false);
         }
         // the hub's change would replace this file, which may have been renamed a moment ago
@@ -167,12 +166,11 @@ impl Engine {
     /// name was in sync: another file was deleted, and to delete this one would delete both.
     pub(super) fn is_renamed_to(&self, path: &str, known: &PathState) -> Result<bool, Interrupted> {
         let (base, remote) = (known.base(), known.remote());
-        let is_begun = known.rows.intent.is_some() || known.rows.key.is_some();
         let Some(theirs) = remote.entry.filter(|e| !e.is_dir()) else {
             return Ok(false);
         };
         let is_alike = base.entry.is_some_and(|e| e.same_body(&theirs));
-        if known.node.is_some() || is_begun || !is_alike || base.is_at(remote) {
+        if known.node.is_some() || known.rows.is_begun() || !is_alike || base.is_at(remote) {
             return Ok(false);
         }
         for old in self.env.state.with_hash(&theirs.hash, MAX_EQUAL_FILES)? {

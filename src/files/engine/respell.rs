@@ -55,7 +55,7 @@ impl Engine {
 
     fn respell_claimed(&self, known: &PathState, there: &str, wanted: &str) -> PathResult {
         let rows = self.env.state.rows(wanted)?;
-        if rows.intent.is_some() || rows.key.is_some() {
+        if rows.is_begun() {
             return Err(Interrupted::WaitFor(wanted.to_string()));
         }
         let (from, to) = (there.to_string(), wanted.to_string());
@@ -110,7 +110,7 @@ impl Engine {
     fn found(&self, there: &str) -> Result<EntriesAtOrBelow, Interrupted> {
         let mut found = EntriesAtOrBelow::default();
         self.at_and_below(there, &mut |path, rows| {
-            if rows.intent.is_some() || rows.key.is_some() {
+            if rows.is_begun() {
                 return Err(Interrupted::WaitFor(path.to_string()));
             }
             found.live |= rows.remote.entry.is_some();

@@ -81,12 +81,8 @@ impl Stamp {
 
     /// Whether it may be the same file in a copy of the directory, in which all inodes are others.
     pub fn is_copy_of(&self, other: &Stamp) -> bool {
-        let (inode, ctime) = (other.inode, other.ctime);
-        Stamp {
-            inode,
-            ctime,
-            ..*self
-        } == *other
+        let inode = other.inode;
+        Stamp { inode, ..*self }.same_but_for_ctime(other)
     }
 
     /// Whether it is the same directory with the same mode: its size and times change with its

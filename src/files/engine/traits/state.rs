@@ -76,9 +76,14 @@ pub struct Rows {
 }
 
 impl Rows {
+    /// Whether a change of the path was begun whose outcome is not recorded.
+    pub fn is_begun(&self) -> bool {
+        self.intent.is_some() || self.key.is_some()
+    }
+
     /// Whether work is left for the path, regardless of the tree.
     pub fn is_pending(&self) -> bool {
-        self.intent.is_some() || self.key.is_some() || !self.base.is_at(&self.remote)
+        self.is_begun() || !self.base.is_at(&self.remote)
     }
 
     /// The writes for a path whose file in the tree is no longer to be compared with its base: neither the base nor a change
