@@ -220,7 +220,8 @@ fn until_done(d: &Directory, show: &dyn Fn(PassProgress)) -> Option<Error> {
         }
         try_what_waits(d, show);
         let now = Some((d.worked(), d.engine.due()));
-        if d.engine.active() == 0 && d.engine.due() == d.engine.held() || now == worked {
+        let is_done = d.engine.active() == 0 && d.engine.due() == d.engine.held();
+        if is_done && !d.wants_rescan() || now == worked {
             return None;
         }
         worked = now;

@@ -36,6 +36,8 @@ pub struct WalkFindings {
     pub skipped: SkippedEntries,
     /// Names of conflict copies.
     pub copies: u64,
+    /// Temporary names that the engine looks for.
+    pub temporary: Vec<String>,
 }
 
 /// What a pass would do, without doing it.
@@ -65,16 +67,22 @@ impl Directory {
         depth: Depth,
         tell: &mut dyn FnMut(&str) -> CallResult<()>,
     ) -> CallResult<WalkFindings> {
-        let (mut copies, mut here) = (0, HashSet::new());
+        let (mut copies, mut here, mut temporary) = (0, HashSet::new(), Vec::new());
         let skipped = scan::scan(&self.tree, dir, depth, &mut |found| {
-            if let ScanItem::Name { path, is_dir } = found {
-                if here.len() < MAX_REMEMBERED_NAMES {
-                    here.insert(path.to_string());
+            match found {
+                ScanItem::Name { path, is_dir } => {
+                    if here.len() < MAX_REMEMBERED_NAMES {
+                        here.insert(path.to_string());
+                    }
+                    copies += u64::from(is_copy(path));
+                    if self.differs(path, is_dir)? {
+                        tell(path)?;
+                    }
                 }
-                copies += u64::from(is_copy(path));
-                if self.differs(path, is_dir)? {
-                    tell(path)?;
+                ScanItem::Temporary(path) if self.engine.seeks(path) => {
+                    temporary.push(path.to_string());
                 }
+                ScanItem::Temporary(_) | ScanItem::Unknown { .. } => {}
             }
             Ok(!self.wakeup.is_stopped())
         })?;
@@ -88,7 +96,11 @@ impl Directory {
         })?;
         // the missing files are only known if this was the right directory all along
         self.tree.check()?;
-        Ok(WalkFindings { skipped, copies })
+        Ok(WalkFindings {
+            skipped,
+            copies,
+            temporary,
+        })
     }
 
     /// The planned actions for all differences. `allow_deletes`: the guard would hold none.
@@ -163,8 +175,11 @@ impl Directory {
         self.stats.rescan_begins();
         self.tree.forget_names();
         self.read_rules()?;
-        let WalkFindings { skipped, copies } = self.rescan_below("", Depth::All)?;
-        self.stats.rescanned(skipped, copies);
+        let sought = self.engine.sought();
+        let found = self.rescan_below("", Depth::All)?;
+        let is_whole = found.skipped.unknown.count == 0 && !self.wakeup.is_stopped();
+        self.engine.walked(&sought, &found.temporary, is_whole);
+        self.stats.rescanned(found.skipped, found.copies);
         drop(looking);
         self.wakeup.wake();
         Ok(())

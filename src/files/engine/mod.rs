@@ -7,6 +7,7 @@
 //! * `remote_changes`: what the hub reports; `path`: one path from examination to result
 //! * `report`: how work on a path ended
 //! * `send`: changes that go to the hub; `apply`: changes of the tree; `traits`: what both are carried out on
+//! * `recover`: what became of a change of the tree; `temporary_names`: staged files, and what a crash left of them
 //! * `type_conflict`: a file against a directory of its name; `directories`: modes, and what makes a directory be
 //! * `renames`: files that a user has renamed; `directory_moves`: a directory that was renamed on the hub, as a whole
 //! * `neighbours`: moves between two directories; `respell`: names that the disk takes for one; `pages`: rows of the state
@@ -35,6 +36,7 @@ mod report;
 mod respell;
 mod send;
 mod step;
+mod temporary_names;
 mod type_conflict;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
@@ -83,6 +85,7 @@ pub struct Engine {
     burst: Mutex<gather::Burst>,
     /// Directories that may be moved as a whole.
     expected_moves: Mutex<directory_moves::ExpectedMoves>,
+    missing: Mutex<temporary_names::MissingNames>,
     /// Only one delete at a time is weighed and counted.
     weighing: Mutex<()>,
     /// The feed has reported that there are no more changes.
@@ -168,6 +171,7 @@ impl Engine {
             polling: Mutex::new(()),
             burst: Mutex::default(),
             expected_moves: Mutex::default(),
+            missing: Mutex::default(),
             weighing: Mutex::new(()),
             drained: Mutex::new(false),
             rescans: AtomicUsize::new(0),
@@ -180,16 +184,6 @@ impl Engine {
     /// path.
     pub fn offer(&self, path: &str) -> bool {
         self.queue().offer(path)
-    }
-
-    /// Removes temporary names that a crash left behind, and the directories made for them. Names that belong to an intent
-    /// stay; if a user moved the directory of such a name, the intent follows. Takes only names that a scan found before any
-    /// work began, because later ones may be in use.
-    pub fn clear(&self, temps: &[String]) -> CallResult<()> {
-        match self.clear_all(temps) {
-            Err(Interrupted::Fault(fault)) => Err(fault),
-            _ => Ok(()),
-        }
     }
 
     /// Holds all deletes back until the returned value is dropped; a rescan holds it while it
@@ -357,6 +351,16 @@ impl Engine {
     fn know(&self, path: &str, old_names: &mut OldNames) -> Result<PathState, Interrupted> {
         let generation = self.generation();
         let rows = self.env.state.rows(path)?;
+        self.examine_rows(path, generation, rows, old_names)
+    }
+
+    fn examine_rows(
+        &self,
+        path: &str,
+        generation: u64,
+        rows: Rows,
+        old_names: &mut OldNames,
+    ) -> Result<PathState, Interrupted> {
         let node = self.examine_entry(path, &rows.base)?;
         let mut local = self.explicit_entry(path, &rows.base, node)?;
         if let (true, Some(local), Some(base)) =

@@ -5,7 +5,6 @@ use crate::files::conflict::copy_name;
 use crate::files::plan::{BaseRow, Entry, LocalEntry, Stamp, parent};
 
 use super::base_rows::{closing, seen_with, with_mode};
-use super::renames::OldNames;
 use super::step::IntentOutcome;
 use super::traits::{CompletedChange, Intent, Presence, RenameOutcome, StagedFile, Write};
 use super::{Engine, Interrupted, PathResult, PathState};
@@ -138,24 +137,6 @@ impl Engine {
         })
     }
 
-    /// Removes a temporary name that was not used, and the directories made for it.
-    pub(super) fn clear_away(&self, path: &str, known: &PathState, temp: &str) -> PathResult {
-        // recorded first: for an intent to place, a missing temporary name means that it was placed
-        self.commit(
-            known.generation,
-            &[Write::Intent(
-                path.to_string(),
-                Some(Intent::Clear {
-                    temp: temp.to_string(),
-                }),
-            )],
-        )?;
-        self.env.tree.discard(temp)?;
-        self.prune(path, known.generation)?;
-        self.commit(known.generation, &[Write::Intent(path.to_string(), None)])?;
-        Ok(true)
-    }
-
     /// Whether the staged file took its name; if so, keeps the replaced file if it is not the
     /// expected one.
     fn was_placed(
@@ -166,10 +147,18 @@ impl Engine {
         staged: &StagedFile,
     ) -> Result<bool, Interrupted> {
         let Some(held) = self.env.tree.stamp(&staged.temp)? else {
-            // the temporary name is gone, so the rename happened; but a file with every sign of the
-            // old one is the old one
             let now = self.env.tree.stamp(path)?;
-            return Ok(over.is_none_or(|l| now != Some(l.stamp)));
+            // a file with every sign of the old one is the old one
+            if over.is_some_and(|l| now == Some(l.stamp)) {
+                return Ok(false);
+            }
+            let is_it =
+                |now: Stamp| now.inode == staged.stamp.inode || now.is_copy_of(&staged.stamp);
+            if !now.is_some_and(is_it) {
+                self.look_for(path, &staged.temp)?;
+            }
+            // the temporary name is gone, so the rename happened
+            return Ok(true);
         };
         // nothing was replaced where nothing was; another stamp is that of a copy of the directory. In
         // such a copy another file may have the inode
@@ -236,8 +225,7 @@ impl Engine {
                     return Ok(());
                 }
                 RenameOutcome::Taken => {}
-                // a user has removed it
-                RenameOutcome::Changed => return Ok(()),
+                RenameOutcome::Changed => return self.look_for(path, temp),
             }
         }
         Ok(())
@@ -299,48 +287,6 @@ impl Engine {
         Ok(name.to_string())
     }
 
-    /// See [`Engine::clear`].
-    pub(super) fn clear_all(&self, temps: &[String]) -> Result<(), Interrupted> {
-        let mut placing = Vec::new();
-        self.each_below("", &mut |path, rows| {
-            if let Some(Intent::Place { staged, .. }) = &rows.intent {
-                placing.push((path.to_string(), staged.temp.clone()));
-            }
-            Ok(true)
-        })?;
-        for temp in temps {
-            let intent = placing
-                .iter()
-                .find(|(_, staged)| last_name(staged) == last_name(temp));
-            let done = match intent {
-                Some((_, staged)) if staged == temp => Ok(true),
-                Some((path, staged)) if self.env.tree.stamp(staged)?.is_none() => {
-                    self.follow(path, temp)
-                }
-                _ => self.clear_away(temp, &self.know(temp, &mut OldNames::default())?, temp),
-            };
-            if let Err(fault @ Interrupted::Fault(_)) = done {
-                return Err(fault);
-            }
-        }
-        Ok(())
-    }
-
-    /// A user has moved the directory of a staged file: a temporary name missing there does not
-    /// mean that it was placed.
-    fn follow(&self, path: &str, temp: &str) -> PathResult {
-        let known = self.know(path, &mut OldNames::default())?;
-        let Some(mut intent) = known.rows.intent.clone() else {
-            return Ok(false);
-        };
-        if let Intent::Place { staged, .. } = &mut intent {
-            staged.temp = temp.to_string();
-        }
-        let moved = Write::Intent(path.to_string(), Some(intent));
-        self.commit(known.generation, &[moved])?;
-        Ok(true)
-    }
-
     /// Removes ancestors left empty by their last entry, unless they are entries of their own.
     pub(super) fn prune(&self, path: &str, generation: u64) -> Result<(), Interrupted> {
         for up in std::iter::successors(parent(path), |p| parent(p)) {
@@ -376,7 +322,7 @@ impl Engine {
     }
 }
 
-fn last_name(path: &str) -> &str {
+pub(super) fn last_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 

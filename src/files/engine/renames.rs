@@ -31,8 +31,15 @@ struct Candidates {
     names: Vec<String>,
     /// Whether one of them was being worked on elsewhere.
     is_busy: bool,
-    /// The files that were in sync under these names, by their inodes; read when it is needed.
-    files: Option<BTreeMap<u64, Stamp>>,
+    /// The files that were in sync under these names and are missing, by their inodes; read when it
+    /// is needed.
+    files: Option<BTreeMap<u64, FormerFile>>,
+}
+
+struct FormerFile {
+    /// The revision at which it was in sync.
+    rev: u64,
+    seen: Stamp,
 }
 
 impl Engine {
@@ -102,12 +109,19 @@ impl Engine {
         }))
     }
 
-    fn files_of(&self, names: &[String]) -> CallResult<BTreeMap<u64, Stamp>> {
+    fn files_of(&self, names: &[String]) -> CallResult<BTreeMap<u64, FormerFile>> {
         let mut files = BTreeMap::new();
         for old in names {
             let rows = self.env.state.rows(old)?;
-            if let Some(seen) = rows.base.seen.filter(|_| rows.intent.is_none()) {
-                files.insert(seen.inode, seen);
+            // a pending delete may be one of the hub's
+            let is_missing = || matches!(self.env.tree.stamp(old), Ok(None));
+            if let Some(seen) = rows
+                .base
+                .seen
+                .filter(|_| rows.intent.is_none() && is_missing())
+            {
+                let rev = rows.base.rev;
+                files.insert(seen.inode, FormerFile { rev, seen });
             }
         }
         Ok(files)
@@ -131,7 +145,8 @@ impl Engine {
 
     /// Whether a user has renamed another file to this name, whose content is that of the former one:
     /// only the inode tells, which was in sync under a name that is missing now. The hub has changed
-    /// the former one, not this one.
+    /// the former one, not this one. It may also be the former one, which was there
+    /// since, and has come back.
     pub(super) fn is_another_file(
         &self,
         known: &PathState,
@@ -142,13 +157,14 @@ impl Engine {
             return Ok(false);
         };
         let is_alike = base.entry.is_some_and(|e| e.same_body(&local.entry));
-        let is_it = |seen: Stamp| seen.inode == local.stamp.inode;
-        if known.rows.is_begun() || !is_alike || base.seen.is_some_and(is_it) {
+        let is_same = base.seen.is_some_and(|s| s.inode == local.stamp.inode);
+        let is_unchanged = base.is_at(known.remote());
+        if known.rows.is_begun() || !is_alike || is_same && is_unchanged {
             return Ok(false);
         }
         // the hub's change would replace this file, which may have been renamed a moment ago
         let mut of_now = OldNames::default();
-        let old_names = if base.is_at(known.remote()) {
+        let old_names = if is_same || is_unchanged {
             old_names
         } else {
             &mut of_now
@@ -159,7 +175,9 @@ impl Engine {
             none => none.insert(self.files_of(&candidates.names)?),
         };
         let former = files.get(&local.stamp.inode);
-        Ok(former.is_some_and(|seen| seen.same_but_for_ctime(&local.stamp)))
+        Ok(former.is_some_and(|former| {
+            former.seen.same_but_for_ctime(&local.stamp) && (!is_same || former.rev > base.rev)
+        }))
     }
 
     /// Whether the hub has renamed a file of this machine to a name that was deleted here, after that

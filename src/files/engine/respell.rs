@@ -81,22 +81,21 @@ impl Engine {
     /// Also used after a crash.
     pub(super) fn renamed(&self, known: &PathState, from: &str, to: &str) -> PathResult {
         let (mut writes, mut paths) = (Vec::new(), Vec::new());
-        if self.env.tree.stamp(from)?.is_none() {
-            self.at_and_below(from, &mut |old, rows| {
-                let new = format!("{to}{}", &old[from.len()..]);
-                if rows.base.entry.is_some() {
-                    let base = rows.base.clone();
-                    // its content is read again
-                    let seen = base.seen.map(|seen| Stamp { ctime: 0, ..seen });
-                    writes.push(Write::Base(old.to_string(), BaseRow::default()));
-                    writes.push(Write::Base(new.clone(), BaseRow { seen, ..base }));
-                }
-                paths.extend([old.to_string(), new]);
-                Ok::<bool, Interrupted>(true)
-            })?;
-            if parent(from) != parent(to) {
-                self.prune(from, known.generation)?;
+        let is_free = self.env.tree.stamp(from)?.is_none();
+        self.at_and_below(from, &mut |old, rows| {
+            let new = format!("{to}{}", &old[from.len()..]);
+            let base = rows.base.clone();
+            if base.entry.is_some() && (is_free || self.has_moved(old, &new, &base)?) {
+                // its content is read again
+                let seen = base.seen.map(|seen| Stamp { ctime: 0, ..seen });
+                writes.push(Write::Base(old.to_string(), BaseRow::default()));
+                writes.push(Write::Base(new.clone(), BaseRow { seen, ..base }));
             }
+            paths.extend([old.to_string(), new]);
+            Ok::<bool, Interrupted>(true)
+        })?;
+        if is_free && parent(from) != parent(to) {
+            self.prune(from, known.generation)?;
         }
         writes.extend([from, to].map(|name| Write::Intent(name.to_string(), None)));
         self.commit(known.generation, &writes)?;
@@ -105,6 +104,16 @@ impl Engine {
         }
         self.offer(from);
         Ok(true)
+    }
+
+    /// Whether an entry is under the new name, although something else has its old directory's name by now.
+    fn has_moved(&self, old: &str, new: &str, base: &BaseRow) -> Result<bool, Interrupted> {
+        let (old, new) = (self.env.tree.stamp(old)?, self.env.tree.stamp(new)?);
+        let is_it = |now: Option<Stamp>| {
+            let seen = base.seen.map(|seen| seen.inode);
+            now.is_some_and(|now| Some(now.inode) == seen)
+        };
+        Ok(is_it(new) && !is_it(old) || new.is_some() && old.is_none())
     }
 
     fn found(&self, there: &str) -> Result<EntriesAtOrBelow, Interrupted> {

@@ -7,8 +7,9 @@
 use crate::config::watch::SyncMode;
 use crate::error::{Error, Kind};
 use crate::files::conflict::copy_name;
-use crate::files::plan::{self, Action, BaseRow, Entry};
+use crate::files::plan::{Action, BaseRow, Entry};
 
+use super::renames::OldNames;
 use super::step::{NextStep, OutgoingChange};
 use super::traits::{ExpectedRow, OldPath};
 use super::{Engine, Interrupted, NO_FREE_NAME, PathState, is_file, lock, takes_away};
@@ -144,7 +145,8 @@ impl Engine {
 
     /// Collects the known paths below a name. Open keys and intents there must be settled first.
     fn below(&self, path: &str, known: &PathState) -> Result<EntriesBelow, Interrupted> {
-        let mut found = EntriesBelow::default();
+        let (mut found, mut old_names) = (EntriesBelow::default(), OldNames::default());
+        let generation = known.generation;
         self.each_below(path, &mut |below, rows| {
             if rows.intent.is_some() || rows.key.is_some() && known.node.is_some() {
                 return Err(Interrupted::WaitFor(below.to_string()));
@@ -158,13 +160,11 @@ impl Engine {
                 found.wanted = true;
                 return Ok(true);
             }
-            let node = self.examine_entry(below, &rows.base)?;
-            let local = self.explicit_entry(below, &rows.base, node)?;
-            let action = plan::plan(&rows.base, local.as_ref(), &rows.remote).action;
-            let stays = action == Action::Nothing && rows.base.entry.is_some();
-            found.wanted |= stays || action != Action::Nothing && !takes_away(action);
-            found.going |=
-                rows.base.entry.is_some() && matches!(action, Action::Trash | Action::Forget);
+            let below = self.examine_rows(below, generation, rows.clone(), &mut old_names)?;
+            let (action, was) = (below.plan().action, below.base().entry.is_some());
+            found.wanted |= was && action == Action::Nothing
+                || action != Action::Nothing && !takes_away(action);
+            found.going |= was && matches!(action, Action::Trash | Action::Forget);
             Ok(true)
         })?;
         if !found.wanted && known.node.is_some_and(|n| n.entry.is_dir()) {

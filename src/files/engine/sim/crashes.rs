@@ -9,7 +9,7 @@ use super::scenes::Scene;
 /// Runs a scene repeatedly, with a crash at the first, second, … step while client 0 works that
 /// keeps none, one or all of the commits without a sync, and another event before it starts again;
 /// `true`: the result was right each time.
-fn with_each_crash(
+pub(super) fn with_each_crash(
     before: impl Fn(&mut Scene),
     meanwhile: impl Fn(&mut Scene),
     after: impl Fn(&Scene) -> bool,

@@ -25,6 +25,7 @@ mod side;
 mod state;
 mod tests;
 mod tree;
+mod user_moves;
 mod users;
 mod world;
 
@@ -36,7 +37,7 @@ use super::traits::{ChangeOutcome, ChangesResult, Env, HubChange};
 use super::{Engine, GroupSize, Options, PollResult, WorkOutcome, WorkReport};
 use hub::SimHub;
 use side::Side;
-use world::{Client, Node, Shared, World};
+use world::{Node, Shared, World};
 
 /// Deletes that pass within [`WINDOW`] ticks.
 const LIMIT: usize = 2;
@@ -160,12 +161,7 @@ impl SimRun {
             return engine.clone();
         }
         w.clients[i].crashed = false;
-        let temps: Vec<String> = w.clients[i]
-            .fs
-            .keys()
-            .filter(|p| !Client::visible(p) && !p.starts_with(".mesync/"))
-            .cloned()
-            .collect();
+        let temps = w.clients[i].temps();
         let on = std::mem::replace(&mut w.on, false);
         let (guarded, quiet) = (w.config == Config::Guard, w.quiet);
         drop(w);
@@ -248,13 +244,17 @@ impl SimRun {
                 }
                 _ => {
                     let paths = w.clients[i].paths();
-                    let some = if w.chance() < 0.2 {
-                        paths
+                    let whole = w.chance() < 0.2;
+                    let some: Vec<String> = if whole {
+                        Vec::new()
                     } else {
                         w.pick(&paths).into_iter().collect()
                     };
                     let (pieces, wake) = (1 + w.random(5), w.chance() < 0.5);
                     drop(w);
+                    if whole {
+                        self.rescan(i);
+                    }
                     self.work(i, &some, pieces, wake);
                 }
             }
@@ -272,6 +272,17 @@ impl SimRun {
             Ok(PollResult::More | PollResult::Busy) => true,
             Ok(PollResult::Drained) | Err(_) => false,
         }
+    }
+
+    /// Like a walk through the whole tree.
+    fn rescan(&self, i: usize) {
+        let engine = self.engine(i);
+        let sought = engine.sought();
+        let w = self.shared.lock();
+        let (paths, temps) = (w.clients[i].paths(), w.clients[i].temps());
+        drop(w);
+        offer(&engine, &paths);
+        engine.walked(&sought, &temps, true);
     }
 
     /// Returns how many work items were carried out.
@@ -326,8 +337,8 @@ impl SimRun {
                 if approves {
                     self.approve(i);
                 }
-                let paths = self.shared.lock().clients[i].paths();
-                if self.work(i, &paths, 2000, true) == 2000 {
+                self.rescan(i);
+                if self.work(i, &[], 2000, true) == 2000 {
                     return vec![format!("I1 c{i} never ends")];
                 }
             }

@@ -102,8 +102,8 @@ impl Scene {
 
     /// Does all work that can be done now.
     pub fn work(&self, i: usize) {
-        let paths = self.world().clients[i].paths();
-        self.run.work(i, &paths, 500, true);
+        self.run.rescan(i);
+        self.run.work(i, &[], 500, true);
     }
 
     pub fn sync(&self, i: usize) {

@@ -98,6 +98,7 @@ impl Side {
         };
         w.clients[i].lose_unsynced(kept);
         if w.config == Config::Moving && w.fault(0.5) {
+            w.forget_unrecorded(i);
             w.user_moves_directory(i);
         }
         fatal("crashes here")

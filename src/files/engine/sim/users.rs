@@ -52,17 +52,21 @@ impl World {
     /// well stays removed; it may be the only copy on the hub.
     fn put_back(&mut self, i: usize, path: &str, node: Node) {
         let key = (self.meant(path), node.content);
-        let elsewhere = |(who, name): &&(usize, String)| *who == i && name != path;
-        let others: Vec<(usize, String)> = self
-            .gone
-            .get(&key)
-            .into_iter()
-            .flatten()
-            .filter(elsewhere)
-            .cloned()
-            .collect();
+        let others = self.removed_elsewhere(i, path, &key);
         self.put(i, path, node, true);
         self.gone.entry(key).or_default().extend(others);
+    }
+
+    /// The other names of a content that this user has removed.
+    pub fn removed_elsewhere(
+        &self,
+        i: usize,
+        path: &str,
+        key: &(String, u64),
+    ) -> Vec<(usize, String)> {
+        let elsewhere = |(who, name): &&(usize, String)| *who == i && name != path;
+        let gone = self.gone.get(key).into_iter().flatten();
+        gone.filter(elsewhere).cloned().collect()
     }
 
     fn node(&mut self, kind: EntryKind, content: u64, mode: u32, mtime: Option<i64>) -> Node {
@@ -103,6 +107,7 @@ impl World {
             }
             (0.16..0.36, Some(had)) if self.config == Config::Mapped => self.user_maps(i, &had),
             (0.16..0.23, _) if self.config == Config::Folding => self.user_respells(i),
+            (0.16..0.20, _) if self.config == Config::Moving => self.user_moves_directory(i),
             (0.16..0.18, Some(_)) if self.config == Config::Guard => {
                 self.user_removes_all(i, &files)
             }
@@ -234,6 +239,9 @@ impl World {
 
     /// Records under the new name what was recorded under the old one.
     pub fn renamed(&mut self, i: usize, from: &str, to: &str) -> u64 {
+        let key = (self.meant(from), self.clients[i].fs[from].content);
+        let mut removed = self.removed_elsewhere(i, to, &key);
+        removed.retain(|(_, name)| super::copy_of(name));
         let mut node = self.kill(i, from, false).expect("it was listed");
         self.make_parent(i, to);
         node.ctime = self.fresh();
@@ -244,6 +252,7 @@ impl World {
             || self.killed.contains_key(&killed)
             || super::copy_of(from) && self.meant(from) == self.meant(to);
         self.put(i, to, node, again);
+        self.gone.entry(key).or_default().extend(removed);
         self.messy.insert(to.into());
         content
     }
@@ -312,30 +321,6 @@ impl World {
     }
 
     /// A user moves a directory with its content, including the program's own files.
-    pub fn user_moves_directory(&mut self, i: usize) {
-        let (from, to) = if self.chance() < 0.7 {
-            ("d", "f")
-        } else {
-            ("f", "d")
-        };
-        let fs = &self.clients[i].fs;
-        if !fs.get(from).is_some_and(Node::is_dir) || fs.contains_key(to) {
-            return;
-        }
-        let inside = |p: &&String| *p == from || is_below(p, from);
-        let names: Vec<String> = fs.keys().filter(inside).cloned().collect();
-        self.say(|| format!("c{i} mv {from} {to}"));
-        for old in names {
-            let new = format!("{to}{}", &old[from.len()..]);
-            if Client::visible(&old) && !self.clients[i].fs[&old].is_dir() {
-                self.renamed(i, &old, &new);
-            } else if let Some(node) = self.clients[i].fs.remove(&old) {
-                self.clients[i].fs.insert(new, node);
-            }
-        }
-        self.messy.extend(["d/".into(), "f/".into()]);
-    }
-
     fn user_writes(&mut self, i: usize, x: f64, legacy: bool, files: &[String]) {
         let names: &[&str] = if self.config == Config::Folding {
             &WRITTEN

@@ -124,6 +124,14 @@ impl Client {
         self.fs.iter().filter(|(p, _)| Client::visible(p))
     }
 
+    /// Temporary names, except for those in the directory of mesync itself.
+    pub fn temps(&self) -> Vec<String> {
+        let all = self.fs.keys();
+        all.filter(|p| !Client::visible(p) && !p.starts_with(".mesync/"))
+            .cloned()
+            .collect()
+    }
+
     pub fn paths(&self) -> Vec<String> {
         let all: BTreeSet<String> = self
             .tree()
