@@ -6,8 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::config::limits;
-
+/// From so many paths on a group waits for no more.
+const FULL_GROUP_PATHS: usize = 256;
 /// A small group waits for so long at most for the end of another one.
 const BESIDE_ANOTHER: Duration = Duration::from_millis(250);
 /// In a burst, a small group waits for so long for more paths.
@@ -34,7 +34,7 @@ impl Pacing {
         if self.left(now).is_zero() {
             1
         } else {
-            limits::GROUP_PATHS
+            FULL_GROUP_PATHS
         }
     }
 
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
     use crate::clock;
 
-    const MANY: usize = limits::GROUP_PATHS;
+    const MANY: usize = FULL_GROUP_PATHS;
 
     fn ms(n: u64) -> Duration {
         Duration::from_millis(n)
