@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::config::limits::GROUP_PATHS;
 use crate::config::watch::SyncMode;
 use crate::files::plan::{Action, BaseRow, Entry, RemoteRow, Stamp, is_below};
 
@@ -18,6 +19,9 @@ use super::{Engine, Interrupted, QuietTimes, WorkOutcome, WorkReport, lock};
 const MAX_EXPECTED_MOVES: usize = 64;
 /// Paths of a directory that is moved as a whole, at most: all are in memory.
 const MAX_MOVED_PATHS: usize = 20_000;
+
+/// The rest of a directory is awaited for so long, once so many of its files have arrived that its sender needs several requests.
+const MORE_REQUESTS_WAIT: Duration = Duration::from_secs(2);
 
 /// The old and the new name of a directory.
 pub type DirectoryNames = (String, String);
@@ -31,6 +35,7 @@ pub(super) struct ExpectedMoves(BTreeMap<DirectoryNames, ExpectedMove>);
 struct ExpectedMove {
     /// When the first and the last of its files arrived.
     times: (Duration, Duration),
+    files: usize,
     /// The hub was polled since it was tried.
     is_untried: bool,
 }
@@ -79,11 +84,13 @@ impl Engine {
             });
             if let Some((_, found)) = known {
                 found.times.1 = now;
+                found.files += 1;
             } else if expected.0.len() < MAX_EXPECTED_MOVES
                 && let Some(names) = self.renamed_directory(old, new)
             {
                 let found = ExpectedMove {
                     times: (now, now),
+                    files: 1,
                     is_untried: true,
                 };
                 expected.0.insert(names, found);
@@ -364,7 +371,37 @@ impl ExpectedMove {
     /// When no more of it is awaited.
     fn end(&self, quiet: QuietTimes) -> Duration {
         let (first, last) = self.times;
-        // the first file of many may come alone
-        (last + quiet.after_more_of_hub).min(first + GATHER_MAX)
+        let wait = if self.files < GROUP_PATHS {
+            // the first file of many may come alone
+            quiet.after_more_of_hub
+        } else {
+            quiet.after_more_of_hub.max(MORE_REQUESTS_WAIT)
+        };
+        (last + wait).min(first + GATHER_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_of_a_large_directory_is_awaited_for_longer() {
+        let seconds = Duration::from_secs;
+        let quiet = QuietTimes {
+            after_more_of_hub: seconds(1),
+            ..QuietTimes::default()
+        };
+        let end = |files| {
+            let found = ExpectedMove {
+                times: (seconds(10), seconds(20)),
+                files,
+                is_untried: false,
+            };
+            found.end(quiet)
+        };
+        assert_eq!(end(1), seconds(21));
+        assert_eq!(end(GROUP_PATHS - 1), seconds(21));
+        assert_eq!(end(GROUP_PATHS), seconds(22));
     }
 }
