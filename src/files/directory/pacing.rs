@@ -6,8 +6,10 @@
 
 use std::time::{Duration, Instant};
 
-/// From so many paths on a group waits for no more.
-const FULL_GROUP_PATHS: usize = 256;
+use crate::config::limits::FULL_GROUP_PATHS;
+
+/// A small group waits for so long at most for the end of a rescan.
+const DURING_RESCAN: Duration = Duration::from_millis(100);
 /// A small group waits for so long at most for the end of another one.
 const BESIDE_ANOTHER: Duration = Duration::from_millis(250);
 /// In a burst, a small group waits for so long for more paths.
@@ -16,10 +18,21 @@ const IN_BURST: Duration = Duration::from_millis(30);
 const BURST_PATHS: usize = 16;
 const BURST_TIME: Duration = Duration::from_millis(500);
 
+/// Whether there are paths that no group has taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Supply {
+    #[default]
+    None,
+    Some,
+    /// A rescan may find more.
+    Growing,
+}
+
 /// For the groups of one direction.
 #[derive(Debug, Default)]
 pub struct Pacing {
     running: usize,
+    supply: Supply,
     /// Since when there is work that no group has taken.
     waits_since: Option<Instant>,
     counted_since: Option<Instant>,
@@ -28,9 +41,13 @@ pub struct Pacing {
 }
 
 impl Pacing {
-    /// How many paths a group must have to begin now. `has_work`: whether there is one, perhaps a small one.
-    pub fn least(&mut self, now: Instant, has_work: bool) -> usize {
-        self.waits_since = self.waits_since.or(Some(now)).filter(|_| has_work);
+    /// How many paths a group must have to begin now.
+    pub fn least(&mut self, now: Instant, supply: Supply) -> usize {
+        self.supply = supply;
+        self.waits_since = self
+            .waits_since
+            .or(Some(now))
+            .filter(|_| supply != Supply::None);
         if self.left(now).is_zero() {
             1
         } else {
@@ -42,6 +59,8 @@ impl Pacing {
     pub fn left(&self, now: Instant) -> Duration {
         let wait = if self.running > 0 {
             BESIDE_ANOTHER
+        } else if self.supply == Supply::Growing {
+            DURING_RESCAN
         } else if self.burst_until.is_some_and(|until| now < until) {
             IN_BURST
         } else {
@@ -88,7 +107,7 @@ mod tests {
         let (mut pacing, start) = (Pacing::default(), clock::monotonic());
         for n in 0..100 {
             let now = start + ms(n * 200);
-            assert_eq!(pacing.least(now, true), 1, "{n}");
+            assert_eq!(pacing.least(now, Supply::Some), 1, "{n}");
             pacing.group_begins();
             pacing.group_ended(now + ms(20), 1);
         }
@@ -98,16 +117,16 @@ mod tests {
     fn a_small_group_waits_for_the_end_of_another_but_not_for_long() {
         let (mut pacing, now) = (Pacing::default(), clock::monotonic());
         pacing.group_begins();
-        assert_eq!(pacing.least(now + ms(100), true), MANY);
+        assert_eq!(pacing.least(now + ms(100), Supply::Some), MANY);
         assert_eq!(pacing.left(now + ms(200)), ms(150));
-        assert_eq!(pacing.least(now + ms(349), true), MANY);
-        assert_eq!(pacing.least(now + ms(350), true), 1);
+        assert_eq!(pacing.least(now + ms(349), Supply::Some), MANY);
+        assert_eq!(pacing.least(now + ms(350), Supply::Some), 1);
         pacing.group_begins();
-        assert_eq!(pacing.least(now + ms(360), true), MANY);
+        assert_eq!(pacing.least(now + ms(360), Supply::Some), MANY);
         pacing.group_ended(now + ms(370), 1);
-        assert_eq!(pacing.least(now + ms(370), true), MANY);
+        assert_eq!(pacing.least(now + ms(370), Supply::Some), MANY);
         pacing.group_ended(now + ms(380), 1);
-        assert_eq!(pacing.least(now + ms(380), true), 1);
+        assert_eq!(pacing.least(now + ms(380), Supply::Some), 1);
     }
 
     #[test]
@@ -115,18 +134,27 @@ mod tests {
         let (mut pacing, now) = (Pacing::default(), clock::monotonic());
         pacing.group_begins();
         pacing.group_ended(now, BURST_PATHS);
-        assert_eq!(pacing.least(now + ms(100), false), 1);
-        assert_eq!(pacing.least(now + ms(200), true), MANY);
-        assert_eq!(pacing.least(now + ms(229), true), MANY);
-        assert_eq!(pacing.least(now + ms(230), true), 1);
+        assert_eq!(pacing.least(now + ms(100), Supply::None), 1);
+        assert_eq!(pacing.least(now + ms(200), Supply::Some), MANY);
+        assert_eq!(pacing.least(now + ms(229), Supply::Some), MANY);
+        assert_eq!(pacing.least(now + ms(230), Supply::Some), 1);
         // the wait for the end of another group counts
         pacing.group_begins();
-        assert_eq!(pacing.least(now + ms(240), true), MANY);
+        assert_eq!(pacing.least(now + ms(240), Supply::Some), MANY);
         pacing.group_ended(now + ms(280), 1);
-        assert_eq!(pacing.least(now + ms(280), true), 1);
+        assert_eq!(pacing.least(now + ms(280), Supply::Some), 1);
         pacing.group_begins();
         pacing.group_ended(now + ms(290), 1);
         // the burst is over
-        assert_eq!(pacing.least(now + ms(790), true), 1);
+        assert_eq!(pacing.least(now + ms(790), Supply::Some), 1);
+    }
+
+    #[test]
+    fn what_a_rescan_finds_waits_for_its_end_but_not_for_long() {
+        let (mut pacing, now) = (Pacing::default(), clock::monotonic());
+        assert_eq!(pacing.least(now, Supply::Growing), MANY);
+        assert_eq!(pacing.left(now + ms(60)), ms(40));
+        assert_eq!(pacing.least(now + ms(60), Supply::Some), 1);
+        assert_eq!(pacing.least(now + ms(100), Supply::Growing), 1);
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::pacing::Pacing;
+use super::pacing::{Pacing, Supply};
 use super::{Directory, MAX_RETRY_PAUSE, lock};
 use crate::clock;
 use crate::config::limits;
@@ -179,10 +179,16 @@ impl Directory {
         if self.legacy.is_some() {
             return GroupSize::up_to(1);
         }
-        let has_work = self.engine.has_work(way, 1);
+        let supply = if !self.engine.has_work(way, 1) {
+            Supply::None
+        } else if self.engine.is_rescanning() {
+            Supply::Growing
+        } else {
+            Supply::Some
+        };
         let now = clock::monotonic();
         GroupSize {
-            least: lock(self.workers(way)).pacing.least(now, has_work),
+            least: lock(self.workers(way)).pacing.least(now, supply),
             most: limits::GROUP_PATHS,
         }
     }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::config::limits::GROUP_PATHS;
+use crate::config::limits::FULL_GROUP_PATHS;
 use crate::config::watch::SyncMode;
 use crate::files::plan::{Action, BaseRow, Entry, RemoteRow, Stamp, is_below};
 
@@ -20,7 +20,7 @@ const MAX_EXPECTED_MOVES: usize = 64;
 /// Paths of a directory that is moved as a whole, at most: all are in memory.
 const MAX_MOVED_PATHS: usize = 20_000;
 
-/// The rest of a directory is awaited for so long, once so many of its files have arrived that its sender needs several requests.
+/// The rest of a directory is awaited for so long, once so many of its files have arrived that there may be further requests.
 const MORE_REQUESTS_WAIT: Duration = Duration::from_secs(2);
 
 /// The old and the new name of a directory.
@@ -371,7 +371,7 @@ impl ExpectedMove {
     /// When no more of it is awaited.
     fn end(&self, quiet: QuietTimes) -> Duration {
         let (first, last) = self.times;
-        let wait = if self.files < GROUP_PATHS {
+        let wait = if self.files < FULL_GROUP_PATHS {
             // the first file of many may come alone
             quiet.after_more_of_hub
         } else {
@@ -401,7 +401,7 @@ mod tests {
             found.end(quiet)
         };
         assert_eq!(end(1), seconds(21));
-        assert_eq!(end(GROUP_PATHS - 1), seconds(21));
-        assert_eq!(end(GROUP_PATHS), seconds(22));
+        assert_eq!(end(FULL_GROUP_PATHS - 1), seconds(21));
+        assert_eq!(end(FULL_GROUP_PATHS), seconds(22));
     }
 }

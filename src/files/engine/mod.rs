@@ -239,7 +239,11 @@ impl Engine {
 
     /// Whether the feed has reported all changes and no rescan is running.
     pub fn is_drained(&self) -> bool {
-        *lock(&self.drained) && self.rescans.load(SeqCst) == 0
+        *lock(&self.drained) && !self.is_rescanning()
+    }
+
+    pub fn is_rescanning(&self) -> bool {
+        self.rescans.load(SeqCst) > 0
     }
 
     /// Pending paths, including waiting and held ones.
