@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -186,7 +187,7 @@ pub fn upload(context: &mut Context, invocation: &Invocation) -> Result<CommandE
     let hub = servers::files(&context.settings)?;
     let progress = Progress::new(invocation.has("quiet"));
     let watch = |step: crate::transfer::TransferStep<'_>| progress.step(step);
-    let slots = RequestSlots::new(MAX_REQUESTS);
+    let slots = RequestSlots::new(MAX_REQUESTS, Arc::default());
     let _slot = slots.enter();
     let transfer = Transfer::new(&hub, &watch)?.with_slots(&slots);
     let report = RefCell::new(TransferReport {

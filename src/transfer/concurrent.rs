@@ -2,11 +2,11 @@
 //! after another, they would leave a link idle for a round trip each.
 //!
 //! On a slow link a round trip is short beside a request, and a link that drops loses all requests under way: there, one is
-//! made after another. It knows neither chunks nor the hub. The number of requests is shared by all transfers with the same
-//! [`RequestSlots`].
+//! made after another. It knows neither chunks nor the hub. The number of requests is shared by all transfers over the same
+//! [`RequestCount`].
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock;
@@ -18,19 +18,35 @@ const MAX_QUICK_TIME: Duration = Duration::from_millis(500);
 /// For an HTTP request, with TLS.
 const STACK_BYTES: usize = 256 * 1024;
 
-/// How many requests may be made at the same time, and how many are.
+/// How many requests may be made at the same time.
 #[derive(Debug)]
 pub struct RequestSlots {
     most: usize,
+    made: Arc<RequestCount>,
+}
+
+/// How many requests are made at the same time; all [`RequestSlots`] over it count together.
+#[derive(Debug)]
+pub struct RequestCount {
     used: AtomicUsize,
     max_quick_time: Duration,
     /// The last request was quick.
     is_quick: AtomicBool,
 }
 
+impl Default for RequestCount {
+    fn default() -> RequestCount {
+        RequestCount {
+            used: AtomicUsize::new(0),
+            max_quick_time: MAX_QUICK_TIME,
+            is_quick: AtomicBool::new(false),
+        }
+    }
+}
+
 /// A slot in use, until it is dropped.
 #[derive(Debug)]
-pub struct RequestSlot<'a>(&'a RequestSlots);
+pub struct RequestSlot<'a>(&'a RequestCount);
 
 impl Drop for RequestSlot<'_> {
     fn drop(&mut self) {
@@ -39,37 +55,32 @@ impl Drop for RequestSlot<'_> {
 }
 
 impl RequestSlots {
-    pub fn new(most: usize) -> RequestSlots {
-        RequestSlots {
-            most,
-            used: AtomicUsize::new(0),
-            max_quick_time: MAX_QUICK_TIME,
-            is_quick: AtomicBool::new(false),
-        }
+    pub fn new(most: usize, made: Arc<RequestCount>) -> RequestSlots {
+        RequestSlots { most, made }
     }
 
     /// For a caller that makes requests in any case.
     pub fn enter(&self) -> RequestSlot<'_> {
-        self.used.fetch_add(1, SeqCst);
-        RequestSlot(self)
+        self.made.used.fetch_add(1, SeqCst);
+        RequestSlot(&self.made)
     }
 
     /// `None`: all are in use, or would make nothing quicker.
     fn spare(&self) -> Option<RequestSlot<'_>> {
         let taken = |used: usize| (used < self.most).then_some(used + 1);
-        let is_spare =
-            self.is_quick.load(SeqCst) && self.used.fetch_update(SeqCst, SeqCst, taken).is_ok();
-        is_spare.then(|| RequestSlot(self))
+        let is_spare = self.made.is_quick.load(SeqCst)
+            && self.made.used.fetch_update(SeqCst, SeqCst, taken).is_ok();
+        is_spare.then(|| RequestSlot(&self.made))
     }
 
     /// Whether a spare slot may be kept: it still makes the transfer quicker, and no other caller needs it.
     fn is_kept(&self) -> bool {
-        self.is_quick.load(SeqCst) && self.used.load(SeqCst) <= self.most
+        self.made.is_quick.load(SeqCst) && self.made.used.load(SeqCst) <= self.most
     }
 
     fn ended(&self, time: Duration, is_done: bool) {
-        let is_quick = is_done && time <= self.max_quick_time;
-        self.is_quick.store(is_quick, SeqCst);
+        let is_quick = is_done && time <= self.made.max_quick_time;
+        self.made.is_quick.store(is_quick, SeqCst);
     }
 }
 
@@ -135,6 +146,10 @@ mod tests {
     use super::*;
     use std::sync::Barrier;
 
+    fn slots_of(most: usize) -> RequestSlots {
+        RequestSlots::new(most, Arc::default())
+    }
+
     /// The items that were done, and how many at most at the same time.
     fn run(count: usize, slots: Option<&RequestSlots>) -> (Vec<usize>, usize) {
         let items: Vec<usize> = (0..count).collect();
@@ -159,12 +174,12 @@ mod tests {
     #[test]
     fn each_item_is_done_once_and_no_more_at_a_time_than_slots() {
         for most in 1..=6 {
-            let slots = RequestSlots::new(most);
+            let slots = slots_of(most);
             let _mine = slots.enter();
             let (done, at_once) = run(200, Some(&slots));
             assert_eq!(done, (0..200).collect::<Vec<_>>());
             assert!(at_once <= most.min(MAX_REQUESTS), "{at_once} of {most}");
-            assert_eq!(slots.used.load(SeqCst), 1);
+            assert_eq!(slots.made.used.load(SeqCst), 1);
         }
         assert_eq!(run(5, None), ((0..5).collect(), 1));
         assert_eq!(run(0, None), (vec![], 0));
@@ -172,10 +187,11 @@ mod tests {
 
     #[test]
     fn as_many_are_made_at_the_same_time_as_there_are_slots() {
-        let slots = RequestSlots {
+        let patient = RequestCount {
             max_quick_time: Duration::MAX,
-            ..RequestSlots::new(MAX_REQUESTS)
+            ..RequestCount::default()
         };
+        let slots = RequestSlots::new(MAX_REQUESTS, Arc::new(patient));
         let _mine = slots.enter();
         let all_are_here = Barrier::new(MAX_REQUESTS);
         // the first one is alone: nothing is known of the link
@@ -191,7 +207,7 @@ mod tests {
 
     #[test]
     fn after_a_slow_request_or_an_error_there_is_one_at_a_time() {
-        let slots = RequestSlots::new(MAX_REQUESTS);
+        let slots = slots_of(MAX_REQUESTS);
         assert!(slots.spare().is_none(), "nothing is known of the link");
         for (time, is_done, is_quick) in [
             (Duration::ZERO, true, true),
@@ -210,7 +226,7 @@ mod tests {
 
     #[test]
     fn others_that_enter_get_their_slots_back() {
-        let slots = RequestSlots::new(2);
+        let slots = slots_of(2);
         slots.ended(Duration::ZERO, true);
         let mine = slots.enter();
         let (spare, other) = (slots.spare().unwrap(), slots.enter());
@@ -218,12 +234,22 @@ mod tests {
         drop((spare, other));
         assert!(slots.is_kept() && slots.spare().is_some());
         drop(mine);
-        assert_eq!(slots.used.load(SeqCst), 0);
+        assert_eq!(slots.made.used.load(SeqCst), 0);
+    }
+
+    #[test]
+    fn those_over_one_count_share_their_slots() {
+        let made = Arc::<RequestCount>::default();
+        let [one, other] = [2, 3].map(|most| RequestSlots::new(most, made.clone()));
+        one.ended(Duration::ZERO, true);
+        let (_mine, _spare) = (one.enter(), other.spare().unwrap());
+        assert!(one.spare().is_none());
+        assert!(other.spare().is_some());
     }
 
     #[test]
     fn after_an_error_nothing_begins() {
-        let (slots, begun) = (RequestSlots::new(MAX_REQUESTS), AtomicUsize::new(0));
+        let (slots, begun) = (slots_of(MAX_REQUESTS), AtomicUsize::new(0));
         let _mine = slots.enter();
         let act = |item: &usize| {
             begun.fetch_add(1, SeqCst);

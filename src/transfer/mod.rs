@@ -16,7 +16,7 @@ pub mod source_file;
 pub mod upload;
 pub mod walk;
 
-pub use concurrent::{MAX_REQUESTS, RequestSlots};
+pub use concurrent::{MAX_REQUESTS, RequestCount, RequestSlots};
 pub use parts::ReplacedRevision;
 
 use std::cell::Cell;

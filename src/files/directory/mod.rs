@@ -42,6 +42,7 @@ use crate::clock;
 use crate::config::limits;
 use crate::config::watch::WatchSettings;
 use crate::error::{Error, Result};
+use crate::transfer::{RequestCount, RequestSlots};
 
 /// Waiting paths are retried after this time, doubled up to the maximum while the retries change
 /// nothing.
@@ -104,6 +105,8 @@ struct RetrySchedule {
 pub struct ProcessWide {
     neighbours: Arc<Neighbours>,
     extra_workers: ExtraWorkers,
+    /// Of uploads.
+    requests: Arc<RequestCount>,
 }
 
 /// Where the state of a directory is stored, and its context.
@@ -239,7 +242,7 @@ impl Directory {
                     tree.clone(),
                     link.clone(),
                     traffic.clone(),
-                    settings.concurrency,
+                    RequestSlots::new(settings.concurrency, context.process.requests.clone()),
                 ));
                 (Some(remote.clone()), None, remote.clone(), remote)
             } else {

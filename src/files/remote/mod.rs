@@ -52,7 +52,6 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// `concurrency`: requests of uploads at the same time.
     pub fn new(
         hub: Arc<HubClient>,
         names: RemoteNames,
@@ -60,7 +59,7 @@ impl Remote {
         tree: Arc<DiskTree>,
         link: Arc<Link>,
         traffic: Arc<Traffic>,
-        concurrency: usize,
+        slots: RequestSlots,
     ) -> Remote {
         Remote {
             hub,
@@ -69,7 +68,7 @@ impl Remote {
             names,
             link,
             traffic,
-            slots: RequestSlots::new(concurrency),
+            slots,
             coming: Mutex::default(),
             wanted: Mutex::default(),
             lacking: Mutex::default(),
