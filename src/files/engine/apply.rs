@@ -44,7 +44,7 @@ impl Engine {
         if known.node.is_none()
             && let Some(twin) = self.env.tree.name_collision(path)?
         {
-            return self.respell(known, &twin).map(NextStep::Ended);
+            return self.respell(path, known, &twin).map(NextStep::Ended);
         }
         if let Some(over) = &over
             && self.moves_on(path, over)?

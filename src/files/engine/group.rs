@@ -122,12 +122,22 @@ impl Engine {
                     result => reports.push(self.ended(path, result.map(end))),
                 }
             }
-            if blocked.is_empty() || blocked.len() == count {
-                let ended = blocked.into_iter();
-                reports.extend(ended.map(|(path, stop)| self.ended(path, Err(stop))));
+            // perhaps by other paths of the group, which are done now, or by each other
+            let is_stuck = blocked.len() == count;
+            let retried = if is_stuck {
+                usize::from(count > 1)
+            } else {
+                count
+            };
+            let ended = blocked.split_off(retried.min(blocked.len()));
+            reports.extend(
+                ended
+                    .into_iter()
+                    .map(|(path, stop)| self.ended(path, Err(stop))),
+            );
+            if blocked.is_empty() {
                 return reports;
             }
-            // perhaps by other paths of the group, which are done now
             group = blocked.into_iter().map(|(path, _)| path).collect();
         }
     }

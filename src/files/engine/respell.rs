@@ -23,7 +23,12 @@ struct EntriesAtOrBelow {
 impl Engine {
     /// Renames the entry that blocks a path to the spelling on the hub, or returns why that is
     /// impossible.
-    pub(super) fn respell(&self, known: &PathState, twin: &NameCollision) -> PathResult {
+    pub(super) fn respell(
+        &self,
+        path: &str,
+        known: &PathState,
+        twin: &NameCollision,
+    ) -> PathResult {
         let Some(there) = &twin.there else {
             // a name that was just removed may still resolve for a moment
             return Err(Interrupted::Again(
@@ -41,13 +46,21 @@ impl Engine {
             return Err(refused(twin, there));
         }
         self.wait_for_deletes(&twin.wanted)?;
-        if !self.queue().claim(there) {
+        // what was decided about other paths below the new name would replace what they get from the old one
+        let mut queue = self.queue();
+        let is_free = queue.claim_around(&twin.wanted, path);
+        if !is_free || !queue.claim(there) {
+            if is_free {
+                queue.release_around(&twin.wanted, path);
+            }
             return Err(Interrupted::Busy(
-                "another change of its old name is under way",
+                "another change of its old name, or below its new one, is under way",
             ));
         }
+        drop(queue);
         let done = self.respell_claimed(known, there, &twin.wanted);
         let mut queue = self.queue();
+        queue.release_around(&twin.wanted, path);
         queue.release(there);
         queue.offer(there);
         done

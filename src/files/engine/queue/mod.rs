@@ -6,6 +6,7 @@
 //! A path is first *examined* (inspected and planned), then *carried out*. Deletes wait until everything that was pending
 //! with them has been examined: only then is it known how many there are, and which are half of a rename.
 
+mod claims;
 mod contents;
 mod item;
 mod ready;
@@ -19,6 +20,7 @@ use crate::files::plan::{is_below, parent};
 use crate::wire::files::Hash;
 
 use super::traits::DeleteToken;
+use claims::is_blocked;
 use item::{QueueState, QueuedPath};
 use ready::{ReadyPaths, is_long};
 
@@ -203,23 +205,6 @@ impl WorkQueue {
         let withdrawn: Vec<&String> = paths.filter(is_free).collect();
         withdrawn.iter().for_each(|path| self.forget(path));
         withdrawn
-    }
-
-    /// Claims a further path for work that is running; the caller returns it with
-    /// [`WorkQueue::release`].
-    pub fn claim(&mut self, path: &str) -> bool {
-        let free = !is_blocked(&self.busy, path);
-        if free {
-            self.busy.insert(path.to_string());
-        }
-        free
-    }
-
-    pub fn release(&mut self, path: &str) {
-        self.busy.remove(path);
-        if self.due.get(path).is_some_and(|d| d.offered_again) {
-            self.restart(path);
-        }
     }
 
     /// Records the result of work on a path. `true`: too many consecutive steps; the path waits.
@@ -482,16 +467,6 @@ impl WorkQueue {
     pub fn take_overflow(&mut self) -> bool {
         std::mem::take(&mut self.overflow)
     }
-}
-
-/// Whether a path, or one above or below it, is being worked on.
-fn is_blocked(busy: &BTreeSet<String>, path: &str) -> bool {
-    let above = std::iter::successors(Some(path), |p| parent(p)).any(|p| busy.contains(p));
-    above
-        || busy
-            .range(format!("{path}/")..)
-            .next()
-            .is_some_and(|p| is_below(p, path))
 }
 
 #[cfg(test)]

@@ -71,6 +71,23 @@ fn a_name_and_one_above_it_are_never_worked_on_together() {
 }
 
 #[test]
+fn a_path_around_one_is_claimed_if_nothing_else_below_it_is_worked_on() {
+    let mut d = WorkQueue::default();
+    assert!(d.claim("d/x") && d.claim("d/y"));
+    assert!(!d.claim_around("d", "d/x"));
+    assert!(!d.claim("d/x"), "it is still worked on");
+    d.release("d/y");
+    assert!(d.claim_around("d", "d/x"));
+    assert!(!d.claim("d/y"));
+    d.release_around("d", "d/x");
+    assert!(d.claim("d/y") && !d.claim("d/x"));
+    // a path is around itself
+    assert!(d.claim("e") && d.claim_around("e", "e"));
+    d.release_around("e", "e");
+    assert!(!d.claim("e"));
+}
+
+#[test]
 fn deletes_wait_until_all_that_was_offered_before_is_examined() {
     let mut d = WorkQueue::default();
     for path in ["a", "b", "c"] {
