@@ -176,7 +176,13 @@ impl Engine {
         };
         let former = files.get(&local.stamp.inode);
         Ok(former.is_some_and(|former| {
-            former.seen.same_but_for_ctime(&local.stamp) && (!is_same || former.rev > base.rev)
+            // its mode may be new
+            let mode = former.seen.mode;
+            let is_it = former.seen.same_but_for_ctime(&Stamp {
+                mode,
+                ..local.stamp
+            });
+            is_it && (!is_same || former.rev > base.rev)
         }))
     }
 

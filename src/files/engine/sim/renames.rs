@@ -230,3 +230,22 @@ fn the_new_mode_of_a_file_is_not_given_to_the_directory_that_replaces_it() {
         assert_eq!(modes, [wanted; 2]);
     }
 }
+
+#[test]
+fn a_file_that_gets_the_name_of_an_equal_one_deleted_on_the_hub_and_a_new_mode_stays() {
+    check(|s| {
+        s.write(1, "a", 1);
+        s.write(1, "b", 1);
+        s.sync(1);
+        s.sync(0);
+        s.sync(1);
+        let at = s.world().hub.row("a").at();
+        s.other("a", 0, ExpectedRow::Rev(at), None);
+        s.world().clients[1].fs.remove("a");
+        rename(s, "b", "a");
+        s.chmod(1, "a", 5);
+        s.sync(1);
+        s.sync(0);
+        s.hub("a") == 1 && (0..2).all(|i| s.here(i, "a") == 1)
+    });
+}
