@@ -98,13 +98,17 @@ impl Engine {
         self.at_and_below(from, &mut |old, rows| {
             let new = format!("{to}{}", &old[from.len()..]);
             let base = rows.base.clone();
-            if base.entry.is_some() && (is_free || self.has_moved(old, &new, &base)?) {
+            let has_moved = is_free || base.entry.is_some() && self.has_moved(old, &new, &base)?;
+            if has_moved && base.entry.is_some() {
                 // its content is read again
                 let seen = base.seen.map(|seen| Stamp { ctime: 0, ..seen });
                 writes.push(Write::Base(old.to_string(), BaseRow::default()));
                 writes.push(Write::Base(new.clone(), BaseRow { seen, ..base }));
             }
-            paths.extend([old.to_string(), new]);
+            // a disk that keeps the old name refuses the new one: to offer it again would not end
+            if has_moved {
+                paths.extend([old.to_string(), new]);
+            }
             Ok::<bool, Interrupted>(true)
         })?;
         if is_free && parent(from) != parent(to) {

@@ -57,13 +57,16 @@ pub fn set_back(rows: &mut Rows, through: u64) {
 /// What a lost base becomes. If the hub has an older row than the one in sync, the lost history
 /// began at that row: the local version is an edit of it, or a delete, and is sent on that
 /// condition. If the hub has a later row, both sides have changed, unless that row equals the one
-/// in sync: another machine has sent it again.
+/// in sync: another machine has sent it again. A file that made way for a directory is not known: its
+/// new name is of the lost history, and nothing else may have its content.
 fn instead(base: &BaseRow, row: &RemoteRow) -> BaseRow {
     let same = base
         .entry
         .zip(row.entry)
         .is_some_and(|(was, now)| was.same_body(&now));
-    if row.rev > base.rev && !same {
+    let is_dir = |entry: Option<Entry>| entry.map(|entry| entry.is_dir());
+    let made_way = is_dir(base.entry) == Some(true) && is_dir(row.entry) == Some(false);
+    if row.rev > base.rev && !same || made_way {
         return BaseRow::default();
     }
     let kept = |seen: Stamp, was: Entry, now: Entry| {

@@ -2,6 +2,7 @@
 
 use crate::files::engine::traits::ExpectedRow;
 
+use super::copy_of;
 use super::hub::SimHub;
 use super::scenes::{Scene, check};
 
@@ -182,5 +183,24 @@ fn half_a_rename_is_not_sent_again_to_a_hub_that_was_set_back() {
         s.sync(0);
         s.sync(0);
         s.has(0, 1) && s.here(0, "d/x") == 2
+    });
+}
+
+#[test]
+fn a_file_that_made_way_for_a_directory_is_not_deleted_after_the_hub_was_set_back() {
+    check(|s| {
+        s.other("d", 28, ExpectedRow::Nothing, None);
+        let copy = s.world().hub.clone();
+        s.world().clients[1].make_parents("d/x");
+        s.sync(1);
+        // the file has not arrived under its new name
+        let is_new_name = |path: &&String| copy_of(path);
+        let new_name = s.world().hub.rows.keys().find(is_new_name).cloned();
+        s.world().clients[0].ignored.extend(new_name);
+        s.sync(0);
+        s.world().clients[0].fs.remove("d");
+        s.world().hub.set_back(&copy, true);
+        s.sync(0);
+        s.hub("d") == 28
     });
 }
