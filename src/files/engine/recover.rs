@@ -18,9 +18,10 @@ impl Engine {
         if let Intent::Leave { to: other, .. } | Intent::Rename { from: other, .. } = intent {
             self.env.tree.sync(other)?;
         }
+        let done = self.finish(path, known, intent)?;
         // conflict copies made just before the error have not been offered
         self.queue().overflowed();
-        self.finish(path, known, intent)
+        Ok(done)
     }
 
     /// Determines whether an intent was carried out, and writes the result.
