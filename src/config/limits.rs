@@ -20,9 +20,9 @@ pub const OFFERED_PATHS: usize = 4_000;
 /// Paths of a synced directory that share a request, commits and syncs, at most, and the bytes of their contents, which
 /// are in memory meanwhile. As many as a request may have, so that the hub renames a directory of so many files in one commit.
 pub const GROUP_PATHS: usize = crate::wire::files::BATCH_FILES;
+pub const GROUP_BYTES: u64 = 2 * 1024 * 1024;
 /// A group of so many paths waits for no more.
 pub const FULL_GROUP_PATHS: usize = 256;
-pub const GROUP_BYTES: u64 = 2 * 1024 * 1024;
 /// From this many files on, one sync of the filesystem is cheaper than one for each file.
 pub const SYNCFS_FROM: usize = 16;
 /// Files of the log of received ids, one for each day: covers `wire::ID_MEMORY`.

@@ -122,22 +122,15 @@ impl Engine {
                     result => reports.push(self.ended(path, result.map(end))),
                 }
             }
-            // perhaps by other paths of the group, which are done now, or by each other
-            let is_stuck = blocked.len() == count;
-            let retried = if is_stuck {
-                usize::from(count > 1)
-            } else {
-                count
-            };
-            let ended = blocked.split_off(retried.min(blocked.len()));
-            reports.extend(
-                ended
-                    .into_iter()
-                    .map(|(path, stop)| self.ended(path, Err(stop))),
-            );
+            if blocked.len() == count {
+                // perhaps by each other: retry the first one alone
+                let others = blocked.split_off(usize::from(count > 1)).into_iter();
+                reports.extend(others.map(|(path, stop)| self.ended(path, Err(stop))));
+            }
             if blocked.is_empty() {
                 return reports;
             }
+            // perhaps by other paths of the group, which are done now
             group = blocked.into_iter().map(|(path, _)| path).collect();
         }
     }

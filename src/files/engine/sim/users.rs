@@ -320,7 +320,6 @@ impl World {
         self.again.extend(again);
     }
 
-    /// A user moves a directory with its content, including the program's own files.
     fn user_writes(&mut self, i: usize, x: f64, legacy: bool, files: &[String]) {
         let names: &[&str] = if self.config == Config::Folding {
             &WRITTEN
