@@ -66,8 +66,9 @@
 //!
 //! `sync-N` opens the directory and starts the other threads in a scope; more `upload` and `download` threads while there is work,
 //! each of which carries out a group of paths that share commits, requests and syncs; `request-N` send chunks of a long file beside
-//! their `upload` thread. All of them report to its loop, as one closed list of events ([`files::events`]). The loop writes the status,
-//! takes requests of a person (`KEY.approve`, `KEY.adopt`), and reopens the directory after a failure, which does not affect the others.
+//! their `upload` thread; `early` downloads what other machines are still sending. All of them report to its loop, as one closed list
+//! of events ([`files::events`]). The loop writes the status, takes requests of a person (`KEY.approve`, `KEY.adopt`), and reopens the
+//! directory after a failure, which does not affect the others.
 //! `sse` reports changes on the hub to all directories (`sse-files`, if files are on another server than messages). One pass
 //! ([`mod@daemon::once`]) calls the same methods without watching.
 //!

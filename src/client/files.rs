@@ -24,7 +24,7 @@ use crate::wire::scope::Scope;
 /// Maximum bytes of a page of records: 1000 with names of 1 KiB each, escaped.
 const PAGE_BYTES: u64 = 16 * 1024 * 1024;
 /// Maximum bytes of a list of chunks: 64 GB of the smallest.
-const CHUNKS_BYTES: u64 = 40 * 1024 * 1024;
+pub(super) const CHUNKS_BYTES: u64 = 40 * 1024 * 1024;
 /// A commit syncs all chunks of a file, which is slow on flash.
 pub(super) const SYNC_PATIENCE: Duration = Duration::from_secs(300);
 /// A copy of the whole hub may take hours.

@@ -16,6 +16,7 @@ mod parts;
 mod proxy;
 mod token;
 mod transfers;
+mod upcoming;
 mod url;
 mod zone;
 

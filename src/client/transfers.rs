@@ -36,6 +36,16 @@ pub struct Download<'a> {
 }
 
 impl Download<'_> {
+    /// The body of a response that begins at `at`.
+    pub(super) fn of(hub: &HubClient, answer: http::Response<ureq::Body>, at: u64) -> Download<'_> {
+        Download {
+            hub,
+            at,
+            rev: None,
+            reader: Box::new(answer.into_body().into_reader()),
+        }
+    }
+
     /// Like [`Read::read`]; a response that ends early is a failure.
     pub fn read(&mut self, buffer: &mut [u8]) -> HubResult<usize> {
         self.reader
@@ -257,10 +267,8 @@ impl HubClient {
             0
         };
         Ok(Download {
-            hub: self,
-            at,
             rev,
-            reader: Box::new(answer.into_body().into_reader()),
+            ..Download::of(self, answer, at)
         })
     }
 }

@@ -202,7 +202,7 @@ impl Supervisor {
                     debouncer.run(&batches_read, &hints)
                 })?;
                 scoped(scope, "rescan", failed, move || rescan_hinted(d, &hinted))?;
-                scoped(scope, "feed", failed, move || self.follow(d))?;
+                scoped(scope, "feed", failed, move || self.follow(scope, d))?;
                 start_workers(scope, d)
             })();
             let oversee = AssertUnwindSafe(|| self.oversee(d, &counters, reporter, &hints));
@@ -278,7 +278,7 @@ impl Supervisor {
     }
 
     /// Thread `feed`: fetches new changes from the hub.
-    fn follow(&self, d: &Directory) {
+    fn follow<'scope>(&self, scope: &'scope Scope<'scope, '_>, d: &'scope Directory) {
         let mut next = clock::monotonic();
         let mut last = None;
         loop {
@@ -298,6 +298,7 @@ impl Supervisor {
                     self.poll_interval
                 };
                 next = clock::monotonic() + d.feed_interval(usual);
+                start_early_download(scope, d);
             }
             let pause = next
                 .saturating_duration_since(clock::monotonic())
@@ -339,6 +340,17 @@ fn start_worker<'scope>(
     scoped(scope, &format!("{name}-{n}"), failed, work)
         .map(drop)
         .inspect_err(|_| d.worker_ended(way))
+}
+
+/// Thread `early`: downloads files that other machines are still sending. Without it they are downloaded later.
+fn start_early_download<'scope>(scope: &'scope Scope<'scope, '_>, d: &'scope Directory) {
+    let Some(work) = d.early_work() else {
+        return;
+    };
+    let failed = |e| d.fail(e);
+    if let Err(e) = scoped(scope, "early", failed, move || work.run(d.wakeup.stopped())) {
+        log::debug!("{e}");
+    }
 }
 
 /// Thread `rescan`: rescans the places that the hints name.

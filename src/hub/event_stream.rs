@@ -47,6 +47,8 @@ struct StreamFeed {
     rights: Option<Arc<Rights>>,
     /// The store's count of lost and replaced chunks at the last notice.
     wanted: u64,
+    /// The last announcement of a long file that the reader was told of.
+    upcoming: u64,
 }
 
 impl StoredEvents {
@@ -127,6 +129,8 @@ fn feed(
         has_begun: false,
         rights: request.caller.limited_reader().cloned(),
         wanted: store.wanted_changes(),
+        // those from before are in the list of changes
+        upcoming: events.upcoming.news(u64::MAX, &|_| false).1,
     })
 }
 
@@ -237,6 +241,14 @@ impl StreamFeed {
         if self.all_kinds && wanted != self.wanted && self.rights.is_none() {
             // the list of changes names the lost content; a limited reader polls, because it may not see the file
             into.extend_from_slice(b"data: {\"type\":\"file_wanted\"}\n\n");
+        }
+        let reads = |path: &str| {
+            self.scope.has(path) && (self.rights.as_ref()).is_none_or(|rights| rights.reads(path))
+        };
+        let (is_new, newest) = events.subscribers.upcoming.news(self.upcoming, &reads);
+        self.upcoming = newest;
+        if self.all_kinds && is_new {
+            into.extend_from_slice(b"data: {\"type\":\"file_upcoming\"}\n\n");
         }
         let Some(page) = events.after(*last)? else {
             return Ok(AfterPiece::End);

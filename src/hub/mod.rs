@@ -42,6 +42,7 @@ pub mod messages;
 pub mod shared_view;
 pub mod store;
 pub mod subscribers;
+pub mod upcoming;
 
 pub mod data_dir;
 pub mod memory;
@@ -157,6 +158,7 @@ impl Hub {
             files: Files::new(
                 Arc::clone(&store),
                 Arc::clone(&committer),
+                Arc::clone(&events),
                 Arc::clone(&max_upload),
                 room,
             ),

@@ -52,6 +52,9 @@ pub enum Route {
     PutChunk,
     GetChunk,
     AskKey,
+    AnnounceFile,
+    UpcomingChunks,
+    UpcomingContent,
     Backup,
     Join,
     JoinRequests,
@@ -67,7 +70,7 @@ impl Route {
         match self {
             Route::PostMessages => wire::MAX_BATCH_BYTES as u64,
             Route::UploadFile => max_upload + MAX_FORM_BYTES,
-            Route::CommitFile | Route::MissingChunks => {
+            Route::CommitFile | Route::MissingChunks | Route::AnnounceFile => {
                 files::MOST_CHUNKS as u64 * CHUNK_TEXT + MAX_FORM_BYTES
             }
             Route::BatchFiles => files::BATCH_BYTES,
@@ -83,11 +86,19 @@ impl Route {
     /// Whether a long body is read while it arrives; its reader counts the part that is in memory.
     pub fn streams(self) -> bool {
         use Route::{
-            BatchFiles, CommitFile, Common, FetchFiles, MissingChunks, PutChunk, UploadFile,
+            AnnounceFile, BatchFiles, CommitFile, Common, FetchFiles, MissingChunks, PutChunk,
+            UploadFile,
         };
         matches!(
             self,
-            UploadFile | PutChunk | CommitFile | MissingChunks | BatchFiles | FetchFiles | Common
+            UploadFile
+                | PutChunk
+                | CommitFile
+                | MissingChunks
+                | AnnounceFile
+                | BatchFiles
+                | FetchFiles
+                | Common
         )
     }
 
@@ -107,11 +118,12 @@ impl Route {
             Route::FetchFiles | Route::GetFile | Route::Download => Right::ReadFiles,
             Route::FileChunks | Route::Versions | Route::GetChunk => Right::ReadFiles,
             Route::FilePieces | Route::FileParts => Right::ReadFiles,
+            Route::UpcomingChunks | Route::UpcomingContent => Right::ReadFiles,
             // a client that may no longer write can ask for the outcome of its last changes
             Route::AskKey | Route::ApprovedDeletes => Right::ReadFiles,
             Route::UploadFile | Route::CommitFile | Route::BatchFiles => Right::WriteFiles,
             Route::DeleteFile | Route::RestoreFile => Right::WriteFiles,
-            Route::MissingChunks | Route::PutChunk => Right::WriteFiles,
+            Route::MissingChunks | Route::PutChunk | Route::AnnounceFile => Right::WriteFiles,
         }
     }
 
@@ -152,6 +164,9 @@ impl Route {
             Route::PutChunk => "put_chunk",
             Route::GetChunk => "get_chunk",
             Route::AskKey => "ask_key",
+            Route::AnnounceFile => "announce_file",
+            Route::UpcomingChunks => "upcoming_chunks",
+            Route::UpcomingContent => "upcoming_content",
             Route::Backup => "backup",
             Route::Join => "join",
             Route::JoinRequests => "join_requests",
@@ -199,6 +214,9 @@ const TABLE: &[(&str, &str, Route)] = &[
     ("POST",   "/api/chunks/missing",    Route::MissingChunks),
     ("PUT",    "/api/chunks/*",          Route::PutChunk),
     ("GET",    "/api/chunks/*",          Route::GetChunk),
+    ("POST",   "/api/upcoming",          Route::AnnounceFile),
+    ("GET",    "/api/upcoming/*/chunks", Route::UpcomingChunks),
+    ("GET",    "/api/upcoming/*/content", Route::UpcomingContent),
     ("GET",    "/api/idempotency/*",     Route::AskKey),
     ("POST",   "/api/hub/backup",        Route::Backup),
     ("POST",   "/api/join",              Route::Join),

@@ -7,8 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use uuid::Uuid;
 
 use super::store::ops::Wake;
+use super::upcoming::{UpcomingContent, UpcomingFiles};
 use crate::wire::files::FileEvent;
 
 /// Says that there may be something new for a stream; cheap, and safe to call at any time.
@@ -20,6 +24,7 @@ pub struct Subscribers {
     streams: Mutex<Streams>,
     /// How often files have changed since the start.
     changes: AtomicU64,
+    pub upcoming: UpcomingFiles,
     /// The page of events that was read last: most streams want the same one.
     page: Mutex<Option<EventPage>>,
 }
@@ -193,6 +198,15 @@ impl Subscribers {
                 stream.raise(&stream.queued);
             }
         }
+    }
+
+    /// Records a long file that is being sent, and wakes the streams of files. -> its id
+    pub fn announce(&self, content: UpcomingContent, now: Instant) -> Uuid {
+        let id = self.upcoming.announce(content, now);
+        for stream in self.lock().open.values().filter(|stream| stream.files) {
+            stream.raise(&stream.changed);
+        }
+        id
     }
 
     /// Ends all streams; no more can be opened.

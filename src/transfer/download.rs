@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::early::BegunFile;
 use super::partial::{OldFile, Partial, damaged};
 use super::parts::FetchedParts;
 use super::source_file::SourceFile;
@@ -181,23 +182,27 @@ impl Transfer<'_> {
     }
 
     /// Fills an open file with the content of this revision, keeping valid bytes that it has, and
-    /// copying others from `old`. Verified, but not synced, and without mode and time. `false`: the
-    /// hub no longer has that revision.
+    /// copying others from `old`. `begun`: the file as an early download has left it. Verified, but not synced, and without
+    /// mode and time. `false`: the hub no longer has that revision.
     pub fn fill_file(
         &self,
         record: &Record,
         file: File,
+        begun: Option<BegunFile>,
         old: Option<SourceFile>,
     ) -> HubResult<bool> {
         let chunks = self.chunks_of(record)?;
-        let mut partial = Partial::of(
-            file,
-            PathBuf::from(record.full_name()),
-            chunks,
-            record.checksum_sha256.is_none(),
-        );
+        let mut partial = match begun {
+            Some(BegunFile(begun)) if begun.chunks == chunks => begun,
+            _ => {
+                let unknown = record.checksum_sha256.is_none();
+                let name = PathBuf::from(record.full_name());
+                let mut partial = Partial::of(file, name, chunks, unknown);
+                partial.resume(self)?;
+                partial
+            }
+        };
         let old = std::cell::Cell::new(old);
-        partial.resume(self)?;
         match self.fill(record, &mut partial, &|| OldFile::of(old.take()?))? {
             RefillResult::Other => Ok(false),
             RefillResult::Done

@@ -8,6 +8,7 @@ mod batch;
 mod chunk_sender;
 mod concurrent;
 pub mod download;
+mod early;
 pub mod find;
 mod partial;
 mod parts;
@@ -17,6 +18,7 @@ pub mod upload;
 pub mod walk;
 
 pub use concurrent::{MAX_REQUESTS, RequestCount, RequestSlots};
+pub use early::{BegunFile, EarlyEnd};
 pub use parts::ReplacedRevision;
 
 use std::cell::Cell;

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use super::Directory;
+use crate::config::watch::SyncMode;
 use crate::error::{Error, Kind};
 use crate::files::engine::PollResult;
 use crate::files::engine::traits::{CallResult, Fault};
+use crate::files::remote::EarlyWork;
 
 /// A hub is restored once, not with every response.
 const MAX_EPOCHS_PER_FEED: u32 = 3;
@@ -62,6 +64,16 @@ impl Directory {
             if self.wakeup.is_stopped() {
                 return Ok(());
             }
+        }
+    }
+
+    /// Work for a thread that downloads files which other machines are still sending, if there is any.
+    pub fn early_work(&self) -> Option<EarlyWork<'_>> {
+        let remote = self.remote.as_ref()?;
+        if self.settings.mode == SyncMode::SendOnly {
+            None
+        } else {
+            remote.early_work()
         }
     }
 

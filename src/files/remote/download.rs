@@ -2,7 +2,6 @@
 //! files several in one request, long files so that an interrupted download resumes.
 
 use std::io::{Read, Write};
-use std::sync::PoisonError;
 
 use crate::error::{Error, Kind};
 use crate::files::engine::traits::*;
@@ -14,6 +13,7 @@ use crate::wire::files::{
     self, BATCH_BYTES, BATCH_FILE, BATCH_FILES, FetchHead, FetchItem, Hash, SINGLE,
 };
 
+use super::early::BegunContent;
 use super::{Remote, rows};
 
 /// Bytes that are read at a time.
@@ -241,16 +241,9 @@ impl Remote {
     }
 
     fn long(&self, path: &str, row: &RemoteRow, entry: &Entry) -> CallResult<Option<StagedFile>> {
-        let coming = || self.coming.lock().unwrap_or_else(PoisonError::into_inner);
-        if !coming().insert(entry.hash) {
-            // the other download's file is a source then
-            return Err(Fault::Later(Error::new(
-                Kind::Busy,
-                format!("{path} waits for another file with the same content"),
-            )));
-        }
-        let staged = self.long_alone(path, row, entry);
-        coming().remove(&entry.hash);
+        let begun = self.begin_long(path, entry.hash)?;
+        let staged = self.long_alone(path, row, entry, begun);
+        self.end_long(entry.hash);
         staged
     }
 
@@ -259,8 +252,12 @@ impl Remote {
         path: &str,
         row: &RemoteRow,
         entry: &Entry,
+        begun: Option<BegunContent>,
     ) -> CallResult<Option<StagedFile>> {
-        let partial = self.tree.partial(entry)?;
+        let (partial, begun) = match begun {
+            Some(BegunContent { file, begun }) => (file, Some(begun)),
+            None => (self.tree.partial(entry.hash)?, None),
+        };
         let step = |step: TransferStep<'_>| self.traffic.down(step);
         let transfer = Transfer::once(&self.hub, true, &step);
         let record = rows::fetched(&self.name(path)?, row);
@@ -278,7 +275,7 @@ impl Remote {
             .ok()
             .flatten()
             .and_then(|old| source_file::SourceFile::of(old.file, path.to_string()).ok());
-        match transfer.fill_file(&record, file, old) {
+        match transfer.fill_file(&record, file, begun, old) {
             Ok(true) => {
                 self.link.reached();
                 partial.finish(&self.tree, path, entry)

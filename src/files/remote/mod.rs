@@ -10,10 +10,11 @@ pub mod s3em;
 pub mod traffic;
 
 mod download;
+mod early;
 mod upload;
 mod wanted;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use uuid::Uuid;
@@ -28,6 +29,8 @@ use super::engine::traits::*;
 use super::plan::{Entry, RemoteRow};
 use super::state::DiskState;
 use super::tree::DiskTree;
+pub use early::EarlyWork;
+use early::LongDownloads;
 use link::Link;
 use rows::RemoteNames;
 use traffic::Traffic;
@@ -42,9 +45,7 @@ pub struct Remote {
     traffic: Arc<Traffic>,
     /// The requests of uploads.
     slots: RequestSlots,
-    /// Contents of long files that are being downloaded: two downloads of one content would write
-    /// the same file.
-    coming: Mutex<HashSet<Hash>>,
+    long_downloads: Mutex<LongDownloads>,
     /// Names whose content the hub asks for, because it has lost a part of it.
     wanted: Mutex<Vec<Name>>,
     /// Paths whose content the hub cannot send, each with a lost chunk.
@@ -69,7 +70,7 @@ impl Remote {
             link,
             traffic,
             slots,
-            coming: Mutex::default(),
+            long_downloads: Mutex::default(),
             wanted: Mutex::default(),
             lacking: Mutex::default(),
         }
@@ -177,8 +178,18 @@ impl Remote {
         entry: &Entry,
         chunks: Vec<Chunk>,
     ) -> CallResult<client::HubResult<UploadResponse>> {
+        let commit = self.commit_of(change, entry, chunks)?;
+        Ok(self.hub.commit(&commit, request(change)))
+    }
+
+    fn commit_of(
+        &self,
+        change: &HubChange,
+        entry: &Entry,
+        chunks: Vec<Chunk>,
+    ) -> CallResult<Commit> {
         let name = self.name(&change.path)?;
-        let commit = Commit {
+        Ok(Commit {
             path: name.path,
             name: name.name,
             kind: entry.kind,
@@ -190,8 +201,7 @@ impl Remote {
             checksum_sha256: entry.hash,
             chunks,
             from: self.old_name(change)?,
-        };
-        Ok(self.hub.commit(&commit, request(change)))
+        })
     }
 
     fn old_name(&self, change: &HubChange) -> CallResult<Option<files::OldName>> {
@@ -287,6 +297,7 @@ impl HubCalls for Remote {
         };
         if !page.more {
             *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = page.wanted.clone();
+            self.announced(&page.upcoming);
         }
         Ok(ChangesResult::Page(self.names.page(&page, after)))
     }

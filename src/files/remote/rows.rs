@@ -227,6 +227,7 @@ mod tests {
                 })
                 .collect(),
             wanted: Vec::new(),
+            upcoming: Vec::new(),
         };
         let names = RemoteNames::below("docs");
         for (page, last, more) in [

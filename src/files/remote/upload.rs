@@ -3,6 +3,7 @@
 
 use std::io::{self, Read};
 
+use crate::chunking;
 use crate::client::{ByteSource, ErrorDetail};
 use crate::error::{Error, Kind};
 use crate::files::engine::traits::*;
@@ -291,6 +292,20 @@ impl Remote {
         }
     }
 
+    /// Tells others which file is about to be sent. They can do without: the commit tells them too.
+    fn announce(
+        &self,
+        change: &HubChange,
+        entry: &Entry,
+        content: &chunking::Content,
+    ) -> CallResult<()> {
+        let commit = self.commit_of(change, entry, content.chunks.clone())?;
+        if let Err(failure) = self.hub.announce(&commit) {
+            log::debug!("cannot announce {:?}: {}", change.path, failure.error);
+        }
+        Ok(())
+    }
+
     /// Sends one file in requests of its own.
     fn send_alone(
         &self,
@@ -307,9 +322,14 @@ impl Remote {
             let replaced = self.replaced(change)?;
             let transfer = Transfer::once(&self.hub, true, &step).with_slots(&self.slots);
             let sent = match known {
-                Some(content) => transfer
-                    .send_known_chunks(&content, &local, replaced)
-                    .map(|()| content),
+                Some(content) => {
+                    if replaced.is_none() {
+                        self.announce(change, entry, &content)?;
+                    }
+                    transfer
+                        .send_known_chunks(&content, &local, replaced)
+                        .map(|()| content)
+                }
                 None => transfer.send_chunks(&local, replaced),
             };
             let content = match sent {

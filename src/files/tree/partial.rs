@@ -18,6 +18,7 @@ use crate::disk::{self, Renamed};
 use crate::files::engine::traits::{CallResult, StagedFile};
 use crate::files::plan::Entry;
 use crate::relpath;
+use crate::wire::files::Hash;
 
 pub const DIR: &str = ".mesync/partial";
 
@@ -30,12 +31,12 @@ pub struct PartialFile {
 
 impl DiskTree {
     /// Opens or creates the file for a content.
-    pub fn partial(&self, entry: &Entry) -> CallResult<PartialFile> {
+    pub fn partial(&self, content: Hash) -> CallResult<PartialFile> {
         let failed = |e: io::Error| fault("write in", DIR, &e);
         let dir = self
             .directory(DIR)?
             .ok_or_else(|| failed(io::ErrorKind::NotADirectory.into()))?;
-        let name = entry.hash.to_string();
+        let name = content.to_string();
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = File::from(

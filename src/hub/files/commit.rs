@@ -42,13 +42,16 @@ impl Files {
             request,
             answer,
             move |this, request, body, answer| match this.take_commit(request, body) {
-                Ok(put) => this.change(
-                    FileOp::put([put]),
-                    HeldMemory::Long(lease),
-                    request,
-                    answer,
-                    answer::put,
-                ),
+                Ok(put) => {
+                    this.events.upcoming.ended(&put.author.host, &put.name);
+                    this.change(
+                        FileOp::put([put]),
+                        HeldMemory::Long(lease),
+                        request,
+                        answer,
+                        answer::put,
+                    )
+                }
                 Err(reply) => answer(reply),
             },
         );
@@ -303,7 +306,7 @@ fn words(e: &serde_json::Error) -> String {
 }
 
 /// Parses a commit while it arrives, so that a long list of chunks is in memory once, and no other long value at all.
-fn read(body: &mut dyn Read) -> Result<Commit, Reply> {
+pub fn read(body: &mut dyn Read) -> Result<Commit, Reply> {
     let wrong = |why: String| Reply::error(400, format!("the body is not a commit: {why}"));
     let mut json = serde_json::Deserializer::from_reader(BufReader::with_capacity(64 * 1024, body));
     let parts = json

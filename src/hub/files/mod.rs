@@ -3,7 +3,7 @@
 //! No long file is ever in memory as a whole, and no worker waits long for the disk: requests with long bodies or much to read
 //! run on the thread of the client's connection. The store decides what a change does.
 //!
-//! Reading order: `head`, `multipart`, `lines` and `answer` (pure), `read`, `upload`, `commit`, `batch`, `wanted`, `backup`.
+//! Reading order: `head`, `multipart`, `lines` and `answer` (pure), `read`, `upload`, `commit`, `batch`, `upcoming`, `wanted`, `backup`.
 
 pub mod answer;
 pub mod head;
@@ -16,6 +16,7 @@ mod batch;
 mod commit;
 mod proofs;
 mod read;
+mod upcoming;
 mod upload;
 mod wanted;
 
@@ -39,6 +40,7 @@ use super::server::{Lease, Quota};
 use super::store::Store;
 use super::store::ops::files::{Author, FileOp};
 use super::store::ops::{Op, Outcome};
+use super::subscribers::Subscribers;
 use crate::config::limits;
 use crate::wire;
 use crate::wire::files::Name;
@@ -53,6 +55,7 @@ const BATCH_SIZES: u64 = 2;
 pub struct Files {
     store: Arc<Store>,
     committer: Arc<Committer>,
+    events: Arc<Subscribers>,
     max_upload: Arc<AtomicU64>,
     /// Memory for bodies that must be read as a whole: lists of chunks, batches.
     memory: Arc<Quota>,
@@ -74,6 +77,7 @@ impl Files {
     pub fn new(
         store: Arc<Store>,
         committer: Arc<Committer>,
+        events: Arc<Subscribers>,
         max_upload: Arc<AtomicU64>,
         room: Room,
     ) -> Files {
@@ -82,6 +86,7 @@ impl Files {
         Files {
             store,
             committer,
+            events,
             max_upload,
             memory,
             room,
@@ -119,6 +124,9 @@ impl Files {
             Route::PutChunk => self.put_chunk(request, answer),
             Route::FilePieces => self.pieces(request, answer),
             Route::FileParts => self.parts(request, answer),
+            Route::AnnounceFile => self.announce(request, answer),
+            Route::UpcomingChunks => answer(self.upcoming_chunks(&request)),
+            Route::UpcomingContent => answer(self.upcoming_content(&request)),
             Route::BatchFiles => self.batch(request, answer),
             Route::FetchFiles => self.fetch(request, answer),
             Route::DeleteFile => self.delete(&request, answer),

@@ -48,7 +48,7 @@ impl Proofs {
         }
     }
 
-    fn has(&self, holder: &str, hash: Hash) -> bool {
+    pub(super) fn has(&self, holder: &str, hash: Hash) -> bool {
         let proof = self.hasher.hash_one((holder, hash));
         let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         sent.all.contains(&proof)

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::head::ByteRange;
 use super::upload::unread;
 use super::{Files, answer, commit, head, last_part};
+use crate::clock;
 use crate::hub::http::{Job, Reply, Request};
 use crate::hub::rights::Right;
 use crate::hub::store::files::{ChangesSince, Listing};
@@ -211,6 +212,9 @@ impl Files {
                 if !changes.more && request.caller.check(Right::WriteFiles).is_ok() {
                     changes.wanted = self.wanted.names(&self.store);
                     changes.wanted.retain(|name| reads(&name.path));
+                }
+                if !changes.more {
+                    changes.upcoming = self.events.upcoming.list(&reads, clock::monotonic());
                 }
                 if let Some(rights) = rights {
                     let rows = changes.changes.into_iter();

@@ -9,6 +9,7 @@ use super::answer::unwritten;
 use super::head::trimmed;
 use super::multipart::{self, FormPart, Malformed, Parser, Sink};
 use super::{Files, HeldMemory, answer, head, last_part};
+use crate::clock;
 use crate::hub::http::{Reply, Request};
 use crate::hub::messages::SendReply;
 use crate::hub::store::Store;
@@ -126,6 +127,12 @@ impl Files {
                 && reply.status == 204
             {
                 this.proofs.note(holder, hash);
+            }
+            if reply.status == 204
+                && let Ok(author) = head::author(request)
+            {
+                let upcoming = &this.events.upcoming;
+                upcoming.heard_from(&author.host, clock::monotonic());
             }
             if reply.status == 204 && this.store.is_wanted(hash) {
                 this.mend(hash, size, request, reply, answer)

@@ -39,6 +39,7 @@ impl ChangesPage {
         let head = ChangesPage {
             changes: Vec::new(),
             wanted: self.wanted.clone(),
+            upcoming: self.upcoming.clone(),
             ..*self
         };
         let mut out = serde_json::to_vec(&head).unwrap_or_default();
@@ -256,7 +257,7 @@ impl<'a> UnreadBytes<'a> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::Name;
+    use super::super::{Name, UpcomingFile};
     use super::*;
 
     fn record(n: u64) -> Record {
@@ -295,6 +296,12 @@ mod tests {
             tag: Tag(9),
             changes,
             wanted: vec![Name::parse("a/b").unwrap()],
+            upcoming: vec![UpcomingFile {
+                id: Uuid::nil(),
+                name: Name::parse("a/long").unwrap(),
+                size: 1 << 40,
+                checksum_sha256: Hash::of(b"long"),
+            }],
         }
     }
 

@@ -6,6 +6,7 @@
 mod batch;
 mod compact;
 mod parts;
+mod upcoming;
 
 use std::fmt;
 use std::str::FromStr;
@@ -22,6 +23,7 @@ pub use parts::{
     AskedParts, AskedPieces, ChunkPart, ChunkPieces, FoundPieces, MAX_BASES, MAX_LIST_BYTES,
     MAX_PARTS_BYTES, PARTS_TYPE, PartList,
 };
+pub use upcoming::{Announced, UpcomingFile};
 
 /// A body up to this long is one chunk, and may be sent in one request; longer ones are cut
 /// ([`crate::chunking`]).
@@ -375,6 +377,9 @@ pub struct ChangesPage {
     /// On the last page: some of the files whose content the hub has lost in part, and asks for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub wanted: Vec<Name>,
+    /// On the last page: long files that are being sent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub upcoming: Vec<UpcomingFile>,
 }
 
 /// The response to `GET /api/idempotency/{key}`.

@@ -27,4 +27,5 @@ mod storms;
 mod syncs;
 #[cfg(feature = "tls")]
 mod tls;
+mod upcoming;
 mod uploads;

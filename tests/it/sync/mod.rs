@@ -4,6 +4,7 @@ mod changes;
 mod clones;
 mod crashes;
 mod crossing;
+mod early;
 mod everywhere;
 mod faults;
 mod fleet;

@@ -2,6 +2,7 @@
 //!
 //! It writes nothing, and has only the requested page in memory.
 
+use std::io;
 use std::ops::Bound;
 
 use redb::ReadTransaction;
@@ -18,6 +19,7 @@ use crate::database::DbResult;
 use crate::database::table::{OpenTable, ReadableTable};
 use crate::error::Result;
 use crate::hub::store::meta::META;
+use crate::hub::store::staged::StagedChunk;
 use crate::wire::files::{ChangesPage, Chunk, FileEvent, Hash, Name, PAGE, Record, Version};
 use crate::wire::revision::{Revision, Tag};
 
@@ -80,6 +82,11 @@ impl Store {
         Ok(size.map(|size| {
             ContentReader::new(&self.db, &self.chunks, vec![Chunk { sha256: hash, size }])
         }))
+    }
+
+    /// A chunk that is staged for a later commit.
+    pub fn staged_chunk(&self, chunk: Chunk) -> io::Result<Option<StagedChunk>> {
+        self.chunks.staged(chunk.sha256, chunk.size)
     }
 
     /// A file by its id; a deleted one has `deleted_at`.
@@ -226,6 +233,7 @@ impl Store {
                 tag,
                 changes: page,
                 wanted: Vec::new(),
+                upcoming: Vec::new(),
             }))
         })
     }

@@ -50,7 +50,8 @@ fn need(method: &str, path: &str) -> &'static str {
             | "/api/files/*"
             | "/api/files/*/restore"
             | "/api/chunks/missing"
-            | "/api/chunks/*",
+            | "/api/chunks/*"
+            | "/api/upcoming",
         ) => "write",
         _ => panic!("{method} {path} is new: which right does it need?"),
     }
