@@ -121,9 +121,18 @@ impl<'t, 'a> ChunkSender<'t, 'a> {
                 file: &local.file,
                 at: *at,
                 length: chunk.size,
-                sha256: chunk.sha256,
+                // the hub compares it with the name
+                sha256: None,
             };
-            transfer.persist(|passed| transfer.hub.put_chunk(chunk.sha256, source, passed))
+            transfer
+                .persist(|passed| transfer.hub.put_chunk(chunk.sha256, source, passed))
+                .map_err(|failure| match failure.status {
+                    400 => local
+                        .check_chunk(*chunk, *at)
+                        .err()
+                        .map_or(failure, Into::into),
+                    _ => failure,
+                })
         })
     }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::source_file::SourceFile;
+use super::source_file::{PlaceReader, SourceFile};
 use super::{COPY_BUFFER_BYTES, Transfer, TransferStep};
 use crate::chunking::{self, zero_chunk};
 use crate::client::HubResult;
@@ -77,20 +77,6 @@ impl OldFile {
             file: &self.local.file,
             at: place + at,
         })
-    }
-}
-
-/// Reads a file from a place on, and leaves its own place as it is.
-pub(super) struct PlaceReader<'a> {
-    pub(super) file: &'a File,
-    pub(super) at: u64,
-}
-
-impl Read for PlaceReader<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let n = self.file.read_at(into, self.at)?;
-        self.at += n as u64;
-        Ok(n)
     }
 }
 

@@ -4,8 +4,8 @@ use std::io::{self, Read};
 
 use uuid::Uuid;
 
-use super::partial::{OldFile, Partial, PlaceReader};
-use super::source_file::SourceFile;
+use super::partial::{OldFile, Partial};
+use super::source_file::{PlaceReader, SourceFile};
 use super::{COPY_BUFFER_BYTES, Transfer, TransferStep};
 use crate::chunking;
 use crate::client::{ByteSource, HubResult};
@@ -117,7 +117,7 @@ impl<'t, 'a> PartSender<'t, 'a> {
                 file: &local.file,
                 at: begin,
                 length: piece.size,
-                sha256: piece.sha256,
+                sha256: Some(piece.sha256),
             };
             let within = begin - at;
             begin += piece.size;

@@ -1,14 +1,16 @@
 //! A local file while it is read: its `stat`, and whether that has changed afterwards.
 
 use std::fs::{File, Metadata};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+
+use sha2::{Digest, Sha256};
 
 use super::COPY_BUFFER_BYTES;
 use crate::chunking::{Content, Splitter};
 use crate::error::{Error, Kind, Result};
-use crate::wire::files::Chunk;
+use crate::wire::files::{Chunk, Hash};
 use crate::{clock, disk};
 
 /// An open regular file.
@@ -123,6 +125,29 @@ impl SourceFile {
         }
     }
 
+    /// Fails if the bytes at this offset are not those of the chunk.
+    pub fn check_chunk(&self, chunk: Chunk, at: u64) -> Result<()> {
+        let reader = PlaceReader {
+            file: &self.file,
+            at,
+        };
+        let (mut reader, mut hash) = (reader.take(chunk.size), Sha256::new());
+        let mut buffer = vec![0; COPY_BUFFER_BYTES];
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => hash.update(&buffer[..n]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::io(format!("read {}", self.shown), &e)),
+            }
+        }
+        if Hash(hash.finalize().into()) == chunk.sha256 {
+            Ok(())
+        } else {
+            Err(self.changed())
+        }
+    }
+
     fn changed(&self) -> Error {
         Error::new(
             Kind::Busy,
@@ -132,7 +157,43 @@ impl SourceFile {
     }
 }
 
+/// Reads a file from a place on, and leaves its own place as it is.
+pub(super) struct PlaceReader<'a> {
+    pub(super) file: &'a File,
+    pub(super) at: u64,
+}
+
+impl Read for PlaceReader<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read_at(into, self.at)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
 /// The modification time as it is sent.
 pub fn mtime(meta: &Metadata) -> String {
     clock::rfc3339_nanos(meta.modified().unwrap_or(std::time::UNIX_EPOCH))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_is_checked_against_the_bytes_at_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let check = |chunk: &[u8], at: u64| {
+            let local = SourceFile::open(&path, false).unwrap();
+            let sha256 = Hash::of(chunk);
+            let size = chunk.len() as u64;
+            let checked = local.check_chunk(Chunk { sha256, size }, at);
+            checked.map_err(|e| e.kind)
+        };
+        std::fs::write(&path, "0123456789").unwrap();
+        assert_eq!(check(b"345", 3), Ok(()));
+        assert_eq!(check(b"345", 4), Err(Kind::Busy));
+        assert_eq!(check(b"89x", 8), Err(Kind::Busy));
+    }
 }

@@ -202,7 +202,7 @@ impl<'t, 'a> Upload<'t, 'a> {
                 file: &local.file,
                 at: 0,
                 length: content.size,
-                sha256: content.sha256,
+                sha256: Some(content.sha256),
             };
             return self.single(&content, source, &about);
         }

@@ -361,7 +361,7 @@ impl Remote {
             file: &file,
             at: 0,
             length: entry.size,
-            sha256: entry.hash,
+            sha256: Some(entry.hash),
         };
         let sent = match &change.from {
             // only a commit can name an old name

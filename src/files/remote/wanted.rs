@@ -120,7 +120,7 @@ impl Remote {
                 file: &local.file,
                 at: 0,
                 length: entry.size,
-                sha256: entry.hash,
+                sha256: Some(entry.hash),
             };
             return self.give_chunk(path, entry.hash, source);
         }

@@ -249,7 +249,7 @@ impl S3em {
                 file: &reading.file,
                 at: 0,
                 length: entry.size,
-                sha256: entry.hash,
+                sha256: Some(entry.hash),
             },
         );
         if sent == Ok(ChangeOutcome::FileChanged) {
