@@ -15,8 +15,8 @@ use crate::wire::files::{Chunk, Hash, Name, UpcomingFile};
 const MAX_UPCOMING_FILES: usize = 64;
 /// Chunks of all of them, at most: 2.6 MB of memory, 64 GiB of content.
 pub const MAX_UPCOMING_CHUNKS: usize = 65_536;
-/// A host that has sent no chunk for so long sends none of its files any more: the longest chunk takes a slow link minutes.
-const MAX_SILENCE: Duration = Duration::from_secs(600);
+/// A file of which no chunk has come for so long is no longer being sent.
+const MAX_SILENCE: Duration = Duration::from_secs(120);
 
 /// See the module documentation.
 #[derive(Default)]
@@ -32,7 +32,6 @@ struct Announcements {
 
 struct Announcement {
     number: u64,
-    host: String,
     heard: Instant,
     content: Arc<UpcomingContent>,
 }
@@ -47,17 +46,19 @@ pub struct UpcomingContent {
 }
 
 impl UpcomingFiles {
-    /// Records a file; one that is known keeps its id. The oldest ones make room for it.
+    /// Records a file in place of that of the same host and name, whose id it keeps if it is the same content. The oldest ones
+    /// make room for it.
     pub fn announce(&self, mut content: UpcomingContent, now: Instant) -> Uuid {
         let mut list = self.current(now);
         let same = |old: &Announcement| {
             let (old, new) = (&old.content, &content);
-            old.host == new.host
-                && (&old.file.name, old.file.checksum_sha256)
-                    == (&new.file.name, new.file.checksum_sha256)
+            (&old.host, &old.file.name) == (&new.host, &new.file.name)
         };
         if let Some(at) = list.all.iter().position(same) {
-            content.file.id = list.all.remove(at).content.file.id;
+            let old = list.all.remove(at).content;
+            if old.file.checksum_sha256 == content.file.checksum_sha256 {
+                content.file.id = old.file.id;
+            }
         }
         let chunks_of = |all: &[Announcement]| -> usize {
             all.iter().map(|old| old.content.chunks.len()).sum()
@@ -72,7 +73,6 @@ impl UpcomingFiles {
         let (number, id) = (list.last, content.file.id);
         list.all.push(Announcement {
             number,
-            host: content.host.clone(),
             heard: now,
             content: Arc::new(content),
         });
@@ -104,20 +104,23 @@ impl UpcomingFiles {
     }
 
     /// A host has sent a chunk.
-    pub fn heard_from(&self, host: &str, now: Instant) {
+    pub fn arrived(&self, host: &str, hash: Hash, now: Instant) {
         let mut list = self.lock();
-        for one in list.all.iter_mut().filter(|one| one.host == host) {
-            one.heard = now;
+        for one in list.all.iter_mut() {
+            let content = &one.content;
+            if content.host == host && content.chunks.iter().any(|chunk| chunk.sha256 == hash) {
+                one.heard = now;
+            }
         }
     }
 
     /// A host has sent all of a file.
     pub fn ended(&self, host: &str, name: &Name) {
-        let is_it = |one: &Announcement| one.host == host && one.content.file.name == *name;
+        let is_it = |one: &Announcement| one.content.host == host && one.content.file.name == *name;
         self.lock().all.retain(|one| !is_it(one));
     }
 
-    /// Without those whose sender has fallen silent.
+    /// Without those that are no longer being sent.
     fn current(&self, now: Instant) -> MutexGuard<'_, Announcements> {
         let mut list = self.lock();
         list.all
@@ -169,10 +172,22 @@ mod tests {
         assert_eq!(files.list(&|path| path == "d", now).len(), 2);
         files.ended("b", &Name::parse("d/x").unwrap());
         assert_eq!(names(&files, now), ["d/x", "y"]);
-        files.heard_from("a", now + MAX_SILENCE / 2);
+        files.arrived("a", Hash::of(b"d/x"), now + MAX_SILENCE / 2);
+        files.arrived("b", Hash::of(b"d/x"), now + MAX_SILENCE / 2);
         assert_eq!(names(&files, now + MAX_SILENCE), ["d/x"]);
         assert!(files.find(id, now + MAX_SILENCE).is_some());
         assert!(files.find(id, now + MAX_SILENCE * 2).is_none());
+    }
+
+    #[test]
+    fn another_content_takes_the_place_of_the_first() {
+        let (files, now) = (UpcomingFiles::default(), clock::monotonic());
+        let id = files.announce(content("a", "x", 1), now);
+        let mut changed = content("a", "x", 2);
+        changed.file.checksum_sha256 = Hash::of(b"changed");
+        let new = files.announce(changed, now);
+        assert!(new != id && files.find(id, now).is_none());
+        assert_eq!(files.list(&|_| true, now)[0].size, 2);
     }
 
     #[test]

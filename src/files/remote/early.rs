@@ -19,13 +19,17 @@ use crate::files::tree::partial::PartialFile;
 use crate::logger::one_line;
 use crate::relpath;
 use crate::transfer::{BegunFile, EarlyEnd, Transfer, TransferStep};
-use crate::wire::files::{Hash, SINGLE, UpcomingFile};
+use crate::wire::files::{Hash, Name, SINGLE, UpcomingFile};
+
+/// Files that were downloaded early and are not committed yet, at most: each may fill the disk.
+const MAX_EARLY_FILES: usize = 4;
 
 /// Contents of long files that are being downloaded: two downloads of one content would write the same file.
 #[derive(Default)]
 pub(super) struct LongDownloads {
     committed: HashSet<Hash>,
-    early: Option<EarlyDownload>,
+    /// Oldest first; the newest may be running.
+    early: Vec<EarlyDownload>,
     /// A thread downloads early.
     is_running: bool,
     /// What the last poll has named, and the number of polls.
@@ -35,8 +39,9 @@ pub(super) struct LongDownloads {
     done: HashSet<Uuid>,
 }
 
-/// The latest download of a file before its commit: it is running, or has ended.
+/// The download of a file before its commit: it is running, or has ended.
 struct EarlyDownload {
+    name: Name,
     hash: Hash,
     /// Dropped to stop it.
     running: Sender<()>,
@@ -55,6 +60,14 @@ pub struct EarlyWork<'a>(&'a Remote);
 impl Drop for EarlyWork<'_> {
     fn drop(&mut self) {
         self.0.long_downloads().is_running = false;
+    }
+}
+
+impl EarlyDownload {
+    /// Stops it; what it has downloaded.
+    fn end(self) -> Option<BegunContent> {
+        drop(self.running);
+        self.result.recv().ok()
     }
 }
 
@@ -130,16 +143,10 @@ impl Remote {
                     format!("{path} waits for another file with the same content"),
                 )));
             }
-            downloads.early.take_if(|early| early.hash == hash)
+            let at = downloads.early.iter().position(|early| early.hash == hash);
+            at.map(|at| downloads.early.remove(at))
         };
-        Ok(early.and_then(
-            |EarlyDownload {
-                 running, result, ..
-             }| {
-                drop(running);
-                result.recv().ok()
-            },
-        ))
+        Ok(early.and_then(EarlyDownload::end))
     }
 
     pub(super) fn end_long(&self, hash: Hash) {
@@ -168,12 +175,30 @@ impl EarlyWork<'_> {
     fn next(&self) -> Option<EarlyTask> {
         let file = self.0.next_upcoming()?;
         let mut downloads = self.0.long_downloads();
-        if downloads.committed.contains(&file.checksum_sha256) {
+        let hash = file.checksum_sha256;
+        if downloads.committed.contains(&hash) {
             return None;
         }
         let ((running, stopped), (result, begun)) = (bounded(0), bounded(1));
-        downloads.early = Some(EarlyDownload {
-            hash: file.checksum_sha256,
+        let early = &mut downloads.early;
+        let is_like = |old: &EarlyDownload| old.name == file.name || old.hash == hash;
+        while let Some(at) = early.iter().position(is_like) {
+            let old = early.remove(at);
+            // a file that grows while it is sent begins with the same chunks
+            if old.hash != hash
+                && let Some(content) = old.end()
+            {
+                content.file.rename(hash);
+            }
+        }
+        while early.len() >= MAX_EARLY_FILES {
+            if let Some(content) = early.remove(0).end() {
+                content.file.remove();
+            }
+        }
+        early.push(EarlyDownload {
+            name: file.name.clone(),
+            hash,
             running,
             result: begun,
         });
@@ -221,7 +246,7 @@ impl EarlyWork<'_> {
         };
         let end = match download() {
             Ok((content, end)) => {
-                // no receiver: another file has taken its place meanwhile
+                // there is room for one, and the receiver stays until it has it
                 let _ = result.send(content);
                 end
             }

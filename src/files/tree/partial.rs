@@ -94,6 +94,15 @@ impl PartialFile {
         Ok(stamp.map(|shown| tree.staged(&spot, shown.stamp)))
     }
 
+    /// Makes it the file for another content, which may begin with the same bytes, or removes it if that has one.
+    pub fn rename(self, content: Hash) {
+        let to = content.to_string();
+        match disk::rename_noreplace_at(&self.dir, &self.name, &self.dir, &to) {
+            Ok(Renamed::Done) => {}
+            _ => self.remove(),
+        }
+    }
+
     /// Removes a file that is of no use.
     pub fn remove(self) {
         let _ = rustix::fs::unlinkat(&self.dir, self.name.as_str(), AtFlags::empty());

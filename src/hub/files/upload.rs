@@ -132,7 +132,7 @@ impl Files {
                 && let Ok(author) = head::author(request)
             {
                 let upcoming = &this.events.upcoming;
-                upcoming.heard_from(&author.host, clock::monotonic());
+                upcoming.arrived(&author.host, hash, clock::monotonic());
             }
             if reply.status == 204 && this.store.is_wanted(hash) {
                 this.mend(hash, size, request, reply, answer)

@@ -169,6 +169,60 @@ fn a_list_of_other_chunks_than_those_of_the_commit_does_no_harm() {
 }
 
 #[test]
+fn a_file_that_changes_while_it_is_sent_leaves_no_second_partial_file() {
+    let hub = Hub::start();
+    let b = receiver(&hub);
+    let film = Film::new(9, "film");
+    film.announce(&hub);
+    assert_eq!(hub.put_chunk(film.chunk(0)).status, 204);
+    wait_for("the chunk has come", &hub.world, || {
+        film.has_come(&b, 4_000_000)
+    });
+    let mut longer = Film::new(9, "film");
+    longer.content.extend(noise(10, 4_000_000));
+    let chunks: Vec<&[u8]> = longer.content.chunks(4_000_000).collect();
+    longer.commit = commit("", "film", &chunks);
+    longer.announce(&hub);
+    wait_for("its beginning is taken over", &hub.world, || {
+        longer.has_come(&b, 4_000_000)
+    });
+    assert!(!film.partial(&b).exists());
+    for number in 1..4 {
+        assert_eq!(hub.put_chunk(longer.chunk(number)).status, 204);
+    }
+    longer.commit(&hub);
+    wait_for("the file arrives", &hub.world, || b.has("film"));
+    assert!(b.read("film").unwrap() == longer.content);
+    settled(&hub.world, &[&b]);
+}
+
+#[test]
+fn files_that_are_never_committed_do_not_fill_the_disk() {
+    let hub = Hub::start();
+    let b = receiver(&hub);
+    let films: Vec<Film> = (0..6)
+        .map(|n| Film::new(20 + n, &format!("film {n}")))
+        .collect();
+    for film in &films {
+        film.announce(&hub);
+        for number in 0..3 {
+            assert_eq!(hub.put_chunk(film.chunk(number)).status, 204);
+        }
+        wait_for("it has come", &hub.world, || film.has_come(&b, 12_000_000));
+    }
+    let left = films.iter().filter(|film| film.partial(&b).exists());
+    assert_eq!(left.count(), 4);
+    // the first is downloaded again, the last is there
+    for film in [&films[0], &films[5]] {
+        film.commit(&hub);
+    }
+    wait_for("both arrive", &hub.world, || {
+        b.has("film 0") && b.has("film 5")
+    });
+    settled(&hub.world, &[&b]);
+}
+
+#[test]
 fn a_machine_announces_what_it_sends_and_its_death_leaves_nothing() {
     let hub = Hub::start();
     let (mut a, mut b) = (
