@@ -54,7 +54,7 @@ const HELD_RECHECK_INTERVAL: Duration = Duration::from_secs(300);
 const HELD_RECHECK_AFTER_MOVES: Duration = Duration::from_secs(1);
 /// How long a single delete waits to see whether it is the first of many; several wait for the end of the
 /// burst.
-const QUIET_AFTER_ONE: Duration = Duration::from_millis(40);
+const QUIET_AFTER_ONE: Duration = Duration::from_millis(30);
 const QUIET_AFTER_MORE: Duration = Duration::from_secs(1);
 /// Deletes that were made on the hub arrive with one poll, or with two polls in a row.
 const QUIET_AFTER_ONE_OF_HUB: Duration = Duration::from_millis(15);
