@@ -9,10 +9,8 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use crate::wire::files::{Chunk, Hash, Name, UpcomingFile};
+use crate::wire::files::{Chunk, Hash, MAX_UPCOMING_FILES, Name, UpcomingFile};
 
-/// Files that are known at the same time, at most.
-const MAX_UPCOMING_FILES: usize = 64;
 /// Chunks of all of them, at most: 2.6 MB of memory, 64 GiB of content.
 pub const MAX_UPCOMING_CHUNKS: usize = 65_536;
 /// A file of which no chunk has come for so long is no longer being sent.

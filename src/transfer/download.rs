@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::early::BegunFile;
-use super::partial::{OldFile, Partial, damaged};
+use super::partial::{OldFile, Partial, damaged, is_list_of};
 use super::parts::FetchedParts;
 use super::source_file::SourceFile;
 use super::{COPY_BUFFER_BYTES, RetryBudget, Transfer, TransferStep};
@@ -97,7 +97,7 @@ impl Transfer<'_> {
             {
                 Ok(to.flush())
             }
-            RefillResult::Done => Err(damaged(record).into()),
+            RefillResult::Done => Err(damaged(&record.full_name()).into()),
             RefillResult::Other => Err(Error::new(
                 Kind::Busy,
                 "the file changed on the hub during the download",
@@ -210,7 +210,7 @@ impl Transfer<'_> {
                     .checksum_sha256
                     .is_some_and(|sum| sum != Hash(partial.whole.finalize().into())) =>
             {
-                Err(damaged(record).into())
+                Err(damaged(&record.full_name()).into())
             }
             RefillResult::Done => Ok(true),
         }
@@ -231,24 +231,17 @@ impl Transfer<'_> {
                 size: record.size,
             }]
         };
-        // an empty chunk would never be passed
-        let some = record.size == 0 || chunks.iter().all(|c| c.size > 0);
-        if some
-            && chunks
-                .iter()
-                .try_fold(0u64, |sum, c| sum.checked_add(c.size))
-                == Some(record.size)
-        {
+        if is_list_of(&chunks, record.size) {
             Ok(chunks)
         } else {
-            Err(damaged(record).into())
+            Err(damaged(&record.full_name()).into())
         }
     }
 
     fn download_link(&self, record: &Record, to: &Path) -> HubResult<RefillResult> {
         let mut target = Vec::new();
         if record.size > MAX_LINK_BYTES {
-            return Err(damaged(record).into());
+            return Err(damaged(&record.full_name()).into());
         }
         self.download_to(record, &mut target)?
             .map_err(|e| Error::io("write", &e))?;

@@ -4,12 +4,11 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use uuid::Uuid;
-
-use super::partial::Partial;
+use super::partial::{Partial, damaged, is_list_of};
 use super::{COPY_BUFFER_BYTES, Transfer, TransferStep};
 use crate::chunking::zero_chunk;
 use crate::client::{Download, HubResult};
+use crate::wire::files::UpcomingFile;
 
 /// Pauses before the hub is asked again for a chunk that has not arrived, doubled from the first to the second.
 const MIN_ARRIVAL_PAUSE: Duration = Duration::from_millis(50);
@@ -33,15 +32,16 @@ impl Transfer<'_> {
     /// the list.
     pub fn download_early(
         &self,
-        id: Uuid,
+        upcoming: &UpcomingFile,
         file: File,
-        name: PathBuf,
         pause: &dyn Fn(Duration) -> bool,
     ) -> HubResult<(BegunFile, EarlyEnd)> {
-        let chunks = self.hub.upcoming_chunks(id)?;
-        // an empty chunk would never be passed
-        let chunks = chunks.into_iter().filter(|c| c.size > 0).collect();
-        let mut partial = Partial::of(file, name, chunks, false);
+        let chunks = self.hub.upcoming_chunks(upcoming.id)?;
+        let name = upcoming.name.full();
+        if !is_list_of(&chunks, upcoming.size) {
+            return Err(damaged(&name).into());
+        }
+        let mut partial = Partial::of(file, PathBuf::from(name), chunks, false);
         partial.resume(self)?;
         let mut wait = MIN_ARRIVAL_PAUSE;
         while let Some(chunk) = partial.chunks.get(partial.next).copied() {
@@ -51,7 +51,7 @@ impl Transfer<'_> {
             if partial.is_between_chunks() && chunk == zero_chunk() && partial.leave_hole()? {
                 continue;
             }
-            match self.hub.upcoming_content(id, partial.at) {
+            match self.hub.upcoming_content(upcoming.id, partial.at) {
                 Ok(Some(answer)) => {
                     let before = partial.at;
                     if !self.take_arrived(answer, &mut partial, pause)? {
@@ -88,13 +88,17 @@ impl Transfer<'_> {
         pause: &dyn Fn(Duration) -> bool,
     ) -> HubResult<bool> {
         let mut buffer = vec![0; COPY_BUFFER_BYTES];
-        while let Ok(n @ 1..) = answer.read(&mut buffer) {
+        while partial.next < partial.chunks.len()
+            && let Ok(n @ 1..) = answer.read(&mut buffer)
+        {
             partial.write(&buffer[..n])?;
             (self.watch)(TransferStep::Passed(n as u64));
             if !pause(Duration::ZERO) {
                 return Ok(false);
             }
         }
+        // a response that was read to its end frees the connection for the next request
+        let _ = answer.read(&mut buffer);
         Ok(true)
     }
 }

@@ -395,7 +395,7 @@ impl Partial {
         let whole = Hash(self.whole.clone().finalize().into());
         if record.checksum_sha256.is_some_and(|sum| sum != whole) {
             self.remove();
-            return Err(damaged(record).into());
+            return Err(damaged(&record.full_name()).into());
         }
         // set-user-id, set-group-id and sticky bits are for the owner of the file to set
         let mode = record.mode.map_or(MODE, |mode| mode & 0o777);
@@ -424,10 +424,18 @@ fn is_zero(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == 0)
 }
 
-pub(super) fn damaged(record: &Record) -> Error {
+/// Whether chunks can be a content of this size. An empty chunk would never be passed.
+pub(super) fn is_list_of(chunks: &[Chunk], size: u64) -> bool {
+    let sum = chunks
+        .iter()
+        .try_fold(0u64, |sum, chunk| sum.checked_add(chunk.size));
+    sum == Some(size) && (size == 0 || chunks.iter().all(|chunk| chunk.size > 0))
+}
+
+pub(super) fn damaged(name: &str) -> Error {
     let what = format!(
         "the content of {} differs from its record",
-        crate::error::brief(&record.full_name())
+        crate::error::brief(name)
     );
     Error::new(Kind::Damaged, what)
         .hint("repeat it; if that fails too, the hub's data are damaged (mesync hub check)")

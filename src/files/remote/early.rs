@@ -5,7 +5,6 @@
 //! early: a changed file costs less as parts, which need its commit.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use crate::files::tree::partial::PartialFile;
 use crate::logger::one_line;
 use crate::relpath;
 use crate::transfer::{BegunFile, EarlyEnd, Transfer, TransferStep};
-use crate::wire::files::{Hash, Name, SINGLE, UpcomingFile};
+use crate::wire::files::{Hash, MAX_UPCOMING_FILES, Name, SINGLE, UpcomingFile};
 
 /// Files that were downloaded early and are not committed yet, at most: each may fill the disk.
 const MAX_EARLY_FILES: usize = 4;
@@ -88,7 +87,7 @@ impl Remote {
     /// What a poll has named.
     pub(super) fn announced(&self, files: &[UpcomingFile]) {
         let mut downloads = self.long_downloads();
-        downloads.announced = files.to_vec();
+        downloads.announced = files.iter().take(MAX_UPCOMING_FILES).cloned().collect();
         downloads.polls += 1;
         let is_named = |id: &Uuid| files.iter().any(|file| file.id == *id);
         downloads.done.retain(is_named);
@@ -239,8 +238,7 @@ impl EarlyWork<'_> {
             let open = file.file().map_err(|e| Error::io("write", &e))?;
             let step = |step: TransferStep<'_>| remote.traffic.down(step);
             let transfer = Transfer::once(&remote.hub, true, &step);
-            let downloaded =
-                transfer.download_early(upcoming.id, open, PathBuf::from(&name), &pause);
+            let downloaded = transfer.download_early(&upcoming, open, &pause);
             let (begun, end) = downloaded.map_err(|failure| failure.error)?;
             Ok::<_, Error>((BegunContent { file, begun }, end))
         };

@@ -23,7 +23,7 @@ pub use parts::{
     AskedParts, AskedPieces, ChunkPart, ChunkPieces, FoundPieces, MAX_BASES, MAX_LIST_BYTES,
     MAX_PARTS_BYTES, PARTS_TYPE, PartList,
 };
-pub use upcoming::{Announced, UpcomingFile};
+pub use upcoming::{Announced, MAX_UPCOMING_FILES, UpcomingFile};
 
 /// A body up to this long is one chunk, and may be sent in one request; longer ones are cut
 /// ([`crate::chunking`]).

@@ -5,6 +5,9 @@ use uuid::Uuid;
 
 use super::{Hash, Name};
 
+/// Files that a hub knows at the same time, at most.
+pub const MAX_UPCOMING_FILES: usize = 64;
+
 /// A long file that a machine is sending. It may never be committed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpcomingFile {
