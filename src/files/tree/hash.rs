@@ -319,7 +319,6 @@ impl DiskTree {
 
     /// The stamp and hash of a file that did not change while it was read; `None`: it did.
     pub(super) fn hash(&self, path: &str) -> io::Result<Option<(Stamp, Hash)>> {
-        let mut buffer = vec![0; READ_BUFFER_BYTES];
         for _ in 0..MAX_READ_ATTEMPTS {
             let Some(mut reading) = self.read(path, None)? else {
                 return Ok(None);
@@ -334,6 +333,7 @@ impl DiskTree {
             let mut digest = ContentDigest::of(&reading.shown.stamp);
             // a file that grows as fast as it is read would have no end
             let mut left = reading.shown.stamp.size;
+            let mut buffer = vec![0; left.min(READ_BUFFER_BYTES as u64) as usize];
             let mut check_at = left.saturating_sub(BYTES_BETWEEN_CHECKS);
             while left > 0 {
                 // a file that is being written is not read to its end
