@@ -94,7 +94,9 @@ impl DiskState {
             what(&tx)?;
             Ok(tx.commit()?)
         };
-        write().map_err(|e| self.recover(&e))
+        let written = write();
+        self.latest.committed();
+        written.map_err(|e| self.recover(&e))
     }
 
     /// Handles a failed transaction. If there was no space, the file is reopened, because redb refuses everything until
@@ -112,6 +114,8 @@ impl DiskState {
         if !self.happened.full.swap(false, Relaxed) && db.is_some() {
             return Fault::Fatal(error);
         }
+        // a read may have opened one since the failed transaction
+        self.latest.committed();
         drop(db.take());
         match database::open(&self.path, CACHE_BYTES, &self.happened, &HINTS) {
             Ok(again) => {

@@ -8,6 +8,7 @@ pub mod codec;
 
 mod apply;
 mod commit;
+mod snapshot;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use redb::{Database, Durability, ReadTransaction, ReadableDatabase, TableDefinition};
+use redb::{Database, Durability, ReadableDatabase, TableDefinition};
 use uuid::Uuid;
 
 use super::batcher::Batcher;
@@ -32,6 +33,7 @@ use crate::wire::files::Hash;
 use crate::wire::revision::{Revision, Tag};
 use codec::{Damaged, StateRecord};
 use commit::Unsynced;
+use snapshot::{LatestSnapshot, Snapshot};
 
 /// The page cache, in bytes.
 const CACHE_BYTES: usize = 2 * 1024 * 1024;
@@ -60,6 +62,8 @@ const PREFIX: usize = 8;
 /// See the module documentation.
 pub struct DiskState {
     path: PathBuf,
+    // before the database, which is closed after the last transaction
+    latest: LatestSnapshot,
     /// `None` only when the file could not be opened again after a failed write.
     db: RwLock<Option<Database>>,
     happened: Arc<Happened>,
@@ -97,6 +101,7 @@ impl DiskState {
         let db = database::open(path, CACHE_BYTES, &happened, &HINTS)?;
         let state = DiskState {
             path: path.to_path_buf(),
+            latest: LatestSnapshot::default(),
             db: RwLock::new(Some(db)),
             happened,
             group: Batcher::new(usize::MAX),
@@ -146,6 +151,7 @@ impl DiskState {
                     let (path, db) = (PathBuf::new(), RwLock::new(Some(db)));
                     let state = DiskState {
                         path,
+                        latest: LatestSnapshot::default(),
                         db,
                         happened,
                         group: Batcher::new(usize::MAX),
@@ -220,9 +226,8 @@ impl DiskState {
     /// A small value that is stored with the rows, by name: the marker of the directory, or the boot while it is
     /// open.
     pub fn note(&self, name: &str) -> CallResult<Option<String>> {
-        let get = |tx: &ReadTransaction| {
-            Ok(tx
-                .table(META)?
+        let get = |snapshot: &Snapshot| {
+            Ok((snapshot.tx.table(META)?)
                 .get(note(name).as_str())?
                 .map(|v| v.value().to_vec()))
         };
@@ -257,14 +262,11 @@ impl DiskState {
         .map(|n| n.load(Relaxed))
     }
 
-    fn read<T>(&self, what: impl Fn(&ReadTransaction) -> DbResult<T>) -> CallResult<T> {
+    fn read<T>(&self, what: impl Fn(&Snapshot) -> DbResult<T>) -> CallResult<T> {
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
         let read = || {
-            what(
-                &db.as_ref()
-                    .ok_or(redb::Error::DatabaseClosed)?
-                    .begin_read()?,
-            )
+            let db = db.as_ref().ok_or(redb::Error::DatabaseClosed)?;
+            what(&*self.latest.of(db)?)
         };
         read().map_err(|e| Fault::Fatal(self.error("read", &e)))
     }
@@ -332,16 +334,16 @@ fn range<'a>(
 
 impl State for DiskState {
     fn rows(&self, path: &str) -> CallResult<Rows> {
-        self.read(|tx| match tx.table(ROWS)?.get(path)? {
+        self.read(|snapshot| match snapshot.rows.get(path)? {
             Some(row) => Ok(decode(row.value())?.rows),
             None => Ok(Rows::default()),
         })
     }
 
     fn below(&self, dir: &str, after: &str, most: usize) -> CallResult<Vec<(String, Rows)>> {
-        self.read(|tx| {
-            let (table, mut ends, mut found) = (tx.table(ROWS)?, Default::default(), Vec::new());
-            for row in table.range::<&str>(range(dir, after, &mut ends))? {
+        self.read(|Snapshot { rows, .. }| {
+            let (mut ends, mut found) = (Default::default(), Vec::new());
+            for row in rows.range::<&str>(range(dir, after, &mut ends))? {
                 let (path, row) = row?;
                 if dir.is_empty() || super::plan::is_below(path.value(), dir) {
                     found.push((path.value().to_string(), decode(row.value())?.rows));
@@ -355,8 +357,8 @@ impl State for DiskState {
     }
 
     fn with_hash(&self, hash: &Hash, most: usize) -> CallResult<Vec<String>> {
-        self.read(|tx| {
-            let (hashes, rows, mut found) = (tx.table(HASHES)?, tx.table(ROWS)?, Vec::new());
+        self.read(|Snapshot { rows, hashes, .. }| {
+            let mut found = Vec::new();
             for key in hashes.range::<&[u8]>(&hash.0[..PREFIX]..)? {
                 let key = key?.0;
                 let Some(path) = key
@@ -381,10 +383,10 @@ impl State for DiskState {
     }
 
     fn not_listed(&self, after: &str, most: usize) -> CallResult<Vec<String>> {
-        self.read(|tx| {
+        self.read(|Snapshot { tx, rows, .. }| {
             let listing = meta_number(&tx.table(META)?, "listing")? + 1;
-            let (table, mut ends, mut found) = (tx.table(ROWS)?, Default::default(), Vec::new());
-            for row in table.range::<&str>(range("", after, &mut ends))? {
+            let (mut ends, mut found) = (Default::default(), Vec::new());
+            for row in rows.range::<&str>(range("", after, &mut ends))? {
                 let (path, row) = row?;
                 let StateRecord { rows, listed } = decode(row.value())?;
                 if listed != listing && (rows.base.rev > 0 || rows.remote.rev > 0) {
@@ -399,7 +401,7 @@ impl State for DiskState {
     }
 
     fn feed(&self) -> CallResult<Feed> {
-        self.read(|tx| match tx.table(META)?.get("feed")? {
+        self.read(|Snapshot { tx, .. }| match tx.table(META)?.get("feed")? {
             Some(bytes) => codec::decode_feed(bytes.value()).map_err(corrupted),
             None => Ok(Feed::default()),
         })
@@ -407,7 +409,7 @@ impl State for DiskState {
 
     fn points(&self) -> CallResult<Vec<Revision>> {
         let point = |(rev, tag): (u64, u64)| Revision { rev, tag: Tag(tag) };
-        self.read(|tx| {
+        self.read(|Snapshot { tx, .. }| {
             tx.table(POINTS)?
                 .iter()?
                 .map(|row| Ok(row.map(|(rev, tag)| point((rev.value(), tag.value())))?))
@@ -416,11 +418,11 @@ impl State for DiskState {
     }
 
     fn files(&self) -> CallResult<u64> {
-        self.read(|tx| meta_number(&tx.table(META)?, "files"))
+        self.read(|Snapshot { tx, .. }| meta_number(&tx.table(META)?, "files"))
     }
 
     fn deletes(&self) -> CallResult<BTreeMap<u64, u32>> {
-        self.read(|tx| {
+        self.read(|Snapshot { tx, .. }| {
             tx.table(DELETES)?
                 .iter()?
                 .map(|row| row.map(|(m, n)| (m.value(), n.value())).map_err(Into::into))
@@ -429,7 +431,7 @@ impl State for DiskState {
     }
 
     fn approved(&self, token: &DeleteToken) -> CallResult<bool> {
-        self.read(|tx| {
+        self.read(|Snapshot { tx, .. }| {
             Ok(tx
                 .table(APPROVALS)?
                 .get((token.path.as_str(), token.base, token.remote))?
