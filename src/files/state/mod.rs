@@ -33,7 +33,7 @@ use crate::wire::files::Hash;
 use crate::wire::revision::{Revision, Tag};
 use codec::{Damaged, StateRecord};
 use commit::Unsynced;
-use snapshot::{LatestSnapshot, Snapshot};
+use snapshot::{LatestSnapshot, StateSnapshot};
 
 /// The page cache, in bytes.
 const CACHE_BYTES: usize = 2 * 1024 * 1024;
@@ -226,7 +226,7 @@ impl DiskState {
     /// A small value that is stored with the rows, by name: the marker of the directory, or the boot while it is
     /// open.
     pub fn note(&self, name: &str) -> CallResult<Option<String>> {
-        let get = |snapshot: &Snapshot| {
+        let get = |snapshot: &StateSnapshot| {
             Ok((snapshot.tx.table(META)?)
                 .get(note(name).as_str())?
                 .map(|v| v.value().to_vec()))
@@ -262,7 +262,7 @@ impl DiskState {
         .map(|n| n.load(Relaxed))
     }
 
-    fn read<T>(&self, what: impl Fn(&Snapshot) -> DbResult<T>) -> CallResult<T> {
+    fn read<T>(&self, what: impl Fn(&StateSnapshot) -> DbResult<T>) -> CallResult<T> {
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
         let read = || {
             let db = db.as_ref().ok_or(redb::Error::DatabaseClosed)?;
@@ -341,7 +341,7 @@ impl State for DiskState {
     }
 
     fn below(&self, dir: &str, after: &str, most: usize) -> CallResult<Vec<(String, Rows)>> {
-        self.read(|Snapshot { rows, .. }| {
+        self.read(|StateSnapshot { rows, .. }| {
             let (mut ends, mut found) = (Default::default(), Vec::new());
             for row in rows.range::<&str>(range(dir, after, &mut ends))? {
                 let (path, row) = row?;
@@ -357,7 +357,7 @@ impl State for DiskState {
     }
 
     fn with_hash(&self, hash: &Hash, most: usize) -> CallResult<Vec<String>> {
-        self.read(|Snapshot { rows, hashes, .. }| {
+        self.read(|StateSnapshot { rows, hashes, .. }| {
             let mut found = Vec::new();
             for key in hashes.range::<&[u8]>(&hash.0[..PREFIX]..)? {
                 let key = key?.0;
@@ -383,7 +383,7 @@ impl State for DiskState {
     }
 
     fn not_listed(&self, after: &str, most: usize) -> CallResult<Vec<String>> {
-        self.read(|Snapshot { tx, rows, .. }| {
+        self.read(|StateSnapshot { tx, rows, .. }| {
             let listing = meta_number(&tx.table(META)?, "listing")? + 1;
             let (mut ends, mut found) = (Default::default(), Vec::new());
             for row in rows.range::<&str>(range("", after, &mut ends))? {
@@ -401,15 +401,17 @@ impl State for DiskState {
     }
 
     fn feed(&self) -> CallResult<Feed> {
-        self.read(|Snapshot { tx, .. }| match tx.table(META)?.get("feed")? {
-            Some(bytes) => codec::decode_feed(bytes.value()).map_err(corrupted),
-            None => Ok(Feed::default()),
-        })
+        self.read(
+            |StateSnapshot { tx, .. }| match tx.table(META)?.get("feed")? {
+                Some(bytes) => codec::decode_feed(bytes.value()).map_err(corrupted),
+                None => Ok(Feed::default()),
+            },
+        )
     }
 
     fn points(&self) -> CallResult<Vec<Revision>> {
         let point = |(rev, tag): (u64, u64)| Revision { rev, tag: Tag(tag) };
-        self.read(|Snapshot { tx, .. }| {
+        self.read(|StateSnapshot { tx, .. }| {
             tx.table(POINTS)?
                 .iter()?
                 .map(|row| Ok(row.map(|(rev, tag)| point((rev.value(), tag.value())))?))
@@ -418,11 +420,11 @@ impl State for DiskState {
     }
 
     fn files(&self) -> CallResult<u64> {
-        self.read(|Snapshot { tx, .. }| meta_number(&tx.table(META)?, "files"))
+        self.read(|StateSnapshot { tx, .. }| meta_number(&tx.table(META)?, "files"))
     }
 
     fn deletes(&self) -> CallResult<BTreeMap<u64, u32>> {
-        self.read(|Snapshot { tx, .. }| {
+        self.read(|StateSnapshot { tx, .. }| {
             tx.table(DELETES)?
                 .iter()?
                 .map(|row| row.map(|(m, n)| (m.value(), n.value())).map_err(Into::into))
@@ -431,7 +433,7 @@ impl State for DiskState {
     }
 
     fn approved(&self, token: &DeleteToken) -> CallResult<bool> {
-        self.read(|Snapshot { tx, .. }| {
+        self.read(|StateSnapshot { tx, .. }| {
             Ok(tx
                 .table(APPROVALS)?
                 .get((token.path.as_str(), token.base, token.remote))?

@@ -10,7 +10,7 @@ use crate::database::DbResult;
 use crate::database::table::{OpenTable, ReadOnlyTable};
 
 /// The tables as of one commit.
-pub struct Snapshot {
+pub struct StateSnapshot {
     pub tx: ReadTransaction,
     pub rows: ReadOnlyTable<&'static str, &'static [u8]>,
     pub hashes: ReadOnlyTable<&'static [u8], ()>,
@@ -23,12 +23,12 @@ pub struct LatestSnapshot(Mutex<Commits>);
 #[derive(Default)]
 struct Commits {
     count: u64,
-    snapshot: Option<Arc<Snapshot>>,
+    snapshot: Option<Arc<StateSnapshot>>,
 }
 
 impl LatestSnapshot {
     /// A snapshot with all commits that [`LatestSnapshot::committed`] has counted before this call.
-    pub fn of(&self, db: &Database) -> DbResult<Arc<Snapshot>> {
+    pub fn of(&self, db: &Database) -> DbResult<Arc<StateSnapshot>> {
         let count = {
             let commits = self.lock();
             if let Some(snapshot) = &commits.snapshot {
@@ -37,7 +37,7 @@ impl LatestSnapshot {
             commits.count
         };
         let tx = db.begin_read()?;
-        let snapshot = Arc::new(Snapshot {
+        let snapshot = Arc::new(StateSnapshot {
             rows: tx.table(ROWS)?,
             hashes: tx.table(HASHES)?,
             tx,
