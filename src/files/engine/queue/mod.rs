@@ -150,11 +150,10 @@ impl WorkQueue {
         size: GroupSize,
     ) -> Option<(Vec<String>, Task)> {
         let most = size.most;
-        let unexamined = self.unexamined.values().map(|p| p.to_string());
-        let examine: Vec<String> = unexamined
-            .filter(|p| !self.busy.contains(p))
-            .take(most)
-            .collect();
+        // those that others examine are among them, and are many
+        let unexamined = self.unexamined.values();
+        let free = unexamined.filter(|p| !self.busy.contains(p.as_ref()));
+        let examine: Vec<String> = free.take(most).map(|p| p.to_string()).collect();
         if !examine.is_empty() {
             self.busy.extend(examine.iter().cloned());
             return Some((examine, Task::Examine));

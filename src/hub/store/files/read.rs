@@ -16,7 +16,7 @@ use super::reader::ContentReader;
 use super::rows::{Row, damaged, kind_of, rfc3339};
 use super::schema::{self, ACTIONS, FileTotals};
 use crate::database::DbResult;
-use crate::database::table::{OpenTable, ReadableTable};
+use crate::database::table::{OpenTable, ReadOnlyTable, ReadableTable};
 use crate::error::Result;
 use crate::hub::store::meta::META;
 use crate::hub::store::staged::StagedChunk;
@@ -244,15 +244,15 @@ impl Store {
             if after < FileTotals::read(&tx.table(META)?)?.forgotten {
                 return Ok(None);
             }
-            let events = tx.table(schema::EVENTS)?;
+            let (events, of) = (tx.table(schema::EVENTS)?, EventRecords::open(tx)?);
             let mut found = Vec::new();
             for row in events.range((Bound::Excluded(after), Bound::Unbounded))? {
                 let (rev, row) = row?;
                 if found.len() == limit {
                     break;
                 }
-                found
-                    .extend(event(tx, rev.value(), row.value())?.map(|event| (rev.value(), event)));
+                let event = of.event(rev.value(), row.value())?;
+                found.extend(event.map(|event| (rev.value(), event)));
             }
             Ok(Some(found))
         })
@@ -267,7 +267,7 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<FileEvent>> {
         self.read(|tx| {
-            let events = tx.table(schema::EVENTS)?;
+            let (events, of) = (tx.table(schema::EVENTS)?, EventRecords::open(tx)?);
             let (mut skipped, mut found) = (0, Vec::new());
             // the clock may have jumped, so times may not be in the order of revisions
             for row in events.iter()? {
@@ -288,7 +288,7 @@ impl Store {
                     skipped += 1;
                     continue;
                 }
-                found.extend(event(tx, rev.value(), row.value())?);
+                found.extend(of.event(rev.value(), row.value())?);
             }
             Ok(found)
         })
@@ -353,36 +353,53 @@ fn version(tx: &ReadTransaction, id: u128, rev: u64) -> DbResult<Option<Row>> {
         .transpose()
 }
 
-/// An event with the record of that revision or, if that is no longer kept, as much of it as is known. `None`: nothing is
-/// known of the file any more.
-fn event(tx: &ReadTransaction, rev: u64, row: (u64, u8, u128, u64)) -> DbResult<Option<FileEvent>> {
-    let (wall, what, id, overwrote) = row;
-    let Some(now) = current(tx, id)? else {
-        return Ok(None);
-    };
-    let then = if now.rev == rev {
-        Some(now.clone())
-    } else {
-        version(tx, id, rev)?
-    };
-    let (Some(action), Some(kind)) = (ACTIONS.get(usize::from(what / 4)), kind_of(what % 4)) else {
-        return Err(damaged("an event"));
-    };
-    let deleted = (*action == "deleted").then_some(wall);
-    let row = then.unwrap_or(Row {
-        kind,
-        rev,
-        tag: Tag::default(),
-        deleted,
-        renamed_to: None,
-        ..now
-    });
-    Ok(Some(FileEvent {
-        kind: format!("file_{action}"),
-        event_type: Some(action.to_string()),
-        resource_id: Some(row.id),
-        payload: row.record(),
-        overwrote: (overwrote > 0).then_some(overwrote),
-        created_at: Some(rfc3339(wall)),
-    }))
+/// The tables with the records of events, opened once for many of them.
+struct EventRecords {
+    files: ReadOnlyTable<u128, &'static [u8]>,
+    versions: ReadOnlyTable<(u128, u64), &'static [u8]>,
+}
+
+impl EventRecords {
+    fn open(tx: &ReadTransaction) -> DbResult<EventRecords> {
+        Ok(EventRecords {
+            files: tx.table(schema::FILES)?,
+            versions: tx.table(schema::VERSIONS)?,
+        })
+    }
+
+    /// An event with the record of that revision or, if that is no longer kept, as much of it as is known. `None`: nothing is
+    /// known of the file any more.
+    fn event(&self, rev: u64, row: (u64, u8, u128, u64)) -> DbResult<Option<FileEvent>> {
+        let (wall, what, id, overwrote) = row;
+        let Some(now) = self.files.get(id)? else {
+            return Ok(None);
+        };
+        let now = Row::from_bytes(now.value())?;
+        let (Some(action), Some(kind)) = (ACTIONS.get(usize::from(what / 4)), kind_of(what % 4))
+        else {
+            return Err(damaged("an event"));
+        };
+        let row = if now.rev == rev {
+            now
+        } else if let Some(then) = self.versions.get((id, rev))? {
+            Row::from_bytes(then.value())?
+        } else {
+            Row {
+                kind,
+                rev,
+                tag: Tag::default(),
+                deleted: (*action == "deleted").then_some(wall),
+                renamed_to: None,
+                ..now
+            }
+        };
+        Ok(Some(FileEvent {
+            kind: format!("file_{action}"),
+            event_type: Some(action.to_string()),
+            resource_id: Some(row.id),
+            payload: row.record(),
+            overwrote: (overwrote > 0).then_some(overwrote),
+            created_at: Some(rfc3339(wall)),
+        }))
+    }
 }
