@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use machine::EngineMachine;
-use work::{ExtraWorkers, Workers};
+use work::{ExtraWorkers, Processors, Workers};
 
 use super::delete_guard::DeleteLimits;
 use super::engine::traits::{ContentTransfer, Env, Fault, HubCalls};
@@ -105,6 +105,7 @@ struct RetrySchedule {
 pub struct ProcessWide {
     neighbours: Arc<Neighbours>,
     extra_workers: ExtraWorkers,
+    processors: Processors,
     /// Of uploads.
     requests: Arc<RequestCount>,
 }

@@ -19,6 +19,16 @@ const MAX_IDLE_TIME: Duration = Duration::from_secs(1);
 /// A worker that lets a small group grow looks at it so often.
 const GATHERING_PAUSE: Duration = Duration::from_millis(10);
 
+/// The processors that this process may use; two where there is one, because a worker also waits for the disk and the hub.
+#[derive(Debug)]
+pub struct Processors(usize);
+
+impl Default for Processors {
+    fn default() -> Processors {
+        Processors(std::thread::available_parallelism().map_or(2, |n| n.get().max(2)))
+    }
+}
+
 /// Counts the workers of all directories of a process, but for the one in each direction that each directory always has.
 /// Directories that are busy at the same time have as many workers together as one of them has alone.
 #[derive(Debug, Default)]
@@ -92,7 +102,8 @@ impl Directory {
             if paths.is_some() {
                 lock(self.workers(way)).pacing.group_begins();
             }
-            self.call_another(way, start);
+            let is_large = group.len() >= limits::FULL_GROUP_PATHS;
+            self.call_another(way, is_large, start);
             for report in self.engine.carry_out(group) {
                 self.report(report);
             }
@@ -106,6 +117,7 @@ impl Directory {
                 } else {
                     Direction::Up
                 },
+                is_large,
                 start,
             );
         }
@@ -157,12 +169,25 @@ impl Directory {
         !(is_idle && workers.waiting > 0)
     }
 
-    /// Wakes another worker if there is work for it, or starts one if all are busy.
-    fn call_another(&self, way: Direction, start: &dyn Fn(Direction) -> Result<()>) {
+    /// Wakes another worker if there is work for it, or starts one if all are busy. `is_large`: the group of this one keeps a
+    /// processor busy, so that more workers than processors would only wait for each other.
+    fn call_another(
+        &self,
+        way: Direction,
+        is_large: bool,
+        start: &dyn Fn(Direction) -> Result<()>,
+    ) {
         if !self.engine.has_work(way, self.group_size(way).least) {
             return;
         }
-        if lock(self.workers(way)).waiting > 0 {
+        let (running, waiting) = {
+            let workers = lock(self.workers(way));
+            (workers.running, workers.waiting)
+        };
+        if is_large && running - waiting >= self.process.processors.0 {
+            return;
+        }
+        if waiting > 0 {
             self.wakeup.more(way);
         } else if let Err(e) = start(way) {
             // those that run do its work
