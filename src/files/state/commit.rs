@@ -92,6 +92,8 @@ impl DiskState {
                 .begin_write()?;
             tx.set_durability(durability)?;
             what(&tx)?;
+            // the commit reuses no page that a reader may still need
+            self.latest.committed();
             Ok(tx.commit()?)
         };
         let written = write();
