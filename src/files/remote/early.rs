@@ -238,9 +238,16 @@ impl EarlyWork<'_> {
             let open = file.file().map_err(|e| Error::io("write", &e))?;
             let step = |step: TransferStep<'_>| remote.traffic.down(step);
             let transfer = Transfer::once(&remote.hub, true, &step);
-            let downloaded = transfer.download_early(&upcoming, open, &pause);
-            let (begun, end) = downloaded.map_err(|failure| failure.error)?;
-            Ok::<_, Error>((BegunContent { file, begun }, end))
+            match transfer.download_early(&upcoming, open, &pause) {
+                Ok((begun, end)) => Ok((BegunContent { file, begun }, end)),
+                Err(failure) => {
+                    // of the disk, which may be full, or the bytes are wrong
+                    if failure.status == 0 && failure.error.kind != Kind::Unreachable {
+                        file.remove();
+                    }
+                    Err(failure.error)
+                }
+            }
         };
         let end = match download() {
             Ok((content, end)) => {
