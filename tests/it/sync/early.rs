@@ -1,10 +1,12 @@
 //! Long files that are downloaded while another machine still sends them.
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use super::full::Mount;
 use crate::support::files::{Hub, commit, noise};
 use crate::support::tree::{Synced, settled};
 use crate::support::world::wait_for;
@@ -220,6 +222,38 @@ fn files_that_are_never_committed_do_not_fill_the_disk() {
         b.has("film 0") && b.has("film 5")
     });
     settled(&hub.world, &[&b]);
+}
+
+#[test]
+fn an_early_download_that_meets_a_full_disk_leaves_the_space() {
+    let hub = Hub::start();
+    let mut b = Synced::new(&hub.world, "beta");
+    let Some(_mount) = Mount::new(&b.dir, "40m") else {
+        return;
+    };
+    b.start();
+    settled(&hub.world, &[&b]);
+    let film = Film::new(30, "film");
+    film.announce(&hub);
+    assert_eq!(hub.put_chunk(film.chunk(0)).status, 204);
+    wait_for("the chunk has come", &hub.world, || {
+        film.has_come(&b, 4_000_000)
+    });
+    // not a file of the directory
+    let other = b.at(".mesync/other");
+    let mut filler = fs::File::create(&other).unwrap();
+    while filler.write_all(&[1; 65_536]).is_ok() {}
+    assert_eq!(hub.put_chunk(film.chunk(1)).status, 204);
+    wait_for("it is given up", &hub.world, || !film.partial(&b).exists());
+    assert_eq!(hub.put_chunk(film.chunk(2)).status, 204);
+    film.commit(&hub);
+    wait_for("the status names it", &hub.world, || {
+        b.problems().contains("film")
+    });
+    fs::remove_file(other).unwrap();
+    drop(filler);
+    wait_for("the file arrives", &hub.world, || b.has("film"));
+    assert!(b.read("film").unwrap() == film.content);
 }
 
 #[test]
