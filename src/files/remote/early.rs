@@ -260,9 +260,10 @@ impl EarlyWork<'_> {
                 EarlyEnd::Over
             }
         };
-        if end == EarlyEnd::Over {
+        let is_over = end == EarlyEnd::Over || is_closed(&stopped);
+        if is_over {
             remote.long_downloads().done.insert(upcoming.id);
         }
-        end == EarlyEnd::Over
+        is_over
     }
 }

@@ -103,21 +103,26 @@ fn what_has_arrived_is_downloaded_before_the_commit_and_not_again() {
 }
 
 #[test]
-fn a_commit_in_the_middle_leaves_the_rest_to_be_downloaded() {
+fn a_commit_in_the_middle_leaves_the_rest_and_the_next_file_to_be_downloaded() {
     let hub = Hub::start();
     let b = receiver(&hub);
-    let film = Film::new(2, "film");
+    let (film, next) = (Film::new(2, "film"), Film::new(11, "next"));
     film.announce(&hub);
     assert_eq!(hub.put_chunk(film.chunk(0)).status, 204);
     wait_for("the chunk has come", &hub.world, || {
         film.has_come(&b, 4_000_000)
     });
+    next.announce(&hub);
+    assert_eq!(hub.put_chunk(next.chunk(0)).status, 204);
     for number in 1..3 {
         assert_eq!(hub.put_chunk(film.chunk(number)).status, 204);
     }
     film.commit(&hub);
     wait_for("the file arrives", &hub.world, || b.has("film"));
     assert!(b.read("film").unwrap() == film.content);
+    wait_for("the next one is begun", &hub.world, || {
+        next.has_come(&b, 4_000_000)
+    });
     settled(&hub.world, &[&b]);
 }
 
