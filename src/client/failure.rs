@@ -84,6 +84,11 @@ impl Failure {
         matches!(self.told, ErrorDetail::LacksRight(_))
     }
 
+    /// Whether it happened on this machine: its disk failed, or what the hub sent is wrong.
+    pub fn is_local(&self) -> bool {
+        self.status == 0 && self.error.kind != Kind::Unreachable
+    }
+
     /// Whether a retry may succeed soon: the connection broke, or the hub is busy. A full disk does
     /// not recover by itself.
     pub fn is_transient(&self) -> bool {

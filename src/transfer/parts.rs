@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use uuid::Uuid;
 
 use super::partial::{OldFile, Partial};
-use super::source_file::{PlaceReader, SourceFile};
+use super::source_file::SourceFile;
 use super::{COPY_BUFFER_BYTES, Transfer, TransferStep};
 use crate::chunking;
 use crate::client::{ByteSource, HubResult};
@@ -146,11 +146,7 @@ impl<'t, 'a> PartSender<'t, 'a> {
 
 /// The pieces of a part of a file.
 fn pieces_of(local: &SourceFile, at: u64, size: u64) -> io::Result<Vec<Chunk>> {
-    let reader = PlaceReader {
-        file: &local.file,
-        at,
-    };
-    let pieces = chunking::pieces(reader.take(size))?;
+    let pieces = chunking::pieces(local.part(at, size))?;
     if pieces.iter().map(|piece| piece.size).sum::<u64>() < size {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }

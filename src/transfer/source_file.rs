@@ -125,13 +125,15 @@ impl SourceFile {
         }
     }
 
+    /// Reads so many bytes from a place on.
+    pub(super) fn part(&self, at: u64, size: u64) -> impl Read {
+        let file = &self.file;
+        PlaceReader { file, at }.take(size)
+    }
+
     /// Fails if the bytes at this offset are not those of the chunk.
     pub fn check_chunk(&self, chunk: Chunk, at: u64) -> Result<()> {
-        let reader = PlaceReader {
-            file: &self.file,
-            at,
-        };
-        let (mut reader, mut hash) = (reader.take(chunk.size), Sha256::new());
+        let (mut reader, mut hash) = (self.part(at, chunk.size), Sha256::new());
         let mut buffer = vec![0; COPY_BUFFER_BYTES];
         loop {
             match reader.read(&mut buffer) {

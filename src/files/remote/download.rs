@@ -290,13 +290,11 @@ impl Remote {
                 Err(self.damaged(path))
             }
             // a local disk error
-            Err(failure) if failure.status == 0 && failure.error.kind != Kind::Unreachable => {
-                Err(if failure.error.kind == Kind::Busy {
-                    Fault::NoSpace(failure.error)
-                } else {
-                    Fault::Later(failure.error)
-                })
-            }
+            Err(failure) if failure.is_local() => Err(if failure.error.kind == Kind::Busy {
+                Fault::NoSpace(failure.error)
+            } else {
+                Fault::Later(failure.error)
+            }),
             Err(failure) => Err(self.not_sent(path, failure)),
         }
     }

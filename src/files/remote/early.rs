@@ -242,7 +242,7 @@ impl EarlyWork<'_> {
                 Ok((begun, end)) => Ok((BegunContent { file, begun }, end)),
                 Err(failure) => {
                     // of the disk, which may be full, or the bytes are wrong
-                    if failure.status == 0 && failure.error.kind != Kind::Unreachable {
+                    if failure.is_local() {
                         file.remove();
                     }
                     Err(failure.error)
