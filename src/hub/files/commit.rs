@@ -13,11 +13,10 @@ use uuid::Uuid;
 
 use super::answer::unwritten;
 use super::head::trimmed;
-use super::{Files, HeldMemory, LIST_SIZES, answer, check_name, head};
+use super::{Files, HeldMemory, answer, check_name, head};
 use crate::chunking::MAX_CHUNK_BYTES;
 use crate::hub::http::{Reply, Request};
 use crate::hub::messages::SendReply;
-use crate::hub::server::Lease;
 use crate::hub::store::ops::files::{Author, Bytes, FileOp, Put};
 use crate::wire::files::{
     AskedChunks, Chunk, Commit, EntryKind, ExtraMetadata, Hash, MOST_CHUNKS, MissingChunks, Name,
@@ -34,23 +33,14 @@ const MAX_JSON_DEPTH: usize = 16;
 
 impl Files {
     pub(super) fn commit(&self, request: Request, answer: SendReply) {
-        let lease = match self.lease(request.length, LIST_SIZES) {
-            Ok(lease) => lease,
-            Err(reply) => return answer(reply),
-        };
-        self.read_whole(
+        self.read_list(
             request,
             answer,
-            move |this, request, body, answer| match this.take_commit(request, body) {
+            |this, request, body, answer, lease| match this.take_commit(request, body) {
                 Ok(put) => {
                     this.events.upcoming.ended(&put.author.host, &put.name);
-                    this.change(
-                        FileOp::put([put]),
-                        HeldMemory::Long(lease),
-                        request,
-                        answer,
-                        answer::put,
-                    )
+                    let (op, held) = (FileOp::put([put]), HeldMemory::Long(lease));
+                    this.change(op, held, request, answer, answer::put)
                 }
                 Err(reply) => answer(reply),
             },
@@ -58,16 +48,13 @@ impl Files {
     }
 
     pub(super) fn missing(&self, request: Request, answer: SendReply) {
-        let lease = match self.lease(request.length, LIST_SIZES) {
-            Ok(lease) => lease,
-            Err(reply) => return answer(reply),
-        };
-        self.read_whole(request, answer, move |this, request, body, answer| {
-            answer(this.find_missing(request, body, &lease))
+        self.read_list(request, answer, |this, request, body, answer, lease| {
+            answer(this.find_missing(request, body));
+            drop(lease);
         });
     }
 
-    fn find_missing(&self, request: &Request, body: &mut dyn Read, _lease: &Lease) -> Reply {
+    fn find_missing(&self, request: &Request, body: &mut dyn Read) -> Reply {
         let asked: AskedChunks =
             match serde_json::from_reader(BufReader::with_capacity(64 * 1024, body)) {
                 Ok(asked) => asked,

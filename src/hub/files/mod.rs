@@ -306,6 +306,21 @@ impl Files {
             take(&this, &request, &mut begun.as_slice().chain(rest), answer)
         }));
     }
+
+    /// [`Files::read_whole`] for a body with a list of chunks, with the memory that the list needs.
+    fn read_list(
+        &self,
+        request: Request,
+        answer: SendReply,
+        take: impl FnOnce(&Files, &Request, &mut dyn Read, SendReply, Lease) + Send + 'static,
+    ) {
+        match self.lease(request.length, LIST_SIZES) {
+            Ok(lease) => self.read_whole(request, answer, |this, request, body, answer| {
+                take(this, request, body, answer, lease);
+            }),
+            Err(reply) => answer(reply),
+        }
+    }
 }
 
 /// Runs `work` on the thread of the client's connection, which may wait for the disk.

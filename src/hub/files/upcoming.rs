@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use uuid::Uuid;
 
-use super::{Files, LIST_SIZES, check_name, commit, head};
+use super::{Files, check_name, commit, head};
 use crate::clock;
 use crate::hub::http::{Job, Reply, Request};
 use crate::hub::messages::SendReply;
@@ -21,15 +21,9 @@ const MAX_RUN_CHUNKS: usize = 16;
 impl Files {
     /// `POST /api/upcoming`
     pub(super) fn announce(&self, request: Request, answer: SendReply) {
-        let lease = match self.lease(request.length, LIST_SIZES) {
-            Ok(lease) => lease,
-            Err(reply) => return answer(reply),
-        };
-        self.read_whole(request, answer, move |this, request, body, answer| {
-            answer(
-                this.take_announcement(request, body)
-                    .unwrap_or_else(|reply| reply),
-            );
+        self.read_list(request, answer, |this, request, body, answer, lease| {
+            let announced = this.take_announcement(request, body);
+            answer(announced.unwrap_or_else(|reply| reply));
             drop(lease);
         });
     }
