@@ -1,9 +1,10 @@
 //! Files from the hub: they get their final names only when they are complete, verified and synced.
 //!
 //! Until then the bytes are in a hidden file beside the final one, with a name derived from the
-//! content, so that a later download of it resumes. The bytes are verified chunk by chunk, because
-//! a power loss can leave anything in a file that was not synced. A long file reuses chunks of the
-//! file that it replaces.
+//! content, so that a later download of it resumes. Then they are verified chunk by chunk, because
+//! a power loss can leave anything in a file that was not synced. Bytes from the hub are hashed once, as a whole; only if that
+//! is wrong, chunk by chunk, and those from the first wrong one on are fetched again. A long file reuses chunks of the file
+//! that it replaces.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
@@ -205,14 +206,8 @@ impl Transfer<'_> {
         let old = std::cell::Cell::new(old);
         match self.fill(record, &mut partial, &|| OldFile::of(old.take()?))? {
             RefillResult::Other => Ok(false),
-            RefillResult::Done
-                if record
-                    .checksum_sha256
-                    .is_some_and(|sum| sum != Hash(partial.whole.finalize().into())) =>
-            {
-                Err(damaged(&record.full_name()).into())
-            }
-            RefillResult::Done => Ok(true),
+            RefillResult::Done if partial.is_whole(record) => Ok(true),
+            RefillResult::Done => Err(damaged(&record.full_name()).into()),
         }
     }
 
@@ -286,9 +281,29 @@ impl Transfer<'_> {
         }
     }
 
+    /// Writes the remaining bytes, and those again that differ from the announced ones.
+    fn fill(
+        &self,
+        record: &Record,
+        partial: &mut Partial,
+        old: &dyn Fn() -> Option<OldFile>,
+    ) -> HubResult<RefillResult> {
+        let filled = self.fill_once(record, partial, old)?;
+        if matches!(filled, RefillResult::Other) || partial.is_whole(record) {
+            return Ok(filled);
+        }
+        log::debug!(
+            "{:?} has wrong bytes: verifying its chunks",
+            record.full_name()
+        );
+        (self.watch)(TransferStep::Lost(partial.at));
+        partial.verify_chunks(self)?;
+        self.fill_once(record, partial, old)
+    }
+
     /// Writes the remaining bytes: from the old file, or from the hub, as many consecutive chunks
     /// at once as possible.
-    fn fill(
+    fn fill_once(
         &self,
         record: &Record,
         partial: &mut Partial,

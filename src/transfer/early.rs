@@ -14,7 +14,7 @@ use crate::wire::files::UpcomingFile;
 const MIN_ARRIVAL_PAUSE: Duration = Duration::from_millis(50);
 const MAX_ARRIVAL_PAUSE: Duration = Duration::from_secs(2);
 
-/// The bytes of a file that are there before it is committed, verified chunk by chunk.
+/// The bytes of a file that are there before it is committed.
 pub struct BegunFile(pub(super) Partial);
 
 /// How an early download ended.
@@ -28,8 +28,7 @@ pub enum EarlyEnd {
 
 impl Transfer<'_> {
     /// Fills `file` with the content of an announced file, keeping valid bytes that it has. `pause` waits, or says with
-    /// `false` to stop; it is also asked between pieces, with no time. Errors: of the local disk, or the bytes are not those of
-    /// the list.
+    /// `false` to stop; it is also asked between pieces, with no time. Errors: of the local disk, or of the list.
     pub fn download_early(
         &self,
         upcoming: &UpcomingFile,

@@ -1,6 +1,6 @@
 //! A long file that is being downloaded: its valid part, its missing part, and its holes.
 //!
-//! It downloads nothing: it verifies the bytes that it is given, chunk by chunk.
+//! It downloads nothing: it hashes the bytes that it is given.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, FileTimes, OpenOptions, Permissions};
@@ -80,7 +80,7 @@ impl OldFile {
     }
 }
 
-/// An incomplete file: its bytes up to `at` are valid.
+/// An incomplete file: its bytes up to `at` are valid, unless the whole turns out not to be.
 pub(super) struct Partial {
     path: PathBuf,
     pub(super) file: File,
@@ -90,9 +90,11 @@ pub(super) struct Partial {
     begun: u64,
     chunk: Sha256,
     pub(super) at: u64,
-    pub(super) whole: Sha256,
+    whole: Sha256,
     /// The hub does not know the hash of the content.
     unknown: bool,
+    /// Each chunk is verified as well as the whole.
+    pub(super) verifies_chunks: bool,
 }
 
 impl Partial {
@@ -172,7 +174,22 @@ impl Partial {
             at: 0,
             whole,
             unknown,
+            verifies_chunks: false,
         }
+    }
+
+    /// Whether all bytes so far are the content of the record.
+    pub(super) fn is_whole(&self, record: &Record) -> bool {
+        let whole = Hash(self.whole.clone().finalize().into());
+        record.checksum_sha256.is_none_or(|sum| sum == whole)
+    }
+
+    /// Goes back to the first chunk that is not valid. From now on each one is verified.
+    pub(super) fn verify_chunks(&mut self, transfer: &Transfer<'_>) -> HubResult<()> {
+        (self.next, self.at, self.begun) = (0, 0, 0);
+        (self.chunk, self.whole) = (Sha256::new(), Sha256::new());
+        self.verifies_chunks = true;
+        self.resume(transfer)
     }
 
     pub(super) fn check_room(&self) -> Result<()> {
@@ -361,7 +378,7 @@ impl Partial {
         (self.begun, self.chunk) = (0, Sha256::new());
     }
 
-    /// Writes the next bytes. Bytes of a chunk that turns out to be wrong are discarded.
+    /// Writes the next bytes.
     pub(super) fn write(&mut self, mut bytes: &[u8]) -> HubResult<()> {
         while !bytes.is_empty() {
             let Some(chunk) = self.chunks.get(self.next).copied() else {
@@ -369,14 +386,16 @@ impl Partial {
             };
             let (piece, rest) = bytes.split_at(bytes.len().min((chunk.size - self.begun) as usize));
             self.put(piece, self.at)?;
-            self.chunk.update(piece);
+            if self.verifies_chunks {
+                self.chunk.update(piece);
+            }
             self.whole.update(piece);
             self.at += piece.len() as u64;
             self.begun += piece.len() as u64;
             bytes = rest;
             if self.begun == chunk.size {
                 let sha256 = Hash(self.chunk.finalize_reset().into());
-                if sha256 != chunk.sha256 && !self.unknown {
+                if self.verifies_chunks && !self.unknown && sha256 != chunk.sha256 {
                     let what = format!(
                         "the bytes received for {} differ from the announced content",
                         disk::show(self.path.as_os_str())
@@ -392,8 +411,7 @@ impl Partial {
 
     /// Sets mode and time, syncs, and then gives the file its final name.
     pub(super) fn conclude(self, record: &Record, to: &Path) -> HubResult<()> {
-        let whole = Hash(self.whole.clone().finalize().into());
-        if record.checksum_sha256.is_some_and(|sum| sum != whole) {
+        if !self.is_whole(record) {
             self.remove();
             return Err(damaged(&record.full_name()).into());
         }

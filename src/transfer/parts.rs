@@ -184,7 +184,11 @@ impl Transfer<'_> {
             bases,
         };
         let before = partial.mark();
-        let Err(failure) = self.write_parts(record, partial, old, &asked) else {
+        // a program may write to the old file
+        let verifies_chunks = std::mem::replace(&mut partial.verifies_chunks, true);
+        let written = self.write_parts(record, partial, old, &asked);
+        partial.verifies_chunks = verifies_chunks;
+        let Err(failure) = written else {
             return FetchedParts::Written;
         };
         log::debug!("fetching whole chunks: {}", failure.error);

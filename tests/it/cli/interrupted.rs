@@ -65,6 +65,24 @@ fn a_download_that_was_killed_resumes() {
 }
 
 #[test]
+fn bytes_that_are_damaged_on_the_way_are_fetched_again() {
+    let place = Place::new();
+    let bytes = noise(12, 30 * MIB);
+    place.put("file", &bytes);
+    place.ok(&["upload", "file"]);
+    for (at, most) in [(25 * MIB, 30 + 14), (2 * MIB, 62)] {
+        let begin = place.proxy.down();
+        place.proxy.damage_down(at);
+        place.ok(&["download", "file", "-o", "copy"]);
+        assert!(std::fs::read(place.at("copy")).unwrap() == bytes);
+        let got = place.proxy.down() - begin;
+        assert!((30 * MIB..most * MIB).contains(&got), "{got} bytes");
+        std::fs::remove_file(place.at("copy")).unwrap();
+    }
+    assert_eq!(place.hidden().len(), 0);
+}
+
+#[test]
 fn a_hub_that_is_started_again_is_waited_for() {
     let mut place = Place::new();
     // more than the buffers of the connections hold

@@ -1,4 +1,4 @@
-//! A cable between client and hub that counts what passes, and can be stopped at a certain byte.
+//! A cable between client and hub that counts what passes, and can be stopped, or damages it, at a certain byte.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -18,6 +18,8 @@ struct Way {
     passed: AtomicU64,
     /// Nothing passes beyond so many bytes.
     hold: AtomicU64,
+    /// The byte after so many is changed.
+    damaged: AtomicU64,
 }
 
 impl Proxy {
@@ -26,6 +28,7 @@ impl Proxy {
             Arc::new(Way {
                 passed: AtomicU64::new(0),
                 hold: AtomicU64::new(u64::MAX),
+                damaged: AtomicU64::new(u64::MAX),
             })
         };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -87,6 +90,12 @@ impl Proxy {
         self.down.hold(more);
     }
 
+    /// Changes one byte from the hub, the one after so many more.
+    pub fn damage_down(&self, after: u64) {
+        let passed = self.down.passed.load(Relaxed);
+        self.down.damaged.store(passed + after, Relaxed);
+    }
+
     /// Connections so far that the hub has accepted, without those that were cut.
     pub fn connections(&self) -> usize {
         self.connections.lock().unwrap().len()
@@ -135,7 +144,11 @@ impl Way {
             }
             match from.read(&mut buffer[..most]) {
                 Ok(n) if n > 0 => {
-                    self.passed.fetch_add(n as u64, Relaxed);
+                    let before = self.passed.fetch_add(n as u64, Relaxed);
+                    let at = self.damaged.load(Relaxed).wrapping_sub(before);
+                    if at < n as u64 {
+                        buffer[at as usize] ^= 1;
+                    }
                     if to.write_all(&buffer[..n]).is_err() {
                         break;
                     }
