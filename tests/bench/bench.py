@@ -11,6 +11,7 @@ It prints a table and writes results.json beside itself. Peers take turns, so th
 import json
 import os
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -124,6 +125,8 @@ def main():
         os.environ[NAMESPACE] = "1"
         again = 'ip link set lo up && exec "$0" "$@"'
         os.execvp("unshare", ["unshare", "-n", "-m", "sh", "-c", again, sys.executable, *sys.argv])
+    # peers are stopped, and disks removed, however it ends
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: stopped"))
     rows, runs = chosen("ROWS", [*FILE_ROWS, *MESSAGE_ROWS]), int(os.environ.get("RUNS", 3))
     counts_syncs = os.environ.get("SYNCS") == "1"
     file_rows = [row for row in rows if row in FILE_ROWS]
@@ -171,10 +174,10 @@ def main():
                     raise SystemExit(f"bench: {name}: {error}")
                 finally:
                     peer.stop()
+                    disk.close()
                 for row, figure in figures.items():
                     samples[name].setdefault(row, []).append(figure)
                 print(f"run {run + 1}, {name}: {json.dumps(figures)}", file=sys.stderr, flush=True)
-                disk.close()
                 shutil.rmtree(place)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
