@@ -151,20 +151,22 @@ impl<'a> PieceReader<'a> {
 }
 
 impl Read for PieceReader<'_> {
+    /// Fills `out`: ureq makes a system call for each read.
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if out.is_empty() {
-            return Ok(0);
-        }
-        while let Some((piece, rest)) = self.pieces.split_first() {
+        let mut filled = 0;
+        while let Some((piece, rest)) = self.pieces.split_first()
+            && filled < out.len()
+        {
             if self.done == piece.length() {
                 (self.pieces, self.done) = (rest, 0);
                 continue;
             }
-            let n = self.next_bytes(piece, out).map_err(io::Error::other)?;
+            let n = self.next_bytes(piece, &mut out[filled..]);
+            let n = n.map_err(io::Error::other)?;
             self.done += n as u64;
-            return Ok(n);
+            filled += n;
         }
-        Ok(0)
+        Ok(filled)
     }
 }
 
