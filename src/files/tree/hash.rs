@@ -14,7 +14,6 @@ use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
 
 use super::DiskTree;
-use super::names::show_of;
 use super::root::{self, InodeType, NamedEntry, fault, same, show_open, split};
 use crate::chunking::{Content, Splitter};
 use crate::clock;
@@ -188,12 +187,7 @@ impl Read for FileReading {
 impl DiskTree {
     /// What `stat` shows for a name. `Err(Presence)`: nothing more can be known.
     pub(super) fn shown(&self, path: &str) -> CallResult<Result<NamedEntry, Presence>> {
-        let (dir, name) = split(path);
-        let found = self
-            .root
-            .through(dir)
-            .and_then(|parent| show_of(&self.root, dir, &parent, name, false));
-        match found {
+        match self.root.show(path) {
             // an overlay reports other devices for files than for directories
             Ok(Some(shown))
                 if shown.is_mounted

@@ -325,14 +325,15 @@ impl DiskTree {
                 crate::error::Error::new(crate::error::Kind::Failed, what),
             ));
         }
-        let (kept, name) = (self.beside.take(temp), split(temp).1);
+        let name = split(temp).1;
+        // the directory in which it was made may have another name by now
+        let kept = self.beside.take(temp);
+        if let Some(Ok(()) | Err(Errno::NOENT)) = kept.map(|dir| remove_at(&dir, name)) {
+            return Ok(());
+        }
         let at = self.place_of(temp)?;
         match at.map_or(Err(Errno::NOENT), |at| remove_at(&at.parent, name)) {
-            // its directory may have been renamed since
-            Err(Errno::NOENT) => match kept.map_or(Ok(()), |dir| remove_at(&dir, name)) {
-                Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
-                Err(e) => Err(failed(e.into())),
-            },
+            Err(Errno::NOENT) => Ok(()),
             // another program still works in it: its files are its own, and remain where they can
             // be found
             Err(Errno::NOTEMPTY | Errno::EXIST) => self

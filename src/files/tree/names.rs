@@ -408,6 +408,17 @@ fn fold(name: &str) -> String {
     name.trim_end_matches(['.', ' ']).to_lowercase()
 }
 
+impl Root {
+    /// What `stat` shows for a path, which may itself be a link. `None`: it does not exist, or under another spelling only.
+    pub(super) fn show(&self, path: &str) -> io::Result<Option<root::NamedEntry>> {
+        let (dir, name) = split(path);
+        if dir.is_empty() {
+            return show_of(self, dir, self.fd(), name, false);
+        }
+        show_of(self, dir, self.through(dir)?, name, false)
+    }
+}
+
 pub(super) fn show_of(
     root: &Root,
     dir: &str,

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, StatxAttributes, StatxFlags,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, StatFs, StatxAttributes, StatxFlags,
     StatxTimestamp,
 };
 use rustix::io::Errno;
@@ -35,6 +35,19 @@ const BENEATH: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
+/// Filesystems on which only a mount leads to another device: ext2 to ext4, XFS, F2FS, tmpfs, overlayfs, UBIFS, JFFS2, FAT,
+/// exFAT.
+const WITHOUT_SUBVOLUMES: [u64; 9] = [
+    0xef53,
+    0x5846_5342,
+    0xf2f5_2010,
+    0x0102_1994,
+    0x794c_7630,
+    0x2405_1905,
+    0x72b6,
+    0x4d44,
+    0x2011_bab0,
+];
 /// Why entries below a mount point are left alone.
 pub const MOUNTED: &str = "another filesystem or directory is mounted there";
 /// Attempts to resolve a path whose directories are being renamed (openat2(2), EAGAIN).
@@ -46,6 +59,8 @@ pub struct Root {
     path: PathBuf,
     dir: OwnedFd,
     device: u64,
+    /// A directory may be on another device without a mount.
+    has_subvolumes: bool,
     /// Cleared by the first refusal: a kernel before 5.6, or a filter of system calls.
     openat2: AtomicBool,
     names: OnceLock<Names>,
@@ -91,22 +106,24 @@ impl NamedEntry {
 
 impl Root {
     pub fn open(path: &Path) -> Result<Root> {
-        let failed = |e: Errno| {
+        let failed = |e: io::Error| {
             let what = format!(
                 "cannot open the directory {}: {}",
                 path.display(),
-                plain(&e.into())
+                plain(&e)
             );
             Error::new(Kind::Settings, what).hint("a synced directory must exist")
         };
         // the way to the root may contain links, which are the user's own
         let dir = rustix::fs::open(path, READ.difference(OFlags::NOFOLLOW), Mode::empty())
-            .map_err(failed)?;
-        let device = rustix::fs::fstat(&dir).map_err(failed)?.st_dev as u64;
+            .map_err(|e| failed(e.into()))?;
+        let device = show_open(&dir).map_err(failed)?.device;
+        let filesystem = rustix::fs::fstatfs(&dir).map_or(0, |of: StatFs| of.f_type as u64);
         Ok(Root {
             path: path.to_path_buf(),
             dir,
             device,
+            has_subvolumes: !WITHOUT_SUBVOLUMES.contains(&(filesystem & 0xffff_ffff)),
             openat2: AtomicBool::new(true),
             names: OnceLock::new(),
             named: OnceLock::new(),
@@ -165,18 +182,19 @@ impl Root {
 
     /// Resolves a directory by any spelling: see [`super::names`].
     pub(super) fn resolve(&self, dir: &str, flags: OFlags) -> io::Result<OwnedFd> {
+        if dir.is_empty() && flags == THROUGH {
+            return self.dir.try_clone();
+        }
         let place = if dir.is_empty() { "." } else { dir };
         let found = if self.openat2.load(Relaxed) {
             self.beneath(place, flags)?
         } else {
             None
         };
-        let found = match found {
-            Some(found) => found,
-            None => self.walk(place, flags)?,
+        let Some(found) = found else {
+            return self.walk(place, flags);
         };
-        // a subvolume is another device without a mount
-        if rustix::fs::fstat(&found)?.st_dev as u64 == self.device {
+        if !self.has_subvolumes || show_open(&found)?.device == self.device {
             Ok(found)
         } else {
             Err(Errno::XDEV.into())
@@ -278,7 +296,7 @@ impl Root {
         const TMPFS: u64 = 0x0102_1994;
         const RAMFS: u64 = 0x8584_58f6;
         const HUGETLBFS: u64 = 0x9584_58f6;
-        rustix::fs::fstatfs(&self.dir).is_ok_and(|s: rustix::fs::StatFs| {
+        rustix::fs::fstatfs(&self.dir).is_ok_and(|s: StatFs| {
             [TMPFS, RAMFS, HUGETLBFS].contains(&(s.f_type as u64 & 0xffff_ffff))
         })
     }

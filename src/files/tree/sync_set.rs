@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::DiskTree;
-use super::root::{Root, fault};
+use super::root::{Root, fault, show_open};
 use crate::config::limits::SYNCFS_FROM;
 use crate::disk;
 use crate::files::engine::traits::CallResult;
@@ -32,8 +32,7 @@ impl SyncSet {
         if self.whole {
             return Ok(());
         }
-        self.open
-            .insert(rustix::fs::fstat(&file)?.st_ino as u64, file);
+        self.open.insert(show_open(&file)?.stamp.inode, file);
         if self.open.len() < SYNCFS_FROM {
             return Ok(());
         }
@@ -44,6 +43,9 @@ impl SyncSet {
 
     /// Adds an open directory whose entries have changed, whatever its own name is now.
     pub(super) fn add_directory(&mut self, dir: &OwnedFd) -> io::Result<()> {
+        if self.whole || self.open.contains_key(&show_open(dir)?.stamp.inode) {
+            return Ok(());
+        }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match rustix::fs::openat(dir, ".", flags, Mode::empty()) {
             Ok(dir) => self.add(dir),
