@@ -46,6 +46,8 @@ pub struct ChunkDir {
     staging: PathBuf,
     /// Chunks that an earlier run has staged: they are verified before use.
     earlier: PathBuf,
+    /// There were some at the start.
+    has_earlier: AtomicBool,
     next: AtomicU64,
     staged: AtomicU64,
     keep_free: AtomicU64,
@@ -74,6 +76,7 @@ impl ChunkDir {
             earlier,
             next: AtomicU64::new(0),
             staged: AtomicU64::new(0),
+            has_earlier: AtomicBool::new(false),
             keep_free: AtomicU64::new(0),
             happened,
             wanted: Wanted::default(),
@@ -99,8 +102,9 @@ impl ChunkDir {
                 _ => std::fs::remove_file(entry.path())?,
             }
         }
-        self.staged
-            .store(std::fs::read_dir(&self.earlier)?.count() as u64, Relaxed);
+        let left = std::fs::read_dir(&self.earlier)?.count() as u64;
+        self.staged.store(left, Relaxed);
+        self.has_earlier.store(left > 0, Relaxed);
         Ok(())
     }
 
@@ -186,7 +190,7 @@ impl ChunkDir {
     pub fn staged(&self, hash: Hash, size: u64) -> io::Result<Option<StagedChunk>> {
         let name = hash.to_string();
         let (path, earlier) = (self.staging.join(&name), self.earlier.join(&name));
-        if !path.exists() && earlier.exists() {
+        if self.has_earlier.load(Relaxed) && !path.exists() && earlier.exists() {
             if hash_on_disk(&earlier)? == hash {
                 disk::rename(&earlier, &path)?
             } else {

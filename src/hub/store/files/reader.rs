@@ -100,14 +100,23 @@ impl ContentReader {
     }
 
     fn open_chunk(&self, chunk: &Chunk, skip: u64) -> io::Result<Open> {
+        if chunk.size <= MAX_INLINE_BYTES
+            && let Some(bytes) = self.inline(chunk)?
+        {
+            return if Hash::of(&bytes) == chunk.sha256 {
+                Ok(Open::Inline(bytes))
+            } else {
+                Err(other_bytes(chunk))
+            };
+        }
+        let place = self.dir.place_of(chunk.sha256);
         let is_here = |at: &Path| at.metadata().is_ok_and(|meta| meta.len() == chunk.size);
         if let Some(source) = self.dir.source()
-            && !is_here(&self.dir.place_of(chunk.sha256))
+            && !is_here(&place)
             && let Some(name) = self.read(|tx| objects::name_of(tx, chunk.sha256))?
         {
             self.dir.fetch(source.as_ref(), &name)?;
         }
-        let place = self.dir.place_of(chunk.sha256);
         match disk::open_regular(&place) {
             Ok(mut file) if file.metadata()?.len() == chunk.size => {
                 file.seek(SeekFrom::Start(skip))?;
@@ -117,14 +126,10 @@ impl ContentReader {
                 io::ErrorKind::InvalidData,
                 format!("the chunk {} has another size", chunk.sha256),
             )),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => match self.inline(chunk)? {
-                Some(bytes) if Hash::of(&bytes) == chunk.sha256 => Ok(Open::Inline(bytes)),
-                Some(_) => Err(other_bytes(chunk)),
-                None => Err(io::Error::new(
-                    io::ErrorKind::NotFound,
-                    format!("the chunk {} is gone", chunk.sha256),
-                )),
-            },
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("the chunk {} is gone", chunk.sha256),
+            )),
             Err(e) => Err(e),
         }
     }
