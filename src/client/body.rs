@@ -206,6 +206,11 @@ mod tests {
             ]
         };
         let right = Some(Hash::of(b"23456"));
+        // one call of the system for all of them
+        let mut buffer = [0; 64];
+        let all = pieces(right);
+        let read_once = PieceReader::new(&all, &|_| ()).read(&mut buffer).unwrap();
+        assert_eq!(&buffer[..read_once], b"<23456x>");
         assert_eq!(
             (read(&pieces(right)), length(&pieces(right))),
             ((Ok(b"<23456x>".to_vec()), 6), 8)

@@ -26,7 +26,7 @@ from rows import BULK, LATENCY, MESSAGE_ROWS, latency, settle_disk
 
 NAMESPACE = "MESYNC_BENCH_NAMESPACE"
 FILE_ROWS = [*BULK, *LATENCY, "memory"]
-COLUMNS = [("wall_s", "wall s"), ("cpu_s", "CPU s"), ("written_mb", "MB written"), ("wire_mb", "MB on the wire"),
+COLUMNS = [("wall_s", "wall s"), ("cpu_s", "CPU s"), ("written_mb", "MB written"), ("wire_mb", "MB on the wire"), ("requests", "requests"),
            ("syncs_a_file", "syncs a file"), ("sent_s", "s until acknowledged"), ("latency_ms", "ms"), ("worst_ms", "worst ms"), ("cpu_ms", "CPU ms"),
            ("client_mib", "client MiB"), ("all_mib", "all MiB")]
 
@@ -73,6 +73,7 @@ class Bench:
         processes.settle()
         settle_disk(self)
         counter = SyncCounter(processes) if self.counts_syncs else None
+        requests = self.peer.requests()
         (cpu, written), wire, began = processes.cost(), wire_bytes(), time.monotonic()
         arrived = change(self)
         self.peer.sync()
@@ -82,7 +83,10 @@ class Bench:
         cpu, written = (now - before for now, before in zip(processes.cost(), (cpu, written)))
         if counter:
             return {"syncs_a_file": counter.stop() / files}
-        return {"wall_s": wall, "cpu_s": cpu, "written_mb": written / 1e6, "wire_mb": (wire_bytes() - wire) / 1e6}
+        figures = {"wall_s": wall, "cpu_s": cpu, "written_mb": written / 1e6, "wire_mb": (wire_bytes() - wire) / 1e6}
+        if requests is not None:
+            figures["requests"] = self.peer.requests() - requests
+        return figures
 
 
 def spread(samples):

@@ -6,6 +6,7 @@ watches the directory.
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -38,6 +39,10 @@ class Peer:
     def sync(self):
         pass
 
+    def requests(self):
+        """How many requests its server has answered; `None`: it does not say."""
+        return None
+
     def stop(self):
         self.processes.stop()
 
@@ -59,8 +64,8 @@ class Mesync(Peer):
 
     def start(self):
         port = free_port()
-        url = f"http://127.0.0.1:{port}"
-        env = {**self.env, "MESYNC_SERVER_URL": url}
+        self.url = f"http://127.0.0.1:{port}"
+        env = {**self.env, "MESYNC_SERVER_URL": self.url}
 
         def base(name):
             return {**env, "MESYNC_BASE_DIR": os.path.join(self.scratch, name), "MESYNC_HOST_ID": name}
@@ -72,6 +77,11 @@ class Mesync(Peer):
         for directory in (self.a, self.b):
             wait_until("the client starts", lambda: os.path.isdir(os.path.join(directory, ".mesync")))
         self.processes.settle()
+
+    def requests(self):
+        with urllib.request.urlopen(f"{self.url}/metrics") as answer:
+            counts = re.findall(r'^mesync_requests_total\{route="(\w+)".*\} (\d+)$', answer.read().decode(), re.M)
+        return sum(int(count) for route, count in counts if route != "metrics")
 
 
 class Unison(Peer):
