@@ -186,8 +186,11 @@ impl Partial {
 
     /// Goes back to the first chunk that is not valid. From now on each one is verified.
     pub(super) fn verify_chunks(&mut self, transfer: &Transfer<'_>) -> HubResult<()> {
-        (self.next, self.at, self.begun) = (0, 0, 0);
-        (self.chunk, self.whole) = (Sha256::new(), Sha256::new());
+        self.reset(PartialPosition {
+            next: 0,
+            at: 0,
+            whole: Sha256::new(),
+        });
         self.verifies_chunks = true;
         self.resume(transfer)
     }

@@ -241,7 +241,7 @@ impl EarlyWork<'_> {
             match transfer.download_early(&upcoming, open, &pause) {
                 Ok((begun, end)) => Ok((BegunContent { file, begun }, end)),
                 Err(failure) => {
-                    // of the disk, which may be full, or the bytes are wrong
+                    // of the disk, which may be full, or the list is wrong
                     if failure.is_local() {
                         file.remove();
                     }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, StatFs, StatxAttributes, StatxFlags,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, StatxAttributes, StatxFlags,
     StatxTimestamp,
 };
 use rustix::io::Errno;
@@ -35,19 +35,8 @@ const BENEATH: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
-/// Filesystems on which only a mount leads to another device: ext2 to ext4, XFS, F2FS, tmpfs, overlayfs, UBIFS, JFFS2, FAT,
-/// exFAT.
-const WITHOUT_SUBVOLUMES: [u64; 9] = [
-    0xef53,
-    0x5846_5342,
-    0xf2f5_2010,
-    0x0102_1994,
-    0x794c_7630,
-    0x2405_1905,
-    0x72b6,
-    0x4d44,
-    0x2011_bab0,
-];
+/// Btrfs (statfs(2)): of the ordinary filesystems, the only one on which a directory may be on another device without a mount.
+const BTRFS: u64 = 0x9123_683e;
 /// Why entries below a mount point are left alone.
 pub const MOUNTED: &str = "another filesystem or directory is mounted there";
 /// Attempts to resolve a path whose directories are being renamed (openat2(2), EAGAIN).
@@ -118,17 +107,19 @@ impl Root {
         let dir = rustix::fs::open(path, READ.difference(OFlags::NOFOLLOW), Mode::empty())
             .map_err(|e| failed(e.into()))?;
         let device = show_open(&dir).map_err(failed)?.device;
-        let filesystem = rustix::fs::fstatfs(&dir).map_or(0, |of: StatFs| of.f_type as u64);
-        Ok(Root {
+        let mut root = Root {
             path: path.to_path_buf(),
             dir,
             device,
-            has_subvolumes: !WITHOUT_SUBVOLUMES.contains(&(filesystem & 0xffff_ffff)),
+            has_subvolumes: true,
             openat2: AtomicBool::new(true),
             names: OnceLock::new(),
             named: OnceLock::new(),
             marked: Mutex::default(),
-        })
+        };
+        let filesystem = root.filesystem();
+        root.has_subvolumes = filesystem == BTRFS || !is_ordinary(filesystem);
+        Ok(root)
     }
 
     pub fn path(&self) -> &Path {
@@ -296,7 +287,7 @@ impl Root {
         const TMPFS: u64 = 0x0102_1994;
         const RAMFS: u64 = 0x8584_58f6;
         const HUGETLBFS: u64 = 0x9584_58f6;
-        rustix::fs::fstatfs(&self.dir).is_ok_and(|s: StatFs| {
+        rustix::fs::fstatfs(&self.dir).is_ok_and(|s: rustix::fs::StatFs| {
             [TMPFS, RAMFS, HUGETLBFS].contains(&(s.f_type as u64 & 0xffff_ffff))
         })
     }
