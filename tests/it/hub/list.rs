@@ -1,11 +1,9 @@
 //! Clients that know several addresses: here of one hub, as hubs of one bucket are one.
 
-use std::net::TcpListener;
-
 use crate::support::files::Hub;
 use crate::support::proxy::Proxy;
 use crate::support::tree::Synced;
-use crate::support::world::wait_for;
+use crate::support::world::{free_port, wait_for};
 
 #[test]
 fn a_daemon_goes_on_with_another_hub_of_its_list() {
@@ -59,9 +57,7 @@ fn a_daemon_goes_on_with_another_hub_of_its_list() {
 #[test]
 fn commands_find_the_hub_that_works_wherever_it_stands_in_the_list() {
     let hub = Hub::start();
-    let dead = TcpListener::bind("127.0.0.1:0").unwrap();
-    let gone = format!("http://{}", dead.local_addr().unwrap());
-    drop(dead);
+    let gone = format!("http://127.0.0.1:{}", free_port());
     let here = hub.world.url();
     for (n, list) in [format!("{gone},{here}"), format!("{here},{gone}")]
         .iter()

@@ -9,6 +9,8 @@ use mesync::internals::error::Kind;
 use mesync::internals::hub::{self, Hub};
 use mesync::internals::{credentials, wire};
 
+use crate::support::world::free_port;
+
 struct Bench {
     dir: tempfile::TempDir,
     settings: Settings,
@@ -22,7 +24,7 @@ impl Bench {
         let base = dir.path().as_os_str().to_owned();
         let mut settings =
             Settings::load(|name| (name == "MESYNC_BASE_DIR").then(|| base.clone())).unwrap();
-        settings.hub.listen = "127.0.0.1:0".into();
+        settings.hub.listen = format!("127.0.0.1:{}", free_port());
         let hub = Hub::start(&settings, allow_anonymous).unwrap();
         settings.server_url = format!("http://{}", hub.address());
         let agent = ureq::Agent::config_builder()

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::machine::{Machine, of, stored, two, wait_for};
 use crate::support::program::Mesync;
 use crate::support::s3em::{KEY, S3em};
+use crate::support::world::free_port;
 
 #[test]
 fn daemons_follow_each_other() {
@@ -97,11 +98,7 @@ fn daemons_follow_each_other() {
 
 #[test]
 fn a_daemon_that_starts_before_its_server_works_once_that_runs() {
-    let address = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string();
+    let address = format!("127.0.0.1:{}", free_port());
     let m = Mesync::named("one");
     fs::create_dir(m.home().join("dir")).unwrap();
     let mut one = Machine { m, daemon: None };

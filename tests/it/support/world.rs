@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// it when the hub starts again, and a connection attempt to an unused port could be connected to
 /// itself. It is reserved until this process ends, also while no hub runs, so that no other test
 /// takes it.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::{SocketAddr, UnixListener};
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
