@@ -117,6 +117,23 @@ fn entry(bytes: &str) -> Entry {
 }
 
 #[test]
+fn a_scan_passes_names_in_their_order_and_one_directory_after_the_other() {
+    let w = world();
+    let mut wanted: Vec<String> = ["a", "b", "b-c"].map(String::from).into();
+    for dir in ["a", "b", "b-c"] {
+        wanted.extend((100..400).map(|n| format!("{dir}/{n}")));
+    }
+    (wanted.iter().rev().filter(|path| path.contains('/'))).for_each(|path| w.write(path, "x"));
+    let mut met = Vec::new();
+    let mut visit = |name: &str| {
+        met.push(name.to_string());
+        Ok(true)
+    };
+    w.tree.below("", &mut visit).unwrap();
+    assert_eq!(met, wanted);
+}
+
+#[test]
 fn a_placed_file_has_bytes_mode_and_time_and_nothing_is_left_beside_it() {
     let w = world();
     assert_eq!(w.place("d/e/a", "new", None), RenameOutcome::Done);
