@@ -52,6 +52,10 @@ pub const WAITING_COMMITS: usize = 1024;
 pub const UPLOADERS: usize = 8;
 /// Operations in one transaction of the hub.
 pub const GROUP_OPERATIONS: usize = 256;
+/// Bytes of short contents after which a transaction of the hub takes no more operations: with the
+/// rows about them, they should fit into the half of the default `cache` that redb gives to changed
+/// pages. It writes what does not fit, and then reads it and writes it again for the checksums.
+pub const GROUP_INLINE_BYTES: u64 = 512 * 1024;
 /// Keys of hosts on a hub.
 pub const KEYS: usize = 10_000;
 /// Wrong keys that one address may use within `WRONG_KEYS_WINDOW`.

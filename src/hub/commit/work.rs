@@ -85,11 +85,18 @@ impl Work {
     fn take(&mut self, first: Option<Submission>) {
         self.log.await_turn();
         let now = self.now();
-        let waiting = first.into_iter().chain(self.queue.try_iter());
-        let (submissions, late): (Vec<_>, Vec<_>) = (waiting.take(limits::GROUP_OPERATIONS))
-            .partition(|one| now.saturating_sub(one.submitted) <= LONGEST_WAIT_MILLIS);
-        for Submission { answer, .. } in late {
-            answer(Outcome::Busy);
+        let (mut submissions, mut inline) = (Vec::new(), 0);
+        for one in first.into_iter().chain(self.queue.try_iter()) {
+            if now.saturating_sub(one.submitted) > LONGEST_WAIT_MILLIS {
+                (one.answer)(Outcome::Busy);
+                continue;
+            }
+            inline += one.op.inline_bytes();
+            submissions.push(one);
+            if submissions.len() >= limits::GROUP_OPERATIONS || inline >= limits::GROUP_INLINE_BYTES
+            {
+                break;
+            }
         }
         let mut riding = self.store.due();
         if self.sweep_again || self.since_sweep() >= SWEEP_INTERVAL {

@@ -129,6 +129,16 @@ pub enum Op {
 }
 
 impl Op {
+    /// The bytes that go into the tables as content.
+    pub fn inline_bytes(&self) -> u64 {
+        self.chunks()
+            .map(|(_, bytes)| match bytes {
+                Bytes::Inline(bytes) => bytes.len() as u64,
+                _ => 0,
+            })
+            .sum()
+    }
+
     /// The chunks that the operation names, with their bytes.
     pub fn chunks(&self) -> impl Iterator<Item = &(Chunk, Bytes)> {
         let op = if let Op::File(op) = self {
