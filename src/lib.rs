@@ -152,8 +152,8 @@
 //! 3. Directories: [`files::plan`] decides, [`files::engine`] carries out, on [`files::tree`], [`files::state`] and [`files::remote`];
 //!    [`files::watch`], [`files::debounce`] and [`mod@files::rescan`] find changes; [`files::directory`] combines these.
 //! 4. [`daemon`]: how the client runs. [`hub`]: how the hub serves. [`hub::store`]: what it keeps.
-//! 5. [`disk`] has the durable write and the only renames, [`database`] the files of tables, [`wait`] the wait of threads that watch,
-//!    [`agent`] what all HTTP clients share.
+//! 5. [`disk`] has the durable write and the only renames, [`database`] the files of tables (`lsm`: those whose keys are hashes),
+//!    [`wait`] the wait of threads that watch, [`agent`] what all HTTP clients share.
 //!
 //! # Rules
 //!

@@ -5,6 +5,7 @@
 
 pub mod file;
 mod layout;
+pub mod lsm;
 mod raw;
 pub mod table;
 

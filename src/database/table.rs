@@ -18,16 +18,20 @@ use super::raw::{
 
 /// A key or value as it is stored: the bytes of a `T`.
 pub struct Encoded<T, B> {
-    held: B,
+    pub(super) held: B,
     of: PhantomData<T>,
 }
 
 impl<T: Value + 'static, B: HeldBytes> Encoded<T, B> {
-    fn new(held: B) -> Self {
+    pub(super) fn new(held: B) -> Self {
         Encoded {
             held,
             of: PhantomData,
         }
+    }
+
+    pub(super) fn to_owned(&self) -> OwnedValue<T> {
+        Encoded::new(self.held.bytes().to_vec())
     }
 
     pub fn value(&self) -> T::SelfType<'_> {
@@ -37,8 +41,8 @@ impl<T: Value + 'static, B: HeldBytes> Encoded<T, B> {
 
 pub type StoredKey<'a, K> = Encoded<K, RawKey<'a>>;
 pub type StoredValue<'a, V> = Encoded<V, RawValue<'a>>;
-/// What was removed, which is no longer in the table.
-pub type RemovedValue<T> = Encoded<T, Vec<u8>>;
+/// A copy, such as of what was removed.
+pub type OwnedValue<T> = Encoded<T, Vec<u8>>;
 
 fn row<K: Key + 'static, V: Value + 'static>(
     (key, value): RawRow<'_>,
@@ -104,7 +108,7 @@ pub struct TableRows<'t, K, V> {
 }
 
 impl<'t, K, V> TableRows<'t, K, V> {
-    fn new(raw: RawRange<'t>) -> Self {
+    pub(super) fn new(raw: RawRange<'t>) -> Self {
         TableRows {
             raw,
             of: PhantomData,
@@ -186,13 +190,13 @@ impl<K: Key + 'static, V: Value + 'static> Table<'_, K, V> {
     pub fn remove<'a>(
         &mut self,
         key: impl Borrow<K::SelfType<'a>>,
-    ) -> Result<Option<RemovedValue<V>>> {
+    ) -> Result<Option<OwnedValue<V>>> {
         let key = K::as_bytes(key.borrow());
         let removed = raw::remove(&mut self.raw, LayoutOf::<K, V>::LAYOUT, key.as_ref())?;
         Ok(removed.map(Encoded::new))
     }
 
-    pub fn pop_first(&mut self) -> Result<Option<(RemovedValue<K>, RemovedValue<V>)>> {
+    pub fn pop_first(&mut self) -> Result<Option<(OwnedValue<K>, OwnedValue<V>)>> {
         let removed = raw::pop_first(&mut self.raw, LayoutOf::<K, V>::LAYOUT)?;
         Ok(removed.map(|(key, value)| (Encoded::new(key), Encoded::new(value))))
     }

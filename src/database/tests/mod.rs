@@ -8,6 +8,8 @@ use redb::{Database, Key, ReadableDatabase, TableDefinition, Value};
 
 use super::table::{OpenTable, ReadableTable};
 
+mod lsm;
+
 /// A call with encoded keys and values.
 #[derive(Debug, Clone)]
 enum Call {

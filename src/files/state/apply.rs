@@ -5,6 +5,7 @@ use redb::WriteTransaction;
 use super::codec::{StateRecord, encode_feed};
 use super::{APPROVALS, DELETES, HASHES, META, POINTS, PREFIX, ROWS, decode, meta_number};
 use crate::database::DbResult;
+use crate::database::lsm::LsmTable;
 use crate::database::table::{OpenTable, ReadableTable, Table};
 use crate::files::engine::rows::{hear, hear_of_none, set_back};
 use crate::files::engine::traits::{OpenKey, Rows, Write};
@@ -16,7 +17,7 @@ const ROWS_PER_TRANSACTION: usize = 500;
 
 pub struct StateTables<'tx> {
     rows: Table<'tx, &'static str, &'static [u8]>,
-    hashes: Table<'tx, &'static [u8], ()>,
+    hashes: LsmTable<'tx, &'static [u8], ()>,
     deletes: Table<'tx, u64, u32>,
     approvals: Table<'tx, (&'static str, u64, u64), ()>,
     points: Table<'tx, u64, u64>,
@@ -33,6 +34,7 @@ pub fn apply<'a>(tx: &WriteTransaction, writes: impl Iterator<Item = &'a Write>)
     for write in writes {
         tables.one(write)?;
     }
+    tables.hashes.finish()?;
     if (tables.files, tables.listing) != before {
         tables
             .meta
@@ -53,7 +55,7 @@ impl<'tx> StateTables<'tx> {
         );
         Ok(StateTables {
             rows: tx.table(ROWS)?,
-            hashes: tx.table(HASHES)?,
+            hashes: LsmTable::open(tx, &HASHES, true)?,
             deletes: tx.table(DELETES)?,
             approvals: tx.table(APPROVALS)?,
             points: tx.table(POINTS)?,

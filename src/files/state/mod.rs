@@ -25,6 +25,7 @@ use uuid::Uuid;
 use super::batcher::Batcher;
 use super::engine::traits::{CallResult, DeleteToken, Fault, Feed, Rows, State, Write};
 use crate::database::file::Happened;
+use crate::database::lsm::LsmDefinition;
 use crate::database::table::{OpenTable, ReadableTable};
 use crate::database::{self, DbResult, Hints};
 use crate::disk;
@@ -39,9 +40,9 @@ use snapshot::{LatestSnapshot, StateSnapshot};
 const CACHE_BYTES: usize = 2 * 1024 * 1024;
 /// How often a copy is retried when a commit of another process overtakes it.
 const COPY_TRIES: u32 = 20;
-const SCHEMA: u64 = 2;
-/// The previous format, which is converted: rows without tags.
-const UNTAGGED: u64 = 1;
+const SCHEMA: u64 = 3;
+/// Earlier formats, which are converted: rows without tags, and hashes in one table.
+const EARLIER: [u64; 2] = [1, 2];
 const HINTS: Hints = Hints {
     busy: "is mesync running with this directory already?",
     damaged: "remove it: both sides are compared anew then",
@@ -50,7 +51,8 @@ const HINTS: Hints = Hints {
 /// One [`StateRecord`] for each path.
 const ROWS: TableDefinition<&str, &[u8]> = TableDefinition::new("rows");
 /// The first bytes of the hash of each base row that is a file or link, followed by its path.
-const HASHES: TableDefinition<&[u8], ()> = TableDefinition::new("hashes");
+const HASHES: LsmDefinition<&[u8], ()> =
+    LsmDefinition::new("hashes", ["hashes_new", "hashes_recent"]);
 const DELETES: TableDefinition<u64, u32> = TableDefinition::new("deletes");
 const APPROVALS: TableDefinition<(&str, u64, u64), ()> = TableDefinition::new("approvals");
 /// Known revisions and their tags.
@@ -210,7 +212,7 @@ impl DiskState {
         if let Ok(meta) = db.begin_read()?.table(META)
             && let Some(schema) =
                 schema(&|name| Ok(meta.get(name)?.and_then(|v| number(v.value()))))?
-            && schema != UNTAGGED
+            && !EARLIER.contains(&schema)
         {
             return Ok(schema);
         }
@@ -359,16 +361,13 @@ impl State for DiskState {
     fn with_hash(&self, hash: &Hash, most: usize) -> CallResult<Vec<String>> {
         self.read(|StateSnapshot { rows, hashes, .. }| {
             let mut found = Vec::new();
-            for key in hashes.range::<&[u8]>(&hash.0[..PREFIX]..)? {
-                let key = key?.0;
-                let Some(path) = key
-                    .value()
-                    .strip_prefix(&hash.0[..PREFIX])
-                    .filter(|_| found.len() < most)
-                else {
+            for key in hashes.starting_with(&hash.0[..PREFIX])? {
+                if found.len() >= most {
                     break;
-                };
-                let path = std::str::from_utf8(path).map_err(|_| corrupted(Damaged))?;
+                }
+                let key = key?.0;
+                let path =
+                    std::str::from_utf8(&key.value()[PREFIX..]).map_err(|_| corrupted(Damaged))?;
                 let entry = rows
                     .get(path)?
                     .map(|row| decode(row.value()))

@@ -7,13 +7,14 @@ use redb::{Database, ReadTransaction, ReadableDatabase};
 
 use super::{HASHES, ROWS};
 use crate::database::DbResult;
+use crate::database::lsm::LsmReader;
 use crate::database::table::{OpenTable, ReadOnlyTable};
 
 /// The tables as of one commit.
 pub struct StateSnapshot {
     pub tx: ReadTransaction,
     pub rows: ReadOnlyTable<&'static str, &'static [u8]>,
-    pub hashes: ReadOnlyTable<&'static [u8], ()>,
+    pub hashes: LsmReader<&'static [u8], ()>,
 }
 
 /// The snapshot of the latest commit, if it has been read since.
@@ -39,7 +40,7 @@ impl LatestSnapshot {
         let tx = db.begin_read()?;
         let snapshot = Arc::new(StateSnapshot {
             rows: tx.table(ROWS)?,
-            hashes: tx.table(HASHES)?,
+            hashes: LsmReader::open(&tx, &HASHES)?,
             tx,
         });
         let mut commits = self.lock();

@@ -5,8 +5,10 @@ use redb::WriteTransaction;
 use super::files::{self, FileTables, FileTotals};
 use super::messages::apply;
 use super::messages::tables::Tables;
+use super::meta::CLUSTER;
 use super::ops::{Group, Op, Outcome};
 use crate::database::DbResult;
+use crate::database::table::ReadableTable;
 
 /// All tables, open for one transaction. Dropped without [`StoreTables::finish`], it changes nothing.
 pub struct StoreTables<'t> {
@@ -18,8 +20,9 @@ pub struct StoreTables<'t> {
 impl<'t> StoreTables<'t> {
     pub fn open(tx: &'t WriteTransaction, with_files: bool) -> DbResult<StoreTables<'t>> {
         let messages = Tables::open(tx)?;
+        let is_view = messages.meta.get(CLUSTER)?.is_some();
         let files = with_files
-            .then(|| FileTables::open(tx, FileTotals::read(&messages.meta)?))
+            .then(|| FileTables::open(tx, FileTotals::read(&messages.meta)?, is_view))
             .transpose()?;
         Ok(StoreTables { messages, files })
     }
@@ -44,7 +47,7 @@ impl<'t> StoreTables<'t> {
     /// Writes the buffered rows. True if anything has changed.
     pub fn finish(mut self, group: &Group) -> DbResult<bool> {
         if let Some(files) = self.files.as_mut().filter(|files| files.changed) {
-            files.store_packs()?;
+            files.store_chunks()?;
             files.record_commit(group)?;
             self.messages.changed = true;
             for (name, value) in FileTotals::NAMES.into_iter().zip(files.totals.numbers()) {

@@ -12,13 +12,13 @@ use std::sync::{Arc, PoisonError};
 
 use redb::ReadableDatabase;
 
-use super::files::{self, CHUNKS, ChunkRow, FileTotals};
+use super::files::{self, ChunkRow, FileTotals};
 use super::messages::tables;
 use super::meta::META;
 use super::{Store, open};
 use crate::config::limits;
 use crate::database::DbResult;
-use crate::database::table::{OpenTable, ReadableTable};
+use crate::database::table::OpenTable;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::wire::files::{Backup, Hash};
@@ -93,7 +93,7 @@ impl Store {
             files::copy(&from, &tx)?;
             tx.commit()?;
             let mut chunks = Vec::new();
-            for row in from.table(CHUNKS)?.iter()? {
+            for row in files::chunk_rows(&from)?.iter()? {
                 let (hash, row) = row?;
                 let is_file = ChunkRow::from_value(row.value()).is_file();
                 chunks.extend(is_file.then(|| Hash(*hash.value())));

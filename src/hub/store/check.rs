@@ -11,7 +11,7 @@ use std::sync::Arc;
 use redb::{Database, ReadableDatabase};
 
 use super::findings::Findings;
-use super::meta::{CLUSTER, META, SCHEMA, UNPACKED, UNTAGGED};
+use super::meta::{CLUSTER, META, ONE_LEVEL, SCHEMA, UNPACKED, UNTAGGED};
 use super::{Store, files, open};
 use crate::database::DbResult;
 use crate::database::table::{OpenTable, ReadableTable};
@@ -92,7 +92,7 @@ fn is_view(db: &Database) -> bool {
 fn look(db: &Database, dir: &Path, findings: &mut Findings) -> DbResult<()> {
     let tx = db.begin_read()?;
     match tx.table(META)?.get("schema")?.map(|v| v.value()) {
-        Some(UNTAGGED | UNPACKED | SCHEMA) => files::check(&tx, dir, findings),
+        Some(UNTAGGED | UNPACKED | ONE_LEVEL | SCHEMA) => files::check(&tx, dir, findings),
         other => {
             findings.damaged(format!(
                 "the tables are of version {}, this program knows {SCHEMA}",

@@ -6,7 +6,9 @@ use redb::{Key, ReadTransaction, TableDefinition, Value, WriteTransaction};
 use crate::database::table::OpenTable;
 
 /// Raised when an older program could no longer read the tables.
-pub const SCHEMA: u128 = 3;
+pub const SCHEMA: u128 = 4;
+/// The version whose chunks are in one table; see [`crate::database::lsm`].
+pub const ONE_LEVEL: u128 = 3;
 /// The version without packs, in which views of a bucket stay, since hubs of both versions may share one.
 pub const UNPACKED: u128 = 2;
 /// An older version that is still read: its rows of files have no tags.

@@ -235,7 +235,7 @@ impl Store {
         if group.full || !files::concerns(group) {
             return Ok(Placed::default());
         }
-        let known = || -> DbResult<_> { Ok(db.begin_read()?.table(files::CHUNKS)?) };
+        let known = || -> DbResult<_> { files::chunk_rows(&db.begin_read()?) };
         let known = known()?;
         let placed = self.chunks.place(&group.ops, |hash| {
             known.get(&hash.0).is_ok_and(|row| row.is_some())
@@ -321,7 +321,7 @@ impl Store {
 
     fn tidy(&self, db: &Database, now: u64, wall: u64) -> bool {
         let removed = || -> DbResult<usize> {
-            let table = db.begin_read()?.table(files::CHUNKS)?;
+            let table = files::chunk_rows(&db.begin_read()?)?;
             Ok(self.chunks.remove_unknown(|hash| {
                 table
                     .get(&hash.0)
@@ -382,7 +382,7 @@ impl Store {
     /// Removes the chunks of a failed transaction. It may have been committed although it ended with an error (redb truncates
     /// its file afterwards), so the current tables decide.
     fn decide_chunks(&self, db: &Database) -> DbResult<()> {
-        let table = db.begin_read()?.table(files::CHUNKS)?;
+        let table = files::chunk_rows(&db.begin_read()?)?;
         let undecided = std::mem::take(
             &mut *self
                 .undecided

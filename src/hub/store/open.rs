@@ -17,7 +17,7 @@ use super::files::objects::ObjectTables;
 use super::files::{self, ChunkDir, FileTotals};
 use super::messages::live::Live;
 use super::messages::tables::{HOSTS, HostRow};
-use super::meta::{CLUSTER, META, SCHEMA, UNPACKED, UNTAGGED};
+use super::meta::{CLUSTER, META, ONE_LEVEL, SCHEMA, UNPACKED, UNTAGGED};
 use super::ops::resume;
 use crate::database::DbResult;
 use crate::database::Hints;
@@ -48,7 +48,7 @@ impl Store {
         let happened = Arc::new(Happened::default());
         let db = database(&path, cache, &happened)?;
         let meta = read_meta(&db).map_err(|e| error("read", &path, &e))?;
-        if ![UNTAGGED, UNPACKED, SCHEMA].contains(&meta.schema) {
+        if ![UNTAGGED, UNPACKED, ONE_LEVEL, SCHEMA].contains(&meta.schema) {
             let what = format!(
                 "cannot use {}: its tables are of version {}, this program knows {SCHEMA}",
                 path.display(),

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::chunk_name::ChunkName;
 use super::files::objects::{self, ObjectTables};
-use super::files::{CHUNKS, ChunkRow, WANTED, each_that_needs};
+use super::files::{ChunkRow, WANTED, chunk_rows, each_that_needs};
 use super::meta::{CLUSTER, META};
 use super::shared::{NONCE, POSITION};
 use super::{Store, open};
@@ -43,7 +43,7 @@ impl Store {
     pub fn named_chunks(&self) -> Result<Vec<NamedChunk>> {
         self.read(|tx| {
             let mut found = Vec::new();
-            let chunks = tx.table(CHUNKS)?;
+            let chunks = chunk_rows(tx)?;
             for row in tx.table(objects::OBJECTS)?.iter()? {
                 let (hash, name) = row?;
                 let row = chunks.get(hash.value())?;

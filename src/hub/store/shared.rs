@@ -216,7 +216,7 @@ impl Store {
     pub fn chunk_files(&self) -> Result<Vec<(Hash, u64)>> {
         self.read(|tx| {
             let mut found = Vec::new();
-            for row in tx.table(files::CHUNKS)?.iter()? {
+            for row in files::chunk_rows(tx)?.iter()? {
                 let (hash, row) = row?;
                 let row = ChunkRow::from_value(row.value());
                 found.extend(row.is_file().then(|| (Hash(*hash.value()), row.size)));

@@ -5,6 +5,7 @@ mod model;
 use proptest::prelude::*;
 
 use super::*;
+use crate::database::lsm::LsmTable;
 use crate::files::plan::{BaseRow, Entry, RemoteRow, Stamp};
 use crate::wire::files::EntryKind;
 use model::{Model, write};
@@ -225,4 +226,78 @@ fn a_full_disk_refuses_until_it_has_room_again() {
             .success()
     );
     checked.unwrap_or_else(|e| std::panic::resume_unwind(e));
+}
+
+/// Makes the tables as an earlier version has them: all hashes are in one.
+fn in_one_table(path: &Path) {
+    let db = database::open(path, CACHE_BYTES, &Arc::default(), &HINTS).unwrap();
+    let tx = db.begin_write().unwrap();
+    {
+        let mut hashes = LsmTable::open(&tx, &HASHES, false).unwrap();
+        hashes.merge().unwrap();
+        let mut meta = tx.table(META).unwrap();
+        let earlier = EARLIER[1].to_le_bytes();
+        meta.insert("schema", earlier.as_slice()).unwrap();
+    }
+    for level in HASHES.levels {
+        assert!(tx.delete_table(level).unwrap());
+    }
+    tx.commit().unwrap();
+}
+
+#[test]
+fn contents_are_found_whatever_table_has_their_hashes() {
+    let (dir, state) = opened();
+    let path = dir.path().join("state/watch/x.redb");
+    let named = |i: u64, to: u64| Write::Base(format!("f{i}"), row(to).base);
+    let commit = |state: &DiskState, writes: &mut dyn Iterator<Item = Write>| {
+        state.commit(&writes.collect::<Vec<_>>()).unwrap();
+    };
+    let check = |state: &DiskState| {
+        for i in 0..2000 {
+            let paths = |to| {
+                state
+                    .with_hash(&row(to).base.entry.unwrap().hash, 9)
+                    .unwrap()
+            };
+            let (was, is) = if i < 100 {
+                (i, 10_000 + i)
+            } else {
+                (20_000, i)
+            };
+            assert_eq!(
+                (paths(was), paths(is)),
+                (vec![], vec![format!("f{i}")]),
+                "{i}"
+            );
+        }
+    };
+    let stored = |state: &DiskState| {
+        let rows = |snapshot: &StateSnapshot| {
+            let lengths = HASHES
+                .levels
+                .map(|level| snapshot.tx.table(level).unwrap().len());
+            Ok(lengths.map(|length| length.unwrap()))
+        };
+        state.read(rows).unwrap()
+    };
+    commit(&state, &mut (0..1900).map(|i| named(i, i)));
+    assert_eq!(stored(&state), [0, 1900]);
+    commit(&state, &mut (1900..2000).map(|i| named(i, i)));
+    commit(&state, &mut (0..100).map(|i| named(i, 10_000 + i)));
+    // the old hashes are removed rows
+    assert_eq!(stored(&state), [300, 1900]);
+    check(&state);
+    drop(state);
+    in_one_table(&path);
+    let state = DiskState::open(&path).unwrap();
+    assert_eq!(stored(&state), [0, 0]);
+    check(&state);
+    // a few rows go to the table, many do not
+    commit(&state, &mut (0..3).map(|i| named(i, 30_000 + i)));
+    assert_eq!(stored(&state), [0, 0]);
+    commit(&state, &mut (0..100).map(|i| named(i, 40_000 + i)));
+    assert_eq!(stored(&state), [200, 0]);
+    commit(&state, &mut (0..100).map(|i| named(i, 10_000 + i)));
+    check(&state);
 }

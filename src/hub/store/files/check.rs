@@ -27,7 +27,7 @@ type References = HashMap<Hash, (u64, u64)>;
 
 /// Checks everything about files, if the store has their tables.
 pub fn check(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings) -> DbResult<()> {
-    if let Err(redb::TableError::TableDoesNotExist(_)) = tx.table(schema::CHUNKS) {
+    if let Err(redb::TableError::TableDoesNotExist(_)) = tx.table(schema::CHUNKS.table) {
         return Ok(());
     }
     let mut references = References::new();
@@ -247,7 +247,7 @@ fn stored(
     let packed = check_packs::packs(tx, findings)?;
     let (mut seen, mut unused, mut short) = (0, 0, 0);
     let mut lost = BTreeMap::new();
-    for entry in tx.table(schema::CHUNKS)?.iter()? {
+    for entry in schema::chunk_rows(tx)?.iter()? {
         let (key, row) = entry?;
         let hash = Hash(*key.value());
         let ChunkRow {
@@ -350,7 +350,7 @@ fn whole(tx: &ReadTransaction, data_dir: &Path, list: &[Chunk]) -> io::Result<Op
 }
 
 fn orphans(tx: &ReadTransaction, data_dir: &Path, findings: &mut Findings) -> DbResult<()> {
-    let table = tx.table(schema::CHUNKS)?;
+    let table = schema::chunk_rows(tx)?;
     let mut dirs: Vec<PathBuf> = entries(&chunks::root(data_dir))?;
     dirs.sort();
     for path in dirs

@@ -7,7 +7,7 @@ use redb::ReadTransaction;
 use super::super::findings::Findings;
 use super::chunk_row::{ChunkPlace, ChunkRow, PackPlace};
 use super::packs::{PACKS, PACKS_DEAD, PackItem, items};
-use super::schema::CHUNKS;
+use super::schema::chunk_rows;
 use crate::database::DbResult;
 use crate::database::table::{OpenTable, ReadableTable};
 use crate::wire::files::Hash;
@@ -23,7 +23,7 @@ pub fn packs(
         (Err(redb::TableError::TableDoesNotExist(_)), _) => return Ok(whole),
         (packs, dead) => (packs?, dead?),
     };
-    let chunks = tx.table(CHUNKS)?;
+    let chunks = chunk_rows(tx)?;
     for pack in packs.iter()? {
         let (number, pack) = pack?;
         let (number, pack) = (number.value(), pack.value());

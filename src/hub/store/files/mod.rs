@@ -50,7 +50,9 @@ pub use list::Listing;
 pub use parts::FromParts;
 pub use read::ChangesSince;
 pub use reader::ContentReader;
-pub(super) use schema::{CHUNKS, FileTotals, WANTED, copy};
+#[cfg(test)]
+pub(super) use schema::CHUNKS;
+pub(super) use schema::{FileTotals, WANTED, chunk_rows, copy};
 pub(super) use short::unpack;
 pub(super) use sweep::is_wanted;
 pub(super) use tables::FileTables;

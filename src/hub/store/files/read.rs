@@ -52,7 +52,7 @@ impl Store {
         missing.sort_unstable();
         missing.dedup();
         self.read(|tx| {
-            let table = tx.table(schema::CHUNKS)?;
+            let table = schema::chunk_rows(tx)?;
             let mut error = None;
             missing.retain(|hash| match table.get(&hash.0) {
                 Ok(row) => {
@@ -67,15 +67,14 @@ impl Store {
                     true
                 }
             });
-            error.map_or(Ok(()), |e| Err(e.into()))
+            error.map_or(Ok(()), Err)
         })?;
         Ok(missing)
     }
 
     pub fn chunk(&self, hash: Hash) -> Result<Option<ContentReader>> {
         let size = self.read(|tx| {
-            Ok(tx
-                .table(schema::CHUNKS)?
+            Ok(schema::chunk_rows(tx)?
                 .get(&hash.0)?
                 .map(|row| ChunkRow::from_value(row.value()).size))
         })?;
@@ -320,7 +319,7 @@ impl Store {
             } = FileTotals::read(&tx.table(META)?)?;
             let (versions, chunks) = (
                 tx.table(schema::VERSIONS)?.len()?,
-                tx.table(schema::CHUNKS)?.len()?,
+                schema::chunk_rows(tx)?.len()?,
             );
             let (tombstones, events) = (
                 tx.table(schema::TOMBSTONES)?.len()?,

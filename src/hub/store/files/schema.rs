@@ -9,6 +9,7 @@ use super::commits::COMMITS;
 use super::packs::{PACKS, PACKS_DEAD};
 use super::rows::{Row, kind_number, list_from_bytes};
 use crate::database::DbResult;
+use crate::database::lsm::{LsmDefinition, LsmReader};
 use crate::database::table::ReadableTable;
 use crate::hub::store::meta::{copy_table, copy_table_if_there};
 use crate::wire::files::Chunk;
@@ -29,7 +30,8 @@ pub const TOMBSTONES: TableDefinition<(u64, u128), ()> = TableDefinition::new("f
 /// (id, rev) -> the chunks, if there is more than one.
 pub const LISTS: TableDefinition<(u128, u64), &[u8]> = TableDefinition::new("file_chunks");
 /// SHA-256 -> [`super::chunk_row::ChunkRow`].
-pub const CHUNKS: TableDefinition<&[u8; 32], ChunkValue> = TableDefinition::new("chunks");
+pub const CHUNKS: LsmDefinition<&[u8; 32], ChunkValue> =
+    LsmDefinition::new("chunks", ["chunks_new", "chunks_recent"]);
 /// SHA-256 -> the bytes of a short chunk that an earlier version has stored, or a view of a bucket. Others are in packs.
 pub const INLINE: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("chunk_bytes");
 /// (since, SHA-256): chunks that nothing refers to, in order of age.
@@ -53,7 +55,7 @@ pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> DbResult<()> {
     copy_table(from, to, VERSION_AGES)?;
     copy_table(from, to, TOMBSTONES)?;
     copy_table(from, to, LISTS)?;
-    copy_table(from, to, CHUNKS)?;
+    CHUNKS.copy(from, to)?;
     copy_table(from, to, INLINE)?;
     copy_table_if_there(from, to, PACKS)?;
     copy_table_if_there(from, to, PACKS_DEAD)?;
@@ -63,6 +65,11 @@ pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> DbResult<()> {
     copy_table(from, to, KEY_AGES)?;
     copy_table(from, to, WANTED)?;
     copy_table(from, to, COMMITS)
+}
+
+/// The rows of the chunks.
+pub fn chunk_rows(tx: &ReadTransaction) -> DbResult<LsmReader<&'static [u8; 32], ChunkValue>> {
+    LsmReader::open(tx, &CHUNKS)
 }
 
 /// The bit of a deleted name in its state. The other bits are the kind; both are beside the id, so that a listing reads one
@@ -166,7 +173,10 @@ pub fn dump(tx: &ReadTransaction) -> Vec<String> {
     rows!("version-age", VERSION_AGES);
     rows!("tombstone", TOMBSTONES);
     rows!("list", LISTS);
-    rows!("chunk", CHUNKS);
+    for row in chunk_rows(tx).unwrap().iter().unwrap() {
+        let (key, value) = row.unwrap();
+        rows.push(format!("chunk {:?} {:?}", key.value(), value.value()));
+    }
     rows!("inline", INLINE);
     if tx.table(PACKS).is_ok() {
         rows!("pack", PACKS);

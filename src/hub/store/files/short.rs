@@ -4,14 +4,15 @@ use redb::{ReadTransaction, WriteTransaction};
 
 use super::chunk_row::{ChunkPlace, ChunkRow};
 use super::packs::{PACKS, PACKS_DEAD, items, within};
-use super::schema::{CHUNKS, INLINE};
+use super::schema::{CHUNKS, INLINE, chunk_rows};
 use crate::database::DbResult;
+use crate::database::lsm::LsmTable;
 use crate::database::table::{OpenTable, ReadableTable};
 use crate::wire::files::Hash;
 
 /// The bytes of a chunk; `None`: it is not in the tables, or its bytes are not.
 pub fn bytes_of(tx: &ReadTransaction, hash: Hash) -> DbResult<Option<Vec<u8>>> {
-    let row = tx.table(CHUNKS)?.get(&hash.0)?;
+    let row = chunk_rows(tx)?.get(&hash.0)?;
     let Some(row) = row.map(|row| ChunkRow::from_value(row.value())) else {
         return Ok(None);
     };
@@ -28,15 +29,17 @@ pub fn bytes_of(tx: &ReadTransaction, hash: Hash) -> DbResult<Option<Vec<u8>>> {
     }
 }
 
-/// Stores each chunk of a pack of `from` as a value of its own in a copy of the tables.
+/// Stores each chunk of a pack of `from` as a value of its own in a copy of the tables, all in tables that earlier versions know.
 pub fn unpack(from: &ReadTransaction, to: &WriteTransaction) -> DbResult<()> {
+    let mut chunks = LsmTable::open(to, &CHUNKS, false)?;
+    chunks.merge()?;
     let packs = match from.table(PACKS) {
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
         packs => packs?,
     };
     to.delete_table(PACKS)?;
     to.delete_table(PACKS_DEAD)?;
-    let (mut chunks, mut values) = (to.table(CHUNKS)?, to.table(INLINE)?);
+    let mut values = to.table(INLINE)?;
     for pack in packs.iter()? {
         let (number, pack) = pack?;
         for item in items(number.value(), pack.value()).unwrap_or_default() {
@@ -49,5 +52,5 @@ pub fn unpack(from: &ReadTransaction, to: &WriteTransaction) -> DbResult<()> {
             }
         }
     }
-    Ok(())
+    chunks.finish()
 }

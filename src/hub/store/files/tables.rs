@@ -19,6 +19,7 @@ use super::schema::{
     TOMBSTONES, VERSION_AGES, VERSIONS, WANTED, chunks_of, implied, state,
 };
 use crate::database::DbResult;
+use crate::database::lsm::LsmTable;
 use crate::database::table::{OpenTable, ReadableTable, Table};
 use crate::wire::files::{Chunk, Hash, Name};
 use crate::wire::revision::{Revision, Tag};
@@ -32,7 +33,7 @@ pub struct FileTables<'t> {
     pub version_ages: Table<'t, (u64, u128, u64), ()>,
     pub tombstones: Table<'t, (u64, u128), ()>,
     lists: Table<'t, (u128, u64), &'static [u8]>,
-    pub chunks: Table<'t, &'static [u8; 32], ChunkValue>,
+    pub chunks: LsmTable<'t, &'static [u8; 32], ChunkValue>,
     inline: Table<'t, &'static [u8; 32], &'static [u8]>,
     packs: PackTables<'t>,
     pub loose: Table<'t, (u64, &'static [u8; 32]), ()>,
@@ -60,7 +61,12 @@ pub struct FileTables<'t> {
 }
 
 impl<'t> FileTables<'t> {
-    pub fn open(tx: &'t WriteTransaction, totals: FileTotals) -> DbResult<FileTables<'t>> {
+    /// `is_view`: of a bucket. Hubs of earlier versions read its snapshots, so its tables are as these know them.
+    pub fn open(
+        tx: &'t WriteTransaction,
+        totals: FileTotals,
+        is_view: bool,
+    ) -> DbResult<FileTables<'t>> {
         Ok(FileTables {
             files: tx.table(FILES)?,
             names: tx.table(NAMES)?,
@@ -69,7 +75,7 @@ impl<'t> FileTables<'t> {
             version_ages: tx.table(VERSION_AGES)?,
             tombstones: tx.table(TOMBSTONES)?,
             lists: tx.table(LISTS)?,
-            chunks: tx.table(CHUNKS)?,
+            chunks: LsmTable::open(tx, &CHUNKS, !is_view)?,
             inline: tx.table(INLINE)?,
             packs: PackTables::open(tx)?,
             loose: tx.table(LOOSE)?,
@@ -245,8 +251,7 @@ impl<'t> FileTables<'t> {
 
     fn set_chunk_row(&mut self, hash: Hash, row: ChunkRow) -> DbResult<()> {
         self.changed = true;
-        self.chunks.insert(&hash.0, row.value())?;
-        Ok(())
+        self.chunks.insert(&hash.0, row.value())
     }
 
     /// Whether the chunk is in the tables with this size.
@@ -340,9 +345,10 @@ impl<'t> FileTables<'t> {
         self.packs.remove(number)
     }
 
-    /// Stores the short chunks that were added.
-    pub fn store_packs(&mut self) -> DbResult<()> {
-        self.packs.finish()
+    /// Stores the chunks that were changed.
+    pub fn store_chunks(&mut self) -> DbResult<()> {
+        self.packs.finish()?;
+        self.chunks.finish()
     }
 
     /// Records that the hub has lost this chunk.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use redb::ReadableDatabase;
 
 use super::*;
+use crate::database::lsm::LsmTable;
 use crate::database::table::{OpenTable, ReadableTable};
 use crate::hub::store::files::{CHUNKS, ChunkPlace, ChunkRow, INLINE, PACKS, PACKS_DEAD, items};
 use crate::hub::store::meta::{META, UNPACKED};
@@ -129,7 +130,7 @@ fn unpack_in_place(dir: &Path) {
     let tx = db.begin_write().unwrap();
     {
         let packs = tx.table(PACKS).unwrap();
-        let mut chunks = tx.table(CHUNKS).unwrap();
+        let mut chunks = LsmTable::open(&tx, &CHUNKS, false).unwrap();
         let mut values = tx.table(INLINE).unwrap();
         for pack in packs.iter().unwrap() {
             let (number, pack) = pack.unwrap();
@@ -143,6 +144,10 @@ fn unpack_in_place(dir: &Path) {
                 values.insert(&item.hash.0, item.bytes).unwrap();
             }
         }
+        chunks.finish().unwrap();
+    }
+    for level in CHUNKS.levels {
+        tx.delete_table(level).unwrap();
     }
     tx.delete_table(PACKS).unwrap();
     tx.delete_table(PACKS_DEAD).unwrap();
@@ -164,7 +169,7 @@ fn chunks_from_before_packs_are_read_and_removed() {
     assert!((0..10).all(|n| hub.has(n)));
     assert_eq!(values(&hub.store), 10);
     hub.put_bytes("f10", &content(10), 10);
-    assert!(dump(&hub.store).contains(&"meta \"schema\" 3".to_string()));
+    assert!(dump(&hub.store).contains(&"meta \"schema\" 4".to_string()));
     hub.is_whole();
     // and are in a backup
     let copy = TempDir::new().unwrap();
