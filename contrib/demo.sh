@@ -182,6 +182,11 @@ copy() {
     cat "$scratch/$1-share"/notes.sync-conflict-*.txt
 }
 
+# on_hub FILE: has the hub all of it?
+on_hub() {
+    run alpha ls --path share | grep -qF "share/$1"
+}
+
 # half_there: has more than 8 MB of the big file come to beta, and is it not there yet?
 half_there() {
     gone beta big || fail "the big file was there before anybody could break it off"
@@ -323,6 +328,8 @@ mv "$scratch/big" "$scratch/alpha-share/big"
 wait_for "a part of the big file on beta" half_there
 stop beta "$beta" KILL
 gone beta big || fail "half a file stands under its name"
+# beta fetches what alpha is still sending
+wait_for "all of the big file on the hub" on_hub big
 echo "beta: killed; $(du -sk "$scratch/beta-share/.mesync/partial" | cut -f 1) KiB are there"
 grep -v bandwidth_limit "$scratch/beta/config.toml" >"$scratch/config.toml"
 mv "$scratch/config.toml" "$scratch/beta/config.toml"
