@@ -203,7 +203,8 @@ small:
 attacks: static
 	MESYNC_TEST_BINARY='$(CURDIR)/target/$(STATIC_TARGET)/release/mesync' $(CARGO) test --locked --test attacks -- --nocapture
 
-# ROWS, PEERS, RUNS, FILES, BIG_MIB and SYNCS pass through the environment: see tests/bench/bench.py
+# ROWS, PEERS, RUNS, FILES, BIG_MIB and SYNCS pass through the environment: see tests/bench/bench.py. What a file costs among many,
+# a listing and event streams have scripts of their own beside it.
 bench: $(BINARY)
 	BINARY='$(BINARY)' PYTHONDONTWRITEBYTECODE=1 python3 tests/bench/bench.py
 
