@@ -12,6 +12,7 @@
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::iter::Peekable;
+use std::marker::PhantomData;
 use std::ops::Bound;
 
 use redb::{Key, ReadTransaction, TableDefinition, TableError, Value, WriteTransaction};
@@ -112,7 +113,7 @@ impl<K: Key + 'static, V: Value + 'static> LsmReader<K, V> {
         };
         while let Some((key, value)) = changed.next()? {
             let was = self.table.get(K::from_bytes(&key))?.is_some();
-            len = len + u64::from(value.is_some()) - u64::from(was);
+            len = (len + u64::from(value.is_some())).saturating_sub(was.into());
         }
         Ok(len)
     }
@@ -154,7 +155,7 @@ impl<K: Key + 'static, V: Value + 'static> LsmReader<K, V> {
         Ok(LsmRows {
             prefix: prefix.to_vec(),
             merged: Merged { levels },
-            of: std::marker::PhantomData,
+            of: PhantomData,
         })
     }
 }
@@ -206,7 +207,7 @@ impl Merged<'_> {
 pub struct LsmRows<'t, K, V> {
     prefix: Vec<u8>,
     merged: Merged<'t>,
-    of: std::marker::PhantomData<(K, V)>,
+    of: PhantomData<(K, V)>,
 }
 
 impl<K: Key + 'static, V: Value + 'static> Iterator for LsmRows<'_, K, V> {
