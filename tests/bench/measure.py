@@ -45,9 +45,13 @@ def cost_of(pid):
 
 
 def resident(pid):
-    """VmRSS in MiB."""
-    with open(f"/proc/{pid}/status") as file:
-        return int(re.search(r"^VmRSS:\s+(\d+)", file.read(), re.M).group(1)) / 1024
+    """VmRSS in MiB, 0 if the process has ended."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            found = re.search(r"^VmRSS:\s+(\d+)", file.read(), re.M)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return int(found.group(1)) / 1024 if found else 0.0
 
 
 def wire_bytes():
