@@ -47,32 +47,22 @@ impl<K: Key + 'static, V: Value + 'static> LsmDefinition<K, V> {
             ],
         }
     }
+}
 
-    /// Copies all levels into empty tables, for a backup.
-    pub fn copy(&self, from: &ReadTransaction, to: &WriteTransaction) -> DbResult<()> {
-        to.table(self.table)?.copy_from(&from.table(self.table)?)?;
-        for level in self.levels {
-            if let Some(rows) = open_level(from, level)? {
-                to.table(level)?.copy_from(&rows)?;
-            }
+/// Looks for a key in the levels, the smallest first, and then in the table.
+fn find<'t, K: Key + 'static, V: Value + 'static>(
+    levels: impl IntoIterator<Item = &'t (impl ReadableTable<K, Option<V>> + 't)>,
+    table: &impl ReadableTable<K, V>,
+    key: &[u8],
+) -> DbResult<Option<OwnedValue<V>>> {
+    for level in levels {
+        if let Some(found) = level.get(K::from_bytes(key))? {
+            let owned = |value| Encoded::new(V::as_bytes(&value).as_ref().to_vec());
+            return Ok(found.value().map(owned));
         }
-        Ok(())
     }
-}
-
-/// `None`: the file is of an older program, and has no levels.
-fn open_level<K: Key + 'static, V: Value + 'static>(
-    tx: &ReadTransaction,
-    level: TableDefinition<'static, K, Option<V>>,
-) -> DbResult<Option<ReadOnlyTable<K, Option<V>>>> {
-    match tx.table(level) {
-        Err(TableError::TableDoesNotExist(_)) => Ok(None),
-        table => Ok(Some(table?)),
-    }
-}
-
-fn owned<V: Value + 'static>(value: V::SelfType<'_>) -> OwnedValue<V> {
-    Encoded::new(V::as_bytes(&value).as_ref().to_vec())
+    let found = table.get(K::from_bytes(key))?;
+    Ok(found.map(|value| value.to_owned()))
 }
 
 /// All levels, open for a transaction that reads.
@@ -86,7 +76,11 @@ impl<K: Key + 'static, V: Value + 'static> LsmReader<K, V> {
     pub fn open(tx: &ReadTransaction, tables: &LsmDefinition<K, V>) -> DbResult<LsmReader<K, V>> {
         let mut levels = Vec::new();
         for level in tables.levels {
-            levels.extend(open_level(tx, level)?);
+            match tx.table(level) {
+                // the file is of an older program
+                Err(TableError::TableDoesNotExist(_)) => {}
+                table => levels.push(table?),
+            }
         }
         Ok(LsmReader {
             table: tx.table(tables.table)?,
@@ -96,13 +90,7 @@ impl<K: Key + 'static, V: Value + 'static> LsmReader<K, V> {
 
     pub fn get<'a>(&self, key: impl Borrow<K::SelfType<'a>>) -> DbResult<Option<OwnedValue<V>>> {
         let key = K::as_bytes(key.borrow());
-        for level in &self.levels {
-            if let Some(found) = level.get(K::from_bytes(key.as_ref()))? {
-                return Ok(found.value().map(owned));
-            }
-        }
-        let found = self.table.get(K::from_bytes(key.as_ref()))?;
-        Ok(found.map(|value| value.to_owned()))
+        find(&self.levels, &self.table, key.as_ref())
     }
 
     /// The number of rows. It looks up all rows of the smaller levels in the table.
@@ -259,13 +247,7 @@ impl<'t, K: Key + 'static, V: Value + 'static> LsmTable<'t, K, V> {
         if let Some(found) = self.changed.get(key.as_ref()) {
             return Ok(found.clone().map(Encoded::new));
         }
-        for level in [&self.new, &self.recent] {
-            if let Some(found) = level.get(K::from_bytes(key.as_ref()))? {
-                return Ok(found.value().map(owned));
-            }
-        }
-        let found = self.table.get(K::from_bytes(key.as_ref()))?;
-        Ok(found.map(|value| value.to_owned()))
+        find([&self.new, &self.recent], &self.table, key.as_ref())
     }
 
     pub fn insert<'k, 'v>(

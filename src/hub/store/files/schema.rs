@@ -55,7 +55,10 @@ pub fn copy(from: &ReadTransaction, to: &WriteTransaction) -> DbResult<()> {
     copy_table(from, to, VERSION_AGES)?;
     copy_table(from, to, TOMBSTONES)?;
     copy_table(from, to, LISTS)?;
-    CHUNKS.copy(from, to)?;
+    copy_table(from, to, CHUNKS.table)?;
+    for level in CHUNKS.levels {
+        copy_table_if_there(from, to, level)?;
+    }
     copy_table(from, to, INLINE)?;
     copy_table_if_there(from, to, PACKS)?;
     copy_table_if_there(from, to, PACKS_DEAD)?;
