@@ -260,9 +260,10 @@ fn a_hook_reads_its_whole_message_even_if_inbox_and_record_change() {
         1,
         "its program was missing when it was to run"
     );
-    beta.hook("removes", "rm -rf hooks state/hooks; exit 0");
+    beta.hook("removes", "rm -rf hooks state/hooks; echo x >removed");
     send(&alpha, &["removes"]);
-    wait_for("it has", &world, || !beta.dir("hooks/removes").exists());
+    wait_for("it has", &world, || beta.base.join("removed").exists());
+    assert!(!beta.dir("hooks/removes").exists());
     wait_for("the directories are there again", &world, || {
         beta.dir("state/hooks").exists()
     });
