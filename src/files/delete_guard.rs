@@ -67,13 +67,22 @@ pub struct GuardInput {
 /// Whether deletes pass. If not, all pending ones are held: the program does not guess which of
 /// them were meant.
 pub fn passes(limits: DeleteLimits, s: GuardInput) -> bool {
-    let before = s.files + s.counted;
-    s.counted + s.pending <= limit(limits, before)
-        && !(before >= limits.all && s.pending >= s.files)
+    s.pending <= most_pending(limits, s.files, s.counted)
+}
+
+/// How many pending deletes pass together.
+pub fn most_pending(limits: DeleteLimits, files: u64, counted: u64) -> u64 {
+    let before = files + counted;
+    let within_limit = limit(limits, before).saturating_sub(counted);
+    if before < limits.all {
+        within_limit
+    } else {
+        within_limit.min(files.saturating_sub(1))
+    }
 }
 
 /// How many of so many files may be deleted within the window.
-pub fn limit(limits: DeleteLimits, files: u64) -> u64 {
+fn limit(limits: DeleteLimits, files: u64) -> u64 {
     limits.least.max(files.saturating_mul(limits.share) / 100)
 }
 
@@ -107,6 +116,8 @@ mod tests {
                 },
             );
             assert_eq!(got, wants, "{pending} of {files}, {counted} gone");
+            let most = most_pending(DeleteLimits::default(), files, counted);
+            assert_eq!(pending <= most, wants, "{most} of {files}, {counted} gone");
         };
         check(1000, 0, 250, true);
         check(1000, 0, 251, false);

@@ -150,9 +150,8 @@ impl Engine {
         let passed = count.passed.len() as u64;
         let files = before.files.saturating_sub(passed);
         let counted = before.counted + passed;
-        let room =
-            delete_guard::limit(self.options.limits, files + counted).saturating_sub(counted + 1);
-        let pending = self.queue().other_deletes(path, room) + 1;
+        let most = delete_guard::most_pending(self.options.limits, files, counted);
+        let pending = self.queue().other_deletes(path, most.saturating_sub(1)) + 1;
         let standing = GuardInput {
             files,
             counted,

@@ -160,6 +160,8 @@ impl WorkQueue {
         }
         // a path that is being examined is still in this list
         let first = self.unexamined.keys().next().copied().unwrap_or(u64::MAX);
+        // one that has been renamed meanwhile would count as a delete until it is examined
+        let is_in_doubt = self.unexamined.values().any(|p| self.is_counted(p));
         for ((rank, _), ready) in self
             .ready
             .iter_mut()
@@ -172,7 +174,7 @@ impl WorkQueue {
             let (mut group, mut bytes) = (Vec::new(), 0);
             for (path, size) in ready.iter() {
                 let before = self.due.get(path).is_some_and(|d| d.seq < first);
-                if *rank == Precedence::Delete && !before
+                if *rank == Precedence::Delete && (!before || is_in_doubt)
                     || !group.is_empty() && (bytes + size > GROUP_BYTES || is_long(size))
                     || is_blocked(&self.busy, path)
                 {

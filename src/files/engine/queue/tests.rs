@@ -136,6 +136,21 @@ fn deletes_wait_until_all_that_was_offered_before_is_examined() {
 }
 
 #[test]
+fn deletes_wait_while_a_name_that_counted_as_one_is_examined_again() {
+    let mut d = WorkQueue::default();
+    for path in ["a", "b"] {
+        d.offer(path);
+        next(&mut d);
+        d.ended(path, examined(Precedence::Delete, None, Some(path)));
+    }
+    // b was the former name of a file that has just been sent
+    d.offer("b");
+    assert_eq!((next(&mut d), next(&mut d)), ("e b".into(), "-".into()));
+    d.ended("b", WorkEnd::Settled);
+    assert_eq!((d.deletes().count(), next(&mut d)), (1, "c a".into()));
+}
+
+#[test]
 fn a_held_delete_counts_while_it_is_examined_again() {
     let mut d = WorkQueue::default();
     d.offer("a");
