@@ -33,7 +33,7 @@ use crate::{clock, daemon, disk, hub, wire};
 
 /// `mesync serve`. The context's settings include the flags.
 pub fn serve(context: &mut Context, invocation: &Invocation) -> Result<CommandEnd> {
-    take_one_arena();
+    restart_frugal();
     if let Some(flag) = ["watch", "yes"]
         .into_iter()
         .find(|flag| invocation.has(flag) && !invocation.has("start"))
@@ -74,13 +74,23 @@ pub fn serve(context: &mut Context, invocation: &Invocation) -> Result<CommandEn
     .map(|()| CommandEnd::All)
 }
 
-/// If address space is limited, executes this program again with one arena for glibc's malloc: otherwise each thread reserves
-/// 64 MB of address space, until an allocation fails that must not. glibc reads the setting only at the start.
-fn take_one_arena() {
-    const ARENAS: &str = "MALLOC_ARENA_MAX";
+/// What makes glibc return memory that was freed, see mallopt(3): one arena, because each thread would reserve 64 MB of
+/// addresses for its own; fixed thresholds, because it would keep up to 64 MB after a long body; and few stacks of ended
+/// threads instead of 40 MB (`ld.so --list-tunables`).
+const FRUGAL_MALLOC: [(&str, &str); 4] = [
+    ("MALLOC_ARENA_MAX", "1"),
+    ("MALLOC_MMAP_THRESHOLD_", "131072"),
+    ("MALLOC_TRIM_THRESHOLD_", "131072"),
+    ("GLIBC_TUNABLES", "glibc.pthread.stack_cache_size=1048576"),
+];
+
+/// If address space is limited, executes this program again with [`FRUGAL_MALLOC`]: otherwise an allocation fails that must
+/// not. glibc reads these variables only at the start.
+fn restart_frugal() {
+    let is_set = |name: &str| environment::variable(name).is_some();
     if cfg!(not(target_env = "gnu"))
         || getrlimit(Resource::As).current.is_none()
-        || environment::variable(ARENAS).is_some()
+        || is_set(FRUGAL_MALLOC[0].0)
     {
         return;
     }
@@ -89,12 +99,13 @@ fn take_one_arena() {
     };
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_else(|| program.clone().into());
+    let unset = FRUGAL_MALLOC.into_iter().filter(|(name, _)| !is_set(name));
     let e = Command::new(program)
         .arg0(name)
         .args(arguments)
-        .env(ARENAS, "1")
+        .envs(unset)
         .exec();
-    log::warn!("cannot limit malloc to one arena: {}", plain(&e));
+    log::warn!("cannot limit the memory that malloc keeps: {}", plain(&e));
 }
 
 /// The URL by which a client on this machine calls a hub that listens on `listen`.

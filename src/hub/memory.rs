@@ -5,11 +5,27 @@
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::process::{Resource, getrlimit};
 
 /// Bytes of address space that work for clients must leave free, if it is limited.
-const SPARE_BYTES: usize = 4 * 1024 * 1024;
+const SPARE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Bytes of address space that was granted and may not be in use yet.
+static CLAIMED_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// Address space for a piece of work; free for others when dropped.
+#[derive(Debug)]
+pub struct SpaceClaim {
+    bytes: u64,
+}
+
+impl Drop for SpaceClaim {
+    fn drop(&mut self) {
+        CLAIMED_BYTES.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
 
 /// The free memory after the hub has opened its store and before its first connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,10 +43,8 @@ impl Room {
     };
 
     pub fn of_process() -> Room {
-        let (size, resident) = in_use().unwrap_or((0, 0));
-        let space = getrlimit(Resource::As)
-            .current
-            .map_or(u64::MAX, |limit| limit.saturating_sub(size));
+        let (_, resident) = in_use().unwrap_or((0, 0));
+        let space = free_space();
         let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let limits = limit_files(&groups).into_iter().filter_map(|file| {
             std::fs::read_to_string(file)
@@ -49,15 +63,39 @@ impl Room {
         }
     }
 
-    /// Whether this amount and its overhead are available now. Work for a client is refused if not.
-    pub fn has(&self, bytes: u64) -> bool {
-        self.space == u64::MAX || can_have(bytes as usize + SPARE_BYTES)
+    /// Claims so many bytes for work that begins now. `None`: with all other claims they are not available, and the work is
+    /// refused. What a claim has allocated counts twice until it is dropped: rather too little is granted than too much.
+    pub fn claim(&self, bytes: u64) -> Option<SpaceClaim> {
+        if self.space == u64::MAX {
+            return Some(SpaceClaim { bytes: 0 });
+        }
+        if bytes > self.space {
+            return None;
+        }
+        let others = CLAIMED_BYTES.fetch_add(bytes, Ordering::AcqRel);
+        let claim = SpaceClaim { bytes };
+        can_have(others.saturating_add(bytes).saturating_add(SPARE_BYTES)).then_some(claim)
+    }
+
+    /// Claims the stack of a thread, for which free memory within malloc's heap is of no use.
+    pub fn claim_stack(&self, bytes: u64) -> Option<SpaceClaim> {
+        let claim = self.claim(bytes)?;
+        let is_free = self.space == u64::MAX || free_space() >= bytes.saturating_add(SPARE_BYTES);
+        is_free.then_some(claim)
     }
 
     /// The `of`-th part of the memory, at most `most`, and at least `least`, which one request may need.
     pub fn part(&self, of: u64, least: u64, most: u64) -> u64 {
         (self.memory / of).clamp(least, most)
     }
+}
+
+/// Bytes of address space that are not mapped; `u64::MAX`: there is no limit.
+fn free_space() -> u64 {
+    let size = in_use().map_or(0, |(size, _)| size);
+    getrlimit(Resource::As)
+        .current
+        .map_or(u64::MAX, |limit| limit.saturating_sub(size))
 }
 
 /// Address space and resident memory of this process, in bytes.
@@ -95,7 +133,10 @@ fn limit_files(groups: &str) -> Vec<PathBuf> {
 }
 
 /// Whether so many more bytes can be allocated at this moment.
-fn can_have(bytes: usize) -> bool {
+fn can_have(bytes: u64) -> bool {
+    let Ok(bytes) = usize::try_from(bytes) else {
+        return false;
+    };
     let mut room = Vec::<u8>::new();
     // keeps the compiler from removing the unused allocation
     black_box(&mut room)
@@ -149,6 +190,26 @@ mod tests {
 
     #[test]
     fn memory_that_is_unavailable_is_no_abort() {
-        assert!(can_have(1 << 20) && !can_have(isize::MAX as usize));
+        assert!(can_have(1 << 20) && !can_have(isize::MAX as u64) && !can_have(u64::MAX));
+    }
+
+    #[test]
+    fn what_was_granted_is_not_granted_twice() {
+        assert!(Room::UNLIMITED.claim(u64::MAX).is_some());
+        let room = Room {
+            space: u64::MAX - 1,
+            memory: u64::MAX,
+        };
+        let bits = (20..63).rev().map(|bit| 1 << bit);
+        let most = bits.fold(
+            0,
+            |sum, bit| if can_have(sum + bit) { sum + bit } else { sum },
+        );
+        let half = room.claim(most / 2).expect("half of it is available");
+        drop(half);
+        let first = room.claim(most / 4 * 3).expect("it is available");
+        assert!(room.claim(most / 2).is_none(), "{most} bytes, {first:?}");
+        drop(first);
+        assert_eq!(CLAIMED_BYTES.load(Ordering::Acquire), 0);
     }
 }

@@ -33,7 +33,7 @@ use uuid::Uuid;
 
 use super::commit::{Committer, Permit};
 use super::http::{Caller, Job, Reply, Request};
-use super::memory::Room;
+use super::memory::{Room, SpaceClaim};
 use super::messages::SendReply;
 use super::routes::Route;
 use super::server::{Lease, Quota};
@@ -66,11 +66,17 @@ pub struct Files {
     proofs: Arc<Proofs>,
 }
 
+/// The memory of a body that is read as a whole.
+struct LongBodyMemory {
+    _quota: Lease,
+    _space: SpaceClaim,
+}
+
 /// The memory of an operation, held until that is on the disk.
 enum HeldMemory {
     Nothing,
     Short(Permit),
-    Long(Lease),
+    Long(LongBodyMemory),
 }
 
 impl Files {
@@ -139,12 +145,17 @@ impl Files {
     }
 
     /// Memory for `times` copies of a body that must be read as a whole.
-    fn lease(&self, body_bytes: u64, times: u64) -> Result<Lease, Reply> {
-        let lease = self.memory.take(body_bytes).ok_or_else(Reply::busy)?;
-        if self.room.has(body_bytes.saturating_mul(times)) {
-            Ok(lease)
-        } else {
-            Err(Reply::error(503, "the hub's memory is short; retry").header("Retry-After", "1"))
+    fn lease(&self, body_bytes: u64, times: u64) -> Result<LongBodyMemory, Reply> {
+        let quota = self.memory.take(body_bytes).ok_or_else(Reply::busy)?;
+        match self.room.claim(body_bytes.saturating_mul(times)) {
+            Some(space) => Ok(LongBodyMemory {
+                _quota: quota,
+                _space: space,
+            }),
+            None => {
+                Err(Reply::error(503, "the hub's memory is short; retry")
+                    .header("Retry-After", "1"))
+            }
         }
     }
 
@@ -312,7 +323,7 @@ impl Files {
         &self,
         request: Request,
         answer: SendReply,
-        take: impl FnOnce(&Files, &Request, &mut dyn Read, SendReply, Lease) + Send + 'static,
+        take: impl FnOnce(&Files, &Request, &mut dyn Read, SendReply, LongBodyMemory) + Send + 'static,
     ) {
         match self.lease(request.length, LIST_SIZES) {
             Ok(lease) => self.read_whole(request, answer, |this, request, body, answer| {

@@ -8,11 +8,10 @@ use uuid::Uuid;
 
 use super::answer::unwritten;
 use super::upload::{WatchedBody, unread};
-use super::{Files, answer, commit};
+use super::{Files, LongBodyMemory, answer, commit};
 use crate::chunking;
 use crate::hub::http::{Job, Reply, Request};
 use crate::hub::messages::SendReply;
-use crate::hub::server::Lease;
 use crate::hub::store::files::{ContentReader, FromParts};
 use crate::wire::files::{
     AskedParts, AskedPieces, Chunk, FoundPieces, Hash, MAX_BASES, MAX_LIST_BYTES, MAX_PARTS_BYTES,
@@ -213,11 +212,11 @@ struct PartsBody {
     new: std::vec::IntoIter<Range<u64>>,
     range: Range<u64>,
     length: u64,
-    _lease: Lease,
+    _lease: LongBodyMemory,
 }
 
 impl PartsBody {
-    fn new(list: &PartList, reader: ContentReader, start: u64, lease: Lease) -> PartsBody {
+    fn new(list: &PartList, reader: ContentReader, start: u64, lease: LongBodyMemory) -> PartsBody {
         let new: Vec<Range<u64>> = (list.new_ranges().into_iter())
             .map(|range| start + range.start..start + range.end)
             .collect();

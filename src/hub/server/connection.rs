@@ -120,9 +120,9 @@ impl Connection<'_> {
         if let Some(acceptor) = &self.shared.tls
             && self.socket.begins_tls()?
         {
-            if !self.shared.room.has(tls::SESSION_BYTES) {
+            let Some(_space) = self.shared.room.claim(tls::SESSION_BYTES) else {
                 return Err(io::ErrorKind::OutOfMemory.into());
-            }
+            };
             self.socket
                 .encrypt(acceptor, &self.shared.handshakes, until)?;
         }
@@ -261,9 +261,11 @@ impl Connection<'_> {
             );
         };
         // a body is in memory several times: read, parsed, and queued for the disk
-        if !self.shared.room.has(4 * buffered.max(SHORT_BODY)) {
+        let Some(space) = self.shared.room.claim(4 * buffered.max(SHORT_BODY)) else {
             return self.refuse(Reason::Memory, busy("memory is short"), options, true);
-        }
+        };
+        // the job of a long body claims what it needs, and may take hours
+        let _space = (!is_long).then_some(space);
         let mut body = UnreadBody::new(&head);
         let bytes = match if is_long {
             Ok(Vec::new())

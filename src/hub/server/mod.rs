@@ -423,9 +423,9 @@ fn try_start(
             .connections
             .take(1)
             .ok_or((Reason::Connections, 503, "too many connections"))?;
-    if !shared.room.has(limits::CLIENT_STACK as u64) {
+    let Some(space) = shared.room.claim_stack(limits::CLIENT_STACK as u64) else {
         return Err((Reason::Memory, 503, "no memory for another connection"));
-    }
+    };
     shared.counters.open.fetch_add(1, Relaxed);
     let order = shared.idle.enter(stream);
     let resources = ConnectionResources {
@@ -439,6 +439,8 @@ fn try_start(
         .name("client".into())
         .stack_size(limits::CLIENT_STACK);
     let started = thread.spawn(move || {
+        // a thread that cannot allocate its signal stack ends the process
+        drop(space);
         let (shared, order) = (Arc::clone(&resources.shared), resources.order);
         let streamed = connection::serve(&shared, &stream, peer, order);
         if let Some(parts) = streamed {
