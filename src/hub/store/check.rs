@@ -33,7 +33,10 @@ pub fn check(dir: &Path, cache: usize) -> Result<Findings> {
     }
     let mut db = open::database(&path, cache, &Arc::default())?;
     let mut findings = Findings::default();
-    if is_view(&db) {
+    if let Some(schema) = read_meta(&db, "schema").filter(|schema| *schema > SCHEMA) {
+        return Err(open::unknown_schema(&path, schema));
+    }
+    if read_meta(&db, CLUSTER).is_some() {
         let what = format!(
             "will not check {}: it is a view of a bucket, which has the data",
             dir.display()
@@ -83,10 +86,14 @@ pub fn ask_for_lost(dir: &Path, cache: usize, lost: &BTreeSet<Hash>, wall: u64) 
     write().map_err(|e| open::error("write", &path, &e))
 }
 
-fn is_view(db: &Database) -> bool {
-    let read = || -> DbResult<bool> { Ok(db.begin_read()?.table(META)?.get(CLUSTER)?.is_some()) };
-    // damaged tables are checked like others
-    std::panic::catch_unwind(AssertUnwindSafe(read)).is_ok_and(|read| read.unwrap_or(false))
+/// `None`: it is not there, or cannot be read; damaged tables are checked like others.
+fn read_meta(db: &Database, name: &str) -> Option<u128> {
+    let read = || -> DbResult<Option<u128>> {
+        let row = db.begin_read()?.table(META)?.get(name)?;
+        Ok(row.map(|row| row.value()))
+    };
+    let read = std::panic::catch_unwind(AssertUnwindSafe(read));
+    read.ok()?.ok()?
 }
 
 fn look(db: &Database, dir: &Path, findings: &mut Findings) -> DbResult<()> {

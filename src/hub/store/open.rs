@@ -49,14 +49,7 @@ impl Store {
         let db = database(&path, cache, &happened)?;
         let meta = read_meta(&db).map_err(|e| error("read", &path, &e))?;
         if ![UNTAGGED, UNPACKED, ONE_LEVEL, SCHEMA].contains(&meta.schema) {
-            let what = format!(
-                "cannot use {}: its tables are of version {}, this program knows {SCHEMA}",
-                path.display(),
-                meta.schema
-            );
-            return Err(
-                Error::new(Kind::Damaged, what).hint("install the newer mesync that wrote it")
-            );
+            return Err(unknown_schema(&path, meta.schema));
         }
         let epoch = match meta.epoch {
             Some(epoch) => Uuid::from_u128(epoch),
@@ -135,6 +128,15 @@ fn begin_epoch(db: &Database, epoch: Uuid) -> DbResult<Uuid> {
     begin_epoch_in(&tx, epoch)?;
     tx.commit()?;
     Ok(epoch)
+}
+
+/// The error for tables of a version that this program does not know.
+pub fn unknown_schema(path: &Path, schema: u128) -> Error {
+    let what = format!(
+        "cannot use {}: its tables are of version {schema}, this program knows {SCHEMA}",
+        path.display()
+    );
+    Error::new(Kind::Damaged, what).hint("install the newer mesync that wrote it")
 }
 
 /// The same within a transaction.

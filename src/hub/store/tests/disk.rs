@@ -74,6 +74,12 @@ fn files_that_cannot_be_used_say_why() {
                 .insert("schema", crate::hub::store::meta::SCHEMA + 1)
                 .unwrap();
             tx.commit().unwrap();
+            drop(db);
+            // a restored backup would lose what is newer, and is not needed
+            let refused = crate::hub::store::check::check(file.parent().unwrap(), 1 << 20)
+                .err()
+                .unwrap();
+            assert!(refused.to_string().contains("install the newer mesync"));
         },
         Kind::Damaged,
         "install the newer mesync",
