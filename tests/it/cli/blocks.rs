@@ -3,12 +3,11 @@
 //! `mesync-protocol(7)` and `mesync-formats(5)` have tests of their own.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::support::program::Mesync;
 use crate::support::shells::Shells;
-use crate::support::world::wait_for;
+use crate::support::world::{wait_for, write_program};
 
 /// One block, without its indent and markup.
 #[derive(Debug, Clone)]
@@ -163,9 +162,9 @@ fn put(shells: &Shells, host: &str, path: &str, text: &str) {
 }
 
 fn put_hook(shells: &Shells, host: &str, text: &str) {
-    put(shells, host, ".daemon/hooks/deploy", text);
     let hook = shells.home(host).join(".daemon/hooks/deploy");
-    fs::set_permissions(hook, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir_all(hook.parent().unwrap()).unwrap();
+    write_program(&hook, text);
 }
 
 #[test]

@@ -6,12 +6,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::support::files::Hub;
-use crate::support::world::wait_for;
+use crate::support::world::{wait_for, write_program};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -28,12 +28,10 @@ fn which(program: &str) -> Option<PathBuf> {
 fn path_with(busybox: bool, dir: &Path) -> Option<String> {
     let bin = dir.join("bin");
     fs::create_dir(&bin).unwrap();
-    fs::write(
-        bin.join("systemctl"),
+    write_program(
+        &bin.join("systemctl"),
         "#!/bin/sh\necho \"$@\" >>systemctl.log\n[ ! -e refuse ]\n",
-    )
-    .unwrap();
-    fs::set_permissions(bin.join("systemctl"), fs::Permissions::from_mode(0o755)).unwrap();
+    );
     if !busybox {
         return Some(format!(
             "{}:{}",

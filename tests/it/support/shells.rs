@@ -5,13 +5,13 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::space::{Net, left_out};
-use super::world::{World, binary, wait_for};
+use super::world::{World, binary, wait_for, write_program};
 
 /// Makes the machine, and becomes its shell: scratch directory, machine, hub's address. All machines see the scratch directory
 /// as `/mnt`.
@@ -81,12 +81,15 @@ impl Shells {
             symlink("/usr/bin/busybox", bin.join(applet)).unwrap();
         }
         symlink("/usr/bin/jq", bin.join("jq")).unwrap();
-        fs::copy(binary(), bin.join("mesync")).unwrap();
+        let copied = Command::new("cp")
+            .arg(binary())
+            .arg(bin.join("mesync"))
+            .status();
+        assert!(copied.unwrap().success());
         for (name, text) in SCRIPTS {
             let path = world.dir.path().join(name);
             let _ = fs::remove_file(&path);
-            fs::write(&path, text).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            write_program(&path, text);
         }
         let mut shells = Shells {
             world,

@@ -95,6 +95,17 @@ fn append(path: &Path) -> File {
         .unwrap()
 }
 
+/// Writes a program. Another process writes it: a child that another test forks holds the files that this process has open
+/// for writing until it executes its own program, and one that is open for writing is not run (ETXTBSY).
+pub fn write_program(path: &Path, text: &str) {
+    let script = r#"printf %s "$2" >"$1" && chmod 755 "$1""#;
+    let status = Command::new("/bin/sh")
+        .args(["-c", script, "sh"])
+        .args([path.as_os_str(), text.as_ref()])
+        .status();
+    assert!(status.unwrap().success(), "{}", path.display());
+}
+
 impl World {
     pub fn new() -> World {
         let port = free_port();
@@ -400,12 +411,10 @@ impl Machine {
 
     /// Writes a hook: the body of a shell script.
     pub fn hook(&self, kind: &str, body: &str) {
-        use std::os::unix::fs::PermissionsExt;
         std::fs::create_dir_all(self.dir("hooks")).unwrap();
         // a program that runs cannot be written to (ETXTBSY)
         let temporary = self.base.join(format!("hook-{kind}"));
-        std::fs::write(&temporary, format!("#!/bin/sh\n{body}\n")).unwrap();
-        std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o700)).unwrap();
+        write_program(&temporary, &format!("#!/bin/sh\n{body}\n"));
         std::fs::rename(&temporary, self.dir("hooks").join(kind)).unwrap();
     }
 
