@@ -39,6 +39,7 @@ const COPIED_MODULES: &[&str] = &[
     "hub::memory",
     "hub::store",
     "hub::subscribers",
+    "hub::upcoming",
     "nearest",
     "pins",
     "relpath",
@@ -153,15 +154,58 @@ fn the_copy_has_all_that_the_simulation_uses() {
                         .chars()
                         .take_while(|c| c.is_alphanumeric() || matches!(c, '_' | ':'))
                         .collect();
-                    let known = |module: &&&str| used.starts_with(**module) || used.is_empty();
-                    if COPIED_MODULES.iter().find(known).is_none() {
+                    if !is_copied(&used) {
                         missing.insert(format!("{path}: crate::{used} is not in COPIED_MODULES"));
                     }
                 }
             }
         }
     }
+    for (path, text) in sources() {
+        for used in used_around(&path, &text) {
+            if !is_copied(&used) {
+                missing.insert(format!("{path}: crate::{used} is not in COPIED_MODULES"));
+            }
+        }
+    }
     assert!(missing.is_empty(), "{missing:#?}");
+}
+
+fn is_copied(used: &str) -> bool {
+    used.is_empty() || COPIED_MODULES.iter().any(|module| used.starts_with(module))
+}
+
+/// What the declarations `use super::…;` of a file name, from the root of the crate.
+fn used_around(path: &str, text: &str) -> Vec<String> {
+    let module = path.trim_start_matches("src/").trim_end_matches(".rs");
+    let module: Vec<&str> = module.trim_end_matches("/mod").split('/').collect();
+    let mut used = Vec::new();
+    for declared in text.split("\nuse super::").skip(1) {
+        let (mut declared, mut above) = (declared, &module[..module.len() - 1]);
+        while let Some(rest) = declared.strip_prefix("super::") {
+            (declared, above) = (rest, &above[..above.len() - 1]);
+        }
+        let names = declared.split(';').next().unwrap_or_default();
+        let names: Vec<&str> = match names.strip_prefix('{') {
+            Some(list) => list
+                .trim_end_matches('}')
+                .split(',')
+                .map(str::trim)
+                .collect(),
+            None => names.split("::{").take(1).collect(),
+        };
+        let names = names.iter().filter(|name| !name.is_empty());
+        used.extend(names.map(|name| format!("{}::{name}", above.join("::"))));
+    }
+    used
+}
+
+#[test]
+fn names_around_a_module_are_found_from_the_root() {
+    let text = "//! x\n\nuse super::b::{C, D};\nuse super::{\n    e, f::G,\n};\nuse super::super::h;\n    use super::*;\n";
+    let wants = ["k::l::b", "k::l::e", "k::l::f::G", "k::h"];
+    assert_eq!(used_around("src/k/l/m.rs", text), wants);
+    assert_eq!(used_around("src/k/l/m/mod.rs", text), wants);
 }
 
 /// The sources in a directory of their own, with what was built of them.
