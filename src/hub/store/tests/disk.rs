@@ -75,7 +75,7 @@ fn files_that_cannot_be_used_say_why() {
                 .unwrap();
             tx.commit().unwrap();
             drop(db);
-            // a restored backup would lose what is newer, and is not needed
+            // a backup would lose the changes since, and nothing is damaged
             let refused = crate::hub::store::check::check(file.parent().unwrap(), 1 << 20)
                 .err()
                 .unwrap();
