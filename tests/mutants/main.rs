@@ -138,6 +138,7 @@ fn each_patch_names_tests_of_the_simulation() {
 fn the_copy_has_all_that_the_simulation_uses() {
     let mut missing = BTreeSet::new();
     for (path, text) in sources() {
+        let mut all_used = used_around(&path, &text);
         for line in text
             .lines()
             .filter(|line| !line.trim_start().starts_with("//"))
@@ -148,31 +149,20 @@ fn the_copy_has_all_that_the_simulation_uses() {
                     Some(list) => list.split('}').next().unwrap_or_default(),
                     None => rest.split(',').next().unwrap_or_default(),
                 };
-                for used in list.split(',') {
-                    let used: String = used
-                        .trim()
-                        .chars()
-                        .take_while(|c| c.is_alphanumeric() || matches!(c, '_' | ':'))
-                        .collect();
-                    if !is_copied(&used) {
-                        missing.insert(format!("{path}: crate::{used} is not in COPIED_MODULES"));
-                    }
-                }
+                all_used.extend(list.split(',').map(|used| {
+                    let name = |c: &char| c.is_alphanumeric() || matches!(c, '_' | ':');
+                    used.trim().chars().take_while(name).collect::<String>()
+                }));
             }
         }
-    }
-    for (path, text) in sources() {
-        for used in used_around(&path, &text) {
-            if !is_copied(&used) {
+        for used in all_used {
+            let is_copied = used.is_empty() || COPIED_MODULES.iter().any(|m| used.starts_with(m));
+            if !is_copied {
                 missing.insert(format!("{path}: crate::{used} is not in COPIED_MODULES"));
             }
         }
     }
     assert!(missing.is_empty(), "{missing:#?}");
-}
-
-fn is_copied(used: &str) -> bool {
-    used.is_empty() || COPIED_MODULES.iter().any(|module| used.starts_with(module))
 }
 
 /// What the declarations `use super::…;` of a file name, from the root of the crate.

@@ -148,19 +148,16 @@ impl Engine {
         };
         // those that passed with this group are not committed yet
         let passed = count.passed.len() as u64;
-        let files = before.files.saturating_sub(passed);
-        let counted = before.counted + passed;
-        let most = delete_guard::most_pending(self.options.limits, files, counted);
-        let pending = self.queue().other_deletes(path, most.saturating_sub(1)) + 1;
         let standing = GuardInput {
-            files,
-            counted,
-            pending,
+            files: before.files.saturating_sub(passed),
+            counted: before.counted + passed,
         };
+        let most = delete_guard::most_pending(self.options.limits, standing);
+        let pending = self.queue().other_deletes(path, most.saturating_sub(1)) + 1;
         if pending == 1 && known.node.is_none() && self.is_lone_delete() {
             self.check_beside(path)?;
         }
-        if !delete_guard::passes(self.options.limits, standing) {
+        if pending > most {
             return Err(if self.may_arrive_elsewhere(&hash) {
                 Interrupted::Again(MOVED_PERHAPS)
             } else {

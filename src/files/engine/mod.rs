@@ -297,16 +297,10 @@ impl Engine {
     /// Whether the guard would hold so many deletes.
     pub fn would_hold(&self, pending: u64) -> CallResult<bool> {
         Ok(!self.options.allow_deletes
-            && !delete_guard::passes(
-                self.options.limits,
-                GuardInput {
-                    pending,
-                    ..self.standing()?
-                },
-            ))
+            && pending > delete_guard::most_pending(self.options.limits, self.standing()?))
     }
 
-    /// What the guard knows, except for the pending deletes.
+    /// What the guard knows.
     fn standing(&self) -> CallResult<GuardInput> {
         // a delete that was counted and is running must not count as a file as well
         let passing = self.queue().passing() as u64;
@@ -314,7 +308,6 @@ impl Engine {
         Ok(GuardInput {
             files,
             counted: delete_guard::counted(&self.env.state.deletes()?, self.minute()),
-            pending: 0,
         })
     }
 

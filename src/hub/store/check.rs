@@ -33,10 +33,10 @@ pub fn check(dir: &Path, cache: usize) -> Result<Findings> {
     }
     let mut db = open::database(&path, cache, &Arc::default())?;
     let mut findings = Findings::default();
-    if let Some(schema) = read_meta(&db, "schema").filter(|schema| *schema > SCHEMA) {
+    if let Some(schema) = meta_value(&db, "schema").filter(|schema| *schema > SCHEMA) {
         return Err(open::unknown_schema(&path, schema));
     }
-    if read_meta(&db, CLUSTER).is_some() {
+    if meta_value(&db, CLUSTER).is_some() {
         let what = format!(
             "will not check {}: it is a view of a bucket, which has the data",
             dir.display()
@@ -87,7 +87,7 @@ pub fn ask_for_lost(dir: &Path, cache: usize, lost: &BTreeSet<Hash>, wall: u64) 
 }
 
 /// `None`: it is not there, or cannot be read; damaged tables are checked like others.
-fn read_meta(db: &Database, name: &str) -> Option<u128> {
+fn meta_value(db: &Database, name: &str) -> Option<u128> {
     let read = || -> DbResult<Option<u128>> {
         let row = db.begin_read()?.table(META)?.get(name)?;
         Ok(row.map(|row| row.value()))

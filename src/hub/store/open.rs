@@ -119,6 +119,15 @@ fn read_meta(db: &Database) -> DbResult<Meta> {
     })
 }
 
+/// The error for tables of a version that this program does not know.
+pub fn unknown_schema(path: &Path, schema: u128) -> Error {
+    let what = format!(
+        "cannot use {}: its tables are of version {schema}, this program knows {SCHEMA}",
+        path.display()
+    );
+    Error::new(Kind::Damaged, what).hint("install the newer mesync that wrote it")
+}
+
 /// Revisions that a restored hub skips: the lost hub may have used them since the backup.
 const REVISIONS_SKIPPED_BY_RESTORE: u128 = 1 << 32;
 
@@ -128,15 +137,6 @@ fn begin_epoch(db: &Database, epoch: Uuid) -> DbResult<Uuid> {
     begin_epoch_in(&tx, epoch)?;
     tx.commit()?;
     Ok(epoch)
-}
-
-/// The error for tables of a version that this program does not know.
-pub fn unknown_schema(path: &Path, schema: u128) -> Error {
-    let what = format!(
-        "cannot use {}: its tables are of version {schema}, this program knows {SCHEMA}",
-        path.display()
-    );
-    Error::new(Kind::Damaged, what).hint("install the newer mesync that wrote it")
 }
 
 /// The same within a transaction.

@@ -161,20 +161,24 @@ impl WorkQueue {
         // a path that is being examined is still in this list
         let first = self.unexamined.keys().next().copied().unwrap_or(u64::MAX);
         // one that has been renamed meanwhile would count as a delete until it is examined
-        let is_in_doubt = self.unexamined.values().any(|p| self.is_counted(p));
+        let (unexamined, deletes) = (&self.unexamined, &self.deletes);
+        let is_in_doubt = || unexamined.values().any(|p| deletes.contains_key(p));
         for ((rank, _), ready) in self
             .ready
             .iter_mut()
             .filter(|((_, to), paths)| way.is_none_or(|way| way == *to) && paths.len() > 0)
         {
-            if *rank > last || !ready.are_worth_a_group(size.least) {
+            if *rank > last
+                || !ready.are_worth_a_group(size.least)
+                || *rank == Precedence::Delete && is_in_doubt()
+            {
                 // nothing of a later precedence overtakes them
                 return None;
             }
             let (mut group, mut bytes) = (Vec::new(), 0);
             for (path, size) in ready.iter() {
                 let before = self.due.get(path).is_some_and(|d| d.seq < first);
-                if *rank == Precedence::Delete && (!before || is_in_doubt)
+                if *rank == Precedence::Delete && !before
                     || !group.is_empty() && (bytes + size > GROUP_BYTES || is_long(size))
                     || is_blocked(&self.busy, path)
                 {
