@@ -100,6 +100,34 @@ impl Failure {
     }
 }
 
+/// A response with another status than was wanted, read to its end.
+pub(super) struct ErrorResponse {
+    pub(super) status: u16,
+    media_type: String,
+    retry_after: Option<Duration>,
+    /// At most [`MAX_ANSWER_BYTES`]; empty: it could not be read.
+    pub(super) body: Vec<u8>,
+}
+
+impl ErrorResponse {
+    pub(super) fn read(answer: http::Response<ureq::Body>) -> ErrorResponse {
+        let retry_after = answer.headers().get("retry-after");
+        ErrorResponse {
+            status: answer.status().as_u16(),
+            media_type: media_type(&answer),
+            retry_after: retry_after
+                .and_then(|v| v.to_str().ok()?.parse().ok())
+                .map(Duration::from_secs),
+            body: answer
+                .into_body()
+                .with_config()
+                .limit(MAX_ANSWER_BYTES)
+                .read_to_vec()
+                .unwrap_or_default(),
+        }
+    }
+}
+
 pub type HubResult<T> = std::result::Result<T, Failure>;
 
 impl HubClient {
@@ -229,19 +257,16 @@ impl HubClient {
 
     /// An error response, in the words of the hub.
     pub(super) fn refused(&self, answer: http::Response<ureq::Body>, path: &str) -> Failure {
-        let status = answer.status().as_u16();
-        let media_type = media_type(&answer);
-        let retry_after = answer
-            .headers()
-            .get("retry-after")
-            .and_then(|v| v.to_str().ok()?.parse().ok())
-            .map(Duration::from_secs);
-        let body = answer
-            .into_body()
-            .with_config()
-            .limit(MAX_ANSWER_BYTES)
-            .read_to_vec()
-            .unwrap_or_default();
+        self.failure_of(ErrorResponse::read(answer), path)
+    }
+
+    pub(super) fn failure_of(&self, response: ErrorResponse, path: &str) -> Failure {
+        let ErrorResponse {
+            status,
+            media_type,
+            retry_after,
+            body,
+        } = response;
         let words = serde_json::from_slice::<ErrorAnswer>(&body)
             .ok()
             .map(|e| e.error);

@@ -36,8 +36,8 @@ use crate::wire::{self, Health, LoginAnswer};
 pub use body::ByteSource;
 use body::{Body, PieceReader};
 use endpoints::{Endpoint, Endpoints, Purpose};
-use failure::is_stale;
 pub use failure::{ErrorDetail, Failure, HubResult};
+use failure::{ErrorResponse, is_stale};
 pub use files::{ChangeHeaders, ListingQuery, UploadOutcome, UploadResponse};
 use header::media_type;
 pub use messages::PullResult;
@@ -152,9 +152,14 @@ impl HubClient {
             &self.server_url,
             None,
         )?;
-        match answer.status().as_u16() {
-            200 | 503 => self.body(answer, MAX_ANSWER_BYTES, "/api/health"),
-            _ => Err(self.refused(answer, "/api/health")),
+        if answer.status() == 200 {
+            return self.body(answer, MAX_ANSWER_BYTES, "/api/health");
+        }
+        let response = ErrorResponse::read(answer);
+        // without a health: the hub is busy, or a proxy does not reach it
+        match serde_json::from_slice(&response.body) {
+            Ok(health) if response.status == 503 => Ok(health),
+            _ => Err(self.failure_of(response, "/api/health")),
         }
     }
 

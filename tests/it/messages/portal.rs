@@ -256,3 +256,40 @@ fn a_login_page_is_no_hub_whatever_its_response() {
         );
     }
 }
+
+#[test]
+fn a_hub_or_proxy_without_room_is_busy_and_no_other_server() {
+    let world = World::new();
+    let here = world.machine("here");
+    let file = world.dir.path().join("report");
+    std::fs::write(&file, "report").unwrap();
+    let file = file.to_str().unwrap();
+    let no_room = r#"{"error":"no memory for another connection"}"#;
+    let busy = [
+        (503, "application/json", no_room),
+        (503, "text/html", HTML),
+        (502, "text/html", HTML),
+        (429, "application/json", no_room),
+    ];
+    for answer in busy {
+        let portal = Portal::open(world.port, answer);
+        let commands: [&[&str]; 5] = [
+            &["upload", file],
+            &["download", "report"],
+            &["ls"],
+            &["hosts"],
+            &["status"],
+        ];
+        for command in commands {
+            let output = here.run(command);
+            let text = [output.stdout, output.stderr].concat();
+            let text = String::from_utf8_lossy(&text);
+            println!("{answer:?} {command:?} {:?}\n{text}", output.status);
+            assert!(text.contains("cannot do it now"), "{text}");
+            assert!(!text.contains("does not answer as a mesync hub"), "{text}");
+            let want = if command == ["status"] { 1 } else { 75 };
+            assert_eq!(output.status.code(), Some(want), "{text}");
+        }
+        drop(portal);
+    }
+}
