@@ -9,8 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::process::{Resource, getrlimit};
 
+use crate::error::{Error, Kind, Result};
+
 /// Bytes of address space that work for clients must leave free, if it is limited.
 const SPARE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Bytes of free address space without which the hub refuses connections and bodies that it has to accept.
+const LEAST_SPACE_BYTES: u64 = 24 * 1024 * 1024;
 
 /// Bytes of address space that was granted and may not be in use yet.
 static CLAIMED_BYTES: AtomicU64 = AtomicU64::new(0);
@@ -61,6 +66,19 @@ impl Room {
             space,
             memory: group.min(space),
         }
+    }
+
+    /// Fails where no client could be served, which a user would take for a fault of the network.
+    pub fn require_least(&self) -> Result<()> {
+        if self.space >= LEAST_SPACE_BYTES {
+            return Ok(());
+        }
+        let mib = |bytes: u64| bytes / (1024 * 1024);
+        let (free, least) = (mib(self.space), mib(LEAST_SPACE_BYTES));
+        let what =
+            format!("cannot serve with {free} MiB of free address space: {least} MiB are needed");
+        Err(Error::new(Kind::Failed, what)
+            .hint("allow 128 MB, with LimitAS= of a systemd unit or with \"ulimit -v\""))
     }
 
     /// Claims so many bytes for work that begins now. `None`: with all other claims they are not available, and the work is

@@ -125,6 +125,7 @@ impl Hub {
         let events = Arc::new(Subscribers::default());
         // after the store was opened, which has allocated its memory
         let room = Room::of_process();
+        room.require_least()?;
         let (committer, work) = Committer::new(
             Arc::clone(&store),
             log,

@@ -1,7 +1,8 @@
 //! A hub with little address space: whatever strangers and clients do, an allocation that fails costs them, and never the hub.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::support::http::{Conn, PATIENCE, message, request};
@@ -13,11 +14,7 @@ const MB: usize = 1 << 20;
 fn hub(space: usize) -> Option<(World, String)> {
     let mut world = World::new();
     world.wrap = vec!["prlimit".into(), format!("--as={space}")];
-    if std::process::Command::new("prlimit")
-        .arg("--version")
-        .output()
-        .is_err()
-    {
+    if Command::new("prlimit").arg("--version").output().is_err() {
         println!("left out: there is no prlimit");
         return None;
     }
@@ -177,4 +174,51 @@ fn long_lists_of_chunks_cannot_end_a_hub_with_little_memory() {
         serves(&world, &key);
         assert_eq!(world.stop_hub(), Some(0), "{}", world.logs());
     }
+}
+
+#[test]
+fn a_hub_without_memory_for_any_client_says_so_and_ends() {
+    let world = World::new();
+    let plain = world.hub_command();
+    let mut refused = 0;
+    // the program itself needs more in some builds than in others
+    for space in (16..256).step_by(4).map(|mb| mb * MB) {
+        let limited = format!(
+            "ulimit -v {} && exec \"$0\" serve --listen 127.0.0.1:0",
+            space / 1024
+        );
+        let mut hub = Command::new("sh")
+            .args(["-c", &limited])
+            .arg(plain.get_program())
+            .envs(
+                plain
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(hub.stderr.take().unwrap()).lines();
+        let mut text = String::new();
+        let started = lines.by_ref().map_while(Result::ok).any(|line| {
+            text += &format!("{line}\n");
+            line.contains("hub started")
+        });
+        if started {
+            hub.kill().unwrap();
+        }
+        let status = hub.wait().unwrap();
+        println!("{} MB: {status:?} {text}", space / MB);
+        if started {
+            break;
+        }
+        // with less than that the program is not loaded, or cannot tell
+        if text.contains("free address space") || refused > 0 {
+            assert_eq!(status.code(), Some(1), "{text}");
+            assert!(text.contains("24 MiB are needed (allow 128 MB"), "{text}");
+            assert!(!text.contains("panicked"), "{text}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 3, "{refused}");
 }
