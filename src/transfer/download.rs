@@ -169,7 +169,7 @@ impl Transfer<'_> {
             // a server without ranges starts at the beginning
             let bytes = &buffer[(skip.min(n as u64)) as usize..n];
             skip -= skip.min(n as u64);
-            let bytes = &bytes[..bytes.len().min((to - *at) as usize)];
+            let bytes = &bytes[..(to - *at).min(bytes.len() as u64) as usize];
             if !bytes.is_empty() {
                 take(bytes)?;
                 *at += bytes.len() as u64;

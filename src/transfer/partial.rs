@@ -229,7 +229,7 @@ impl Partial {
             }
             let (mut at, mut hash, mut whole) = (self.at, Sha256::new(), self.whole.clone());
             while at < end {
-                let most = buffer.len().min((end - at) as usize);
+                let most = (end - at).min(buffer.len() as u64) as usize;
                 let n = self
                     .file
                     .read_at(&mut buffer[..most], at)
@@ -304,7 +304,7 @@ impl Partial {
             vec![0; COPY_BUFFER_BYTES],
         );
         while done < chunk.size {
-            let most = buffer.len().min((chunk.size - done) as usize);
+            let most = (chunk.size - done).min(buffer.len() as u64) as usize;
             match old.local.file.read_at(&mut buffer[..most], place + done) {
                 Ok(n) if n > 0 => {
                     hash.update(&buffer[..n]);
@@ -387,7 +387,8 @@ impl Partial {
             let Some(chunk) = self.chunks.get(self.next).copied() else {
                 break;
             };
-            let (piece, rest) = bytes.split_at(bytes.len().min((chunk.size - self.begun) as usize));
+            let missing = chunk.size - self.begun;
+            let (piece, rest) = bytes.split_at(missing.min(bytes.len() as u64) as usize);
             self.put(piece, self.at)?;
             if self.verifies_chunks {
                 self.chunk.update(piece);

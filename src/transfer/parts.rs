@@ -213,7 +213,7 @@ impl Transfer<'_> {
                 ChunkPart::New(_) => None,
             };
             while left > 0 {
-                let n = buffer.len().min(left as usize);
+                let n = left.min(buffer.len() as u64) as usize;
                 match &mut from_old {
                     Some(reader) => reader
                         .read_exact(&mut buffer[..n])

@@ -27,8 +27,27 @@ fn breaches(s: &Source) -> Vec<Breach> {
     if s.path.starts_with("src/") {
         layers(s, &mut all);
         places(s, &mut all);
+        casts(s, &mut all);
     }
     all
+}
+
+/// `buffer.len().min(left as usize)` is 0 for 4 GiB where `usize` has 32 bits.
+fn casts(s: &Source, all: &mut Vec<Breach>) {
+    for (at, _) in s.program.match_indices(".min(") {
+        let mut depth = 1;
+        let rest = &s.program[at + ".min(".len()..];
+        let end = rest.find(|c| {
+            depth += i32::from(c == '(') - i32::from(c == ')');
+            depth == 0
+        });
+        let limit = rest[..end.unwrap_or(0)].trim_end();
+        let is_length = |value: &str| value.contains(|c: char| c.is_lowercase());
+        if limit.strip_suffix(" as usize").is_some_and(is_length) {
+            let what = "a length is cast before it is limited (write left.min(n as u64) as usize: usize may have 32 bits)";
+            all.push(s.breach(line_of(&s.program, at), what));
+        }
+    }
 }
 
 fn shape(s: &Source, all: &mut Vec<Breach>) {
@@ -250,6 +269,15 @@ fn each_rule_catches_its_breach() {
         "src/hub/a.rs",
         "use crate::client::Hub;",
         "does not know the client side",
+    );
+    for cast in ["left as usize", "(end - at) as usize"] {
+        let text = format!("fn f() {{ n.min({cast}); }}");
+        check("src/hub/a.rs", &text, "cast before it is limited");
+    }
+    check(
+        "src/hub/a.rs",
+        "fn f() { n.min(SHORT_BODY as usize); left.min(n as u64) as usize; }",
+        "",
     );
     check(
         "src/hub/a.rs",

@@ -212,7 +212,7 @@ impl Remote {
             let n = answer
                 .read(&mut buffer)
                 .map_err(|failure| Fault::Later(failure.error))?;
-            let bytes = &buffer[..n.min(left as usize)];
+            let bytes = &buffer[..left.min(n as u64) as usize];
             // one more byte than announced is too many, and changes the hash
             if n == 0 || bytes.len() < n {
                 return Ok(true);

@@ -245,7 +245,8 @@ impl Read for PartsBody {
             self.reader.seek(range.start);
             self.range = range;
         }
-        let most = into.len().min((self.range.end - self.range.start) as usize);
+        let left = self.range.end - self.range.start;
+        let most = left.min(into.len() as u64) as usize;
         let n = self.reader.read(&mut into[..most])?;
         self.range.start += n as u64;
         Ok(n)

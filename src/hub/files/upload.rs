@@ -98,7 +98,7 @@ impl Files {
         let mut form = UploadForm::new(&self.store, self.max_upload.load(Relaxed), request);
         let (mut parser, mut buffer) = (
             Parser::new(&boundary),
-            vec![0; READ_BUFFER_BYTES.min(request.length as usize).max(1)],
+            vec![0; request.length.clamp(1, READ_BUFFER_BYTES as u64) as usize],
         );
         loop {
             match body.read(&mut buffer) {

@@ -103,7 +103,8 @@ impl Messages {
     }
 
     fn post(&self, request: Request, answer: SendReply) {
-        let length = request.length.max(request.body.len() as u64) as usize;
+        let length = usize::try_from(request.length)
+            .map_or(usize::MAX, |length| length.max(request.body.len()));
         if length > wire::MAX_BATCH_BYTES {
             let words = format!(
                 "the request has {length} bytes; {} are the most: send the messages in several",

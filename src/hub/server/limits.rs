@@ -358,7 +358,7 @@ pub fn budget(clients: usize, streams: usize, room: Room) -> ConnectionBudget {
 
 /// Clients get half of the memory, event streams an eighth; bodies, jobs and the store share the rest.
 fn by_memory(memory: u64, each: u64) -> usize {
-    (memory / each).max(8) as usize
+    (memory / each).clamp(8, u32::MAX.into()) as usize
 }
 
 /// Descriptors: some for the store and the log, three for each connection to tiny_http (both ends, one of them twice), one

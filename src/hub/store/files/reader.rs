@@ -176,7 +176,7 @@ impl Read for ContentReader {
         }
         let n = match &mut self.open {
             Some((_, Open::File(file, hash))) => {
-                let most = into.len().min((chunk.size - skip) as usize);
+                let most = (chunk.size - skip).min(into.len() as u64) as usize;
                 let n = file
                     .read(&mut into[..most])
                     .inspect_err(|e| self.dir.wanted.note_error(chunk.sha256, e))?;
