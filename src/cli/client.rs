@@ -128,7 +128,7 @@ struct HubStatus {
     keeps_messages: bool,
     /// A problem with the hub.
     problem: Option<String>,
-    /// Messages that wait on the hub for this machine; `None`: the hub does not know it yet, or did not answer.
+    /// Messages that wait on the hub for this machine; `None`: the hub did not answer.
     queued: Option<u64>,
     oldest_queued_at: Option<String>,
     /// The hub's time of the last pull of this machine.
@@ -259,6 +259,12 @@ fn client_problem(
             problem: Some(problem),
             ..
         } => Some(format!("{problem} (told{})", clock::ago(at))),
+        Client::Running {
+            is_starting: true, ..
+        } => Some(format!(
+            "the client started{}, and the hub has not answered yet",
+            clock::ago(at)
+        )),
         Client::Running { .. } => {
             let long = SILENT_TIME.max(settings.poll_interval * 3);
             let told_lately = at.and_then(clock::since).is_some_and(|age| age < long);

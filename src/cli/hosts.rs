@@ -9,7 +9,7 @@ use super::parse::Invocation;
 use super::{CommandEnd, Context, admit};
 use crate::daemon::servers;
 use crate::error::{Kind, Result};
-use crate::messages::{exchange, spool};
+use crate::messages::{identity, spool};
 use crate::wire::fleet::{MAX_STATE_AGE, MachineCondition};
 use crate::wire::{self, HostInfo, IdentityDoubt};
 use crate::{clock, logger};
@@ -191,9 +191,7 @@ pub fn rebind(context: &mut Context, invocation: &Invocation) -> Result<CommandE
     // requested on the machine itself: only this one is admitted. Elsewhere: the next one that calls
     let instance = if host == settings.host_id {
         spool::create(&settings.base_dir)?;
-        Some(exchange::instance(
-            settings.base_dir.join("state/instance"),
-        )?)
+        Some(identity::instance(&settings.base_dir)?)
     } else {
         None
     };

@@ -6,13 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use uuid::Uuid;
 
+use super::identity::Identity;
 use super::inbox::Inbox;
 use super::outbox::sent::SentCleaner;
 use super::outbox::{Batch, Outbox};
@@ -22,11 +23,9 @@ use crate::backoff::Backoff;
 use crate::client::{Failure, HubClient, PullResult};
 use crate::clock;
 use crate::config::{Settings, limits};
-use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::logger::is_same_event;
-use crate::wire::revision::Tag;
-use crate::wire::{ClientRun, IdentityDoubt};
+use crate::wire::IdentityDoubt;
 
 /// How long a hub that refuses this machine is not called: it allows 10 failed logins a minute.
 pub const REFUSED: Duration = Duration::from_secs(30);
@@ -67,8 +66,7 @@ pub struct Exchange {
     inbox: Inbox,
     hub: Arc<HubClient>,
     host: String,
-    instance: Uuid,
-    run: ClientRun,
+    identity: Identity,
     /// The last doubt of the hub about this machine's identity.
     doubt: Option<IdentityDoubt>,
     poll_interval: Duration,
@@ -88,8 +86,10 @@ pub struct Exchange {
     /// Problems with this machine's disk, by the part of the work; each is logged once, and passed to `mesync
     /// status`.
     wrong: BTreeMap<&'static str, String>,
-    /// The problem that the lock file contains now.
-    told: Option<String>,
+    /// The hub has answered.
+    has_reached: bool,
+    /// What the lock file says now of the start and the problems.
+    told: Option<Option<String>>,
 }
 
 impl Exchange {
@@ -110,8 +110,7 @@ impl Exchange {
             inbox: Inbox::open(base, clock::now())?,
             hub,
             host: settings.host_id.clone(),
-            instance: instance(base.join("state/instance"))?,
-            run: begin_run(&base.join("state/run"))?,
+            identity: Identity::begin(base)?,
             doubt: None,
             poll_interval: settings.poll_interval,
             hooks,
@@ -124,6 +123,7 @@ impl Exchange {
             backoff: Backoff::new(Duration::from_secs(60)),
             trouble: None,
             wrong: BTreeMap::new(),
+            has_reached: false,
             told: None,
         })
     }
@@ -132,7 +132,9 @@ impl Exchange {
     pub fn run(mut self, events: &Receiver<TickEvent>, working: impl Fn(bool)) -> Result<()> {
         let mut next_tick = clock::monotonic();
         let mut next_pull = next_tick;
-        let mut next_cleaning = clock::monotonic();
+        let mut next_cleaning = next_tick;
+        // the file may be about another hub
+        self.tell();
         loop {
             working(true);
             let now = clock::monotonic();
@@ -196,6 +198,7 @@ impl Exchange {
         })? {
             // a message that was just sent may be for this machine
             self.pull = true;
+            self.tell();
         }
         while !self.sent.turn(clock::now())? {}
         self.inbox.prune()?;
@@ -234,18 +237,7 @@ impl Exchange {
     /// inbox.
     fn mend(&mut self) -> Result<()> {
         spool::create(&self.base)?;
-        for (name, content) in [
-            ("state/instance", self.instance.to_string()),
-            ("state/run", self.run.number.to_string()),
-        ] {
-            let path = self.base.join(name);
-            if path
-                .symlink_metadata()
-                .is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
-            {
-                disk::write_durably(&path, format!("{content}\n").as_bytes(), 0o600)?;
-            }
-        }
+        self.identity.restore(&self.base)?;
         if self.inbox.settle()? > 0 {
             let _ = self.hooks.try_send(());
         }
@@ -276,7 +268,7 @@ impl Exchange {
         }
     }
 
-    /// Reports the problems to `mesync status`, in the lock file.
+    /// Reports the start and the problems to `mesync status`, in the lock file.
     fn tell(&mut self) {
         let wrong = self
             .trouble
@@ -285,13 +277,14 @@ impl Exchange {
             .chain(self.wrong.values().cloned())
             .chain(self.outbox.trouble());
         let wrong = wrong.collect::<Vec<_>>().join("; ");
-        if self.told.as_ref() == Some(&wrong) {
+        let state = (self.has_reached || !wrong.is_empty()).then_some(wrong);
+        if self.told.as_ref() == Some(&state) {
             return;
         }
         // if the disk refuses writes, status detects that itself
-        self.told = lock::tell(&self.base, &self.host, &wrong)
+        self.told = lock::tell(&self.base, &self.host, state.as_deref())
             .is_ok()
-            .then_some(wrong);
+            .then_some(state);
     }
 
     /// Scans the outbox; returns when to scan again without an event.
@@ -337,7 +330,8 @@ impl Exchange {
             }
             let cursor = self.inbox.cursor();
             let most = limits::PULL_SIZE;
-            let pulled = (self.hub).pull(&self.host, self.instance, self.run, cursor, most);
+            let (instance, run) = (self.identity.instance, self.identity.run);
+            let pulled = (self.hub).pull(&self.host, instance, run, cursor, most);
             let pulled = match pulled {
                 Err(failure) if failure.lacks_right() => Err(failure.error),
                 pulled => Ok(pulled?),
@@ -423,6 +417,7 @@ impl Exchange {
     }
 
     fn reached(&mut self) {
+        self.has_reached = true;
         self.backoff.reset();
         self.failed_at = None;
         if self.trouble.take().is_some() {
@@ -458,40 +453,4 @@ impl Exchange {
 
 fn random() -> u64 {
     Uuid::new_v4().as_u64_pair().0
-}
-
-/// The id that distinguishes two machines with one name: drawn once, kept in the state directory.
-pub fn instance(path: PathBuf) -> Result<Uuid> {
-    match disk::read_at_most(&path, 100) {
-        Ok(bytes) => match std::str::from_utf8(&bytes)
-            .ok()
-            .and_then(|text| Uuid::try_parse(text.trim()).ok())
-        {
-            Some(id) => return Ok(id),
-            None => log::warn!("{} is damaged; generating a new one", path.display()),
-        },
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => return Err(Error::io(format!("read {}", path.display()), &e)),
-    }
-    let id = Uuid::new_v4();
-    disk::write_durably(&path, format!("{id}\n").as_bytes(), 0o600)?;
-    Ok(id)
-}
-
-/// Counts a start on the disk before the hub is called: a disk that was copied or set back repeats a count.
-fn begin_run(path: &Path) -> Result<ClientRun> {
-    let last = match disk::read_at_most(path, 100) {
-        Ok(bytes) => std::str::from_utf8(&bytes)
-            .ok()
-            .and_then(|text| text.trim().parse::<u64>().ok())
-            .unwrap_or(0),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
-        Err(e) => return Err(Error::io(format!("read {}", path.display()), &e)),
-    };
-    let number = last.saturating_add(1);
-    disk::write_durably(path, format!("{number}\n").as_bytes(), 0o600)?;
-    Ok(ClientRun {
-        number,
-        draw: Tag(random()),
-    })
 }

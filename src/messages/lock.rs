@@ -2,9 +2,10 @@
 //! one works and how the last one ended.
 //!
 //! The first line has the process, a word and the host name that the client uses, the second line
-//! an error. A client that ends in order empties the file, so an unlocked file that is not empty is
-//! from a client that was killed or failed. A file without the word is from an older client, which
-//! never emptied it: nothing is known of its end.
+//! an error. The word is `starting` until the hub has answered. A client that ends in order empties
+//! the file, so an unlocked file that is not empty is from a client that was killed or failed. A
+//! file without the word is from an older client, which never emptied it: nothing is known of its
+//! end.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -18,6 +19,7 @@ use crate::wire;
 
 /// Bytes of the file that are read, at most.
 const MAX_LOCK: u64 = 4096;
+const STARTING: &str = "starting";
 const RUNNING: &str = "running";
 const FAILED: &str = "failed";
 
@@ -29,6 +31,8 @@ pub enum Client {
         /// The host name that it uses, even if the settings have changed; `None`: an older client
         /// did not write it.
         host: Option<String>,
+        /// The hub has not answered since the start, and no problem is known yet.
+        is_starting: bool,
         problem: Option<String>,
     },
     /// No client has run, or the last one ended in order.
@@ -46,13 +50,15 @@ pub fn path(base: &Path) -> PathBuf {
 
 /// Takes the lock; `None`: another client runs.
 pub fn take(base: &Path, host: &str) -> Result<Option<File>> {
-    disk::lock(&path(base), &text(RUNNING, host, ""))
+    disk::lock(&path(base), &text(STARTING, host, ""))
 }
 
-/// Writes the problem of a running client. In place: the block is allocated already, even when the
-/// disk is full.
-pub fn tell(base: &Path, host: &str, problem: &str) -> std::io::Result<()> {
-    disk::overwrite(&path(base), text(RUNNING, host, problem).as_bytes())
+/// Writes the state of a running client: `None`: it is starting; else its problem, or nothing. In
+/// place: the block is allocated already, even when the disk is full.
+pub fn tell(base: &Path, host: &str, problem: Option<&str>) -> std::io::Result<()> {
+    let word = problem.map_or(STARTING, |_| RUNNING);
+    let text = text(word, host, problem.unwrap_or_default());
+    disk::overwrite(&path(base), text.as_bytes())
 }
 
 /// Writes how the client that holds the lock has ended.
@@ -113,9 +119,10 @@ fn parse(text: &str, is_held: bool) -> Client {
         _ if is_held => Client::Running {
             process,
             host,
+            is_starting: word == STARTING,
             problem: Some(problem).filter(|problem| !problem.is_empty()),
         },
-        RUNNING => Client::Died { process },
+        STARTING | RUNNING => Client::Died { process },
         FAILED => Client::Failed(problem),
         _ => Client::Stopped,
     }
@@ -133,33 +140,32 @@ mod tests {
         let running = |problem: Option<&str>| Client::Running {
             process: "7".into(),
             host: None,
+            is_starting: false,
             problem: problem.map(str::to_string),
         };
-        let named = |problem: Option<&str>| Client::Running {
+        let named = |is_starting, problem: Option<&str>| Client::Running {
             process: "7".into(),
             host: Some("web-1".into()),
+            is_starting,
             problem: problem.map(str::to_string),
         };
-        check("7 running web-1\n", true, named(None));
-        check("7 running web-1\nno room", true, named(Some("no room")));
+        let died = || Client::Died {
+            process: "7".into(),
+        };
+        check("7 starting web-1\n", true, named(true, None));
+        check("7 starting web-1\n", false, died());
+        check("7 running web-1\n", true, named(false, None));
         check(
             "7 running web-1\nno room",
-            false,
-            Client::Died {
-                process: "7".into(),
-            },
+            true,
+            named(false, Some("no room")),
         );
+        check("7 running web-1\nno room", false, died());
         check("7 running\n", true, running(None));
         check("7 running\nno room", true, running(Some("no room")));
         check("7", true, running(None));
         check("7\nno room", true, running(Some("no room")));
-        check(
-            "7 running\nno room",
-            false,
-            Client::Died {
-                process: "7".into(),
-            },
-        );
+        check("7 running\nno room", false, died());
         check(
             "7 failed\nno thread",
             false,
@@ -177,16 +183,23 @@ mod tests {
         std::fs::create_dir(dir.path().join("state")).unwrap();
         let process = std::process::id().to_string();
         let lock = take(dir.path(), "web-1").unwrap().unwrap();
-        tell(dir.path(), "web-1", "two\nlines").unwrap();
-        let problem = Some(one_line("two\nlines"));
-        assert_eq!(
-            read(dir.path()).0,
-            Client::Running {
+        let is = |is_starting, problem| {
+            let running = Client::Running {
                 process: process.clone(),
                 host: Some("web-1".into()),
-                problem
-            }
-        );
+                is_starting,
+                problem,
+            };
+            assert_eq!(read(dir.path()).0, running);
+        };
+        is(true, None);
+        tell(dir.path(), "web-1", Some("two\nlines")).unwrap();
+        is(false, Some(one_line("two\nlines")));
+        tell(dir.path(), "web-1", Some("")).unwrap();
+        is(false, None);
+        // the settings name another hub
+        tell(dir.path(), "web-1", None).unwrap();
+        is(true, None);
         assert_eq!(host(dir.path()).as_deref(), Some("web-1"));
         end(dir.path(), lock, None);
         assert_eq!(

@@ -5,6 +5,7 @@
 mod aside;
 pub mod exchange;
 pub mod hooks;
+pub mod identity;
 pub mod inbox;
 pub mod local_events;
 pub mod lock;

@@ -5,6 +5,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use crate::support::proxy::Proxy;
 use crate::support::world::{Machine, World, wait_for};
 use serde_json::Value;
 
@@ -68,6 +69,30 @@ fn a_machine_that_the_hub_refuses_is_degraded() {
     first.stop();
     second.ok(&["start", "--once"]);
     assert!(is_healthy(&second), "{:?}", status(&second));
+}
+
+#[test]
+fn a_client_is_healthy_once_the_hub_has_answered() {
+    let mut world = World::new();
+    world.start_hub();
+    let mut m = world.machine("m");
+    configure(&m, "poll_interval = 1\n");
+    let slow = Proxy::to(world.port);
+    slow.hold_up(Some(0));
+    m.env.push(("MESYNC_SERVER_URL".into(), slow.url()));
+    m.start();
+    // status asks the hub itself
+    m.env.pop();
+    wait_for("the client starts", &world, || {
+        !status(&m).1["client"].is_null()
+    });
+    let (code, json, text) = status(&m);
+    let problem = json["problem"].as_str().unwrap_or_default();
+    assert_eq!(code, Some(1), "{text}");
+    assert!(problem.contains("the hub has not answered yet"), "{json}");
+    assert!(text.ends_with("degraded: client problem\n"), "{text}");
+    slow.hold_up(None);
+    wait_for("the hub has answered", &world, || is_healthy(&m));
 }
 
 #[test]
