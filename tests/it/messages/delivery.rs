@@ -1,7 +1,6 @@
 //! Messages from end to end: real hub, real daemons, real files, as a user would do it.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::time::{Duration, Instant};
 
 use crate::support::world::{Machine, World, wait_for};
 
@@ -128,15 +127,15 @@ fn a_plain_script_sends_and_a_hook_gets_the_whole_message() {
 }
 
 #[test]
-fn an_idle_message_does_not_wait_for_the_tick_and_without_the_stream_waits_for_one() {
+fn an_idle_message_does_not_wait_for_the_tick() {
     let mut world = World::new();
     world.start_hub();
     let (mut alpha, mut beta) = (world.machine("alpha"), world.machine("beta"));
-    // a tick that would be noticed
+    // longer than a wait
     for machine in [&mut alpha, &mut beta] {
         machine
             .env
-            .push(("MESYNC_POLL_INTERVAL".into(), "30".into()));
+            .push(("MESYNC_POLL_INTERVAL".into(), "600".into()));
         machine.env.push(("MESYNC_LOG".into(), "debug".into()));
         machine.start();
     }
@@ -145,17 +144,10 @@ fn an_idle_message_does_not_wait_for_the_tick_and_without_the_stream_waits_for_o
             .iter()
             .all(|m| m.log().contains("opened the event stream"))
     });
-    let began = Instant::now();
     for n in 1..=10 {
         alpha.ok(&["send", "quick"]);
         wait_for("it is there", &world, || beta.names("inbox").len() == n);
     }
-    // ten messages, ten times under a tick: no measurement, but a tick each would be 300 s
-    assert!(
-        began.elapsed() < Duration::from_secs(30),
-        "{:?}",
-        began.elapsed()
-    );
 }
 
 #[test]
