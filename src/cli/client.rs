@@ -20,6 +20,7 @@ use crate::messages::hooks::{self, Programs};
 use crate::messages::lock::{self, Client};
 use crate::messages::spool::survey::{self, survey};
 use crate::service::{self, Signals};
+use crate::wire::fleet::MachineCondition;
 use crate::{clock, daemon, disk, logger};
 
 /// `mesync start [--once]`
@@ -133,8 +134,11 @@ struct HubStatus {
     oldest_queued_at: Option<String>,
     /// The hub's time of the last pull of this machine.
     last_seen_at: Option<String>,
-    /// Seconds since that pull, by the hub's clock.
+    /// Seconds since the last call of this machine, by the hub's clock.
     silent: Option<u64>,
+    /// The hub knows this machine, and counts it as silent.
+    #[serde(skip)]
+    is_silent: bool,
 }
 
 #[derive(Serialize)]
@@ -148,7 +152,7 @@ struct QueueStatus {
 
 /// The interval of `status --watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
-/// A running client that has not reached the hub for this time, and three times `poll_interval`, does not work.
+/// A running process that has not called the hub for this time, and three times `poll_interval`, does not work.
 const SILENT_TIME: Duration = Duration::from_secs(300);
 
 /// `mesync status`: [`CommandEnd::NotAll`] if this machine is degraded.
@@ -173,7 +177,9 @@ fn status_once(context: &mut Context) -> Result<CommandEnd> {
     let hooks = HookCounts::of(settings)?;
     let (client, at) = lock::read(base);
     let hub = ask_hub(settings);
-    let problem = client_problem(settings, &client, at, hub.silent);
+    let directories = overview::rows(base, &settings.watches);
+    let syncing = directories.iter().find_map(|row| row.process.as_deref());
+    let problem = client_problem(settings, (&client, at), syncing, &hub);
     let client = if let Client::Running { process, .. } = client {
         Some(process)
     } else {
@@ -194,7 +200,7 @@ fn status_once(context: &mut Context) -> Result<CommandEnd> {
         hooks_waiting: hooks.waiting,
         hooks_failed: hooks.failed,
         hooks_gone: hooks.gone,
-        directories: overview::rows(base, &settings.watches),
+        directories,
     };
     let stuck_here = survey::is_behind(status.outbox.oldest);
     let stuck_there = survey::is_behind(
@@ -242,14 +248,21 @@ fn degraded(s: &ClientStatus, stuck_here: bool, stuck_there: bool) -> Vec<String
 }
 
 /// The problem of the client: from its lock file, from a failed write to that, or from the hub, which has not seen it.
+/// `syncing`: the process of a directory.
 fn client_problem(
     settings: &Settings,
-    client: &Client,
-    at: Option<SystemTime>,
-    silent: Option<u64>,
+    (client, at): (&Client, Option<SystemTime>),
+    syncing: Option<&str>,
+    hub: &HubStatus,
 ) -> Option<String> {
+    let long = SILENT_TIME.max(settings.poll_interval * 3);
     match client {
-        Client::Stopped => None,
+        Client::Stopped => {
+            let (process, silent) = syncing.zip(hub.silence(long))?;
+            Some(format!(
+                "process {process} syncs directories, and has not called the hub {silent}; if its log does not say why, start it again"
+            ))
+        }
         Client::Failed(why) => Some(format!("the client has failed{}: {why}", clock::ago(at))),
         Client::Died { process } => Some(format!(
             "the client (process {process}) has died: it was not stopped, and last wrote how it is{}; see its log, and start it again",
@@ -266,21 +279,42 @@ fn client_problem(
             clock::ago(at)
         )),
         Client::Running { .. } => {
-            let long = SILENT_TIME.max(settings.poll_interval * 3);
             let told_lately = at.and_then(clock::since).is_some_and(|age| age < long);
-            let silent = silent
-                .map(Duration::from_secs)
-                .filter(|silent| *silent >= long && !told_lately);
+            let silent = hub.silence(long).filter(|_| !told_lately);
             let silent = silent.map(|silent| {
-                format!(
-                    "the client runs, and has not asked the hub for messages for {}",
-                    clock::age(silent)
-                )
+                format!("the client runs, and has not asked the hub for messages {silent}")
             });
             let unwritable = |(dir, e): (PathBuf, _)| {
                 Error::io(format!("write to {}", dir.display()), &e).to_string()
             };
             silent.or_else(|| survey::unwritable(&settings.base_dir).map(unwritable))
+        }
+    }
+}
+
+impl HubStatus {
+    fn unknown(url: &str) -> HubStatus {
+        HubStatus {
+            url: url.to_string(),
+            reachable: false,
+            version: None,
+            keeps_messages: true,
+            problem: None,
+            queued: None,
+            oldest_queued_at: None,
+            last_seen_at: None,
+            silent: None,
+            is_silent: false,
+        }
+    }
+
+    /// For how long the hub has not heard from this machine, in words, if that is `long`.
+    fn silence(&self, long: Duration) -> Option<String> {
+        match self.silent.map(Duration::from_secs) {
+            Some(silent) => (silent >= long).then(|| format!("for {}", clock::age(silent))),
+            None => self
+                .is_silent
+                .then(|| "since the hub was started".to_string()),
         }
     }
 }
@@ -388,17 +422,7 @@ fn queue_status(settings: &Settings, queue: Queue) -> Result<QueueStatus> {
 }
 
 fn ask_hub(settings: &Arc<Settings>) -> HubStatus {
-    let mut status = HubStatus {
-        url: settings.server_url.clone(),
-        reachable: false,
-        version: None,
-        keeps_messages: true,
-        problem: None,
-        queued: None,
-        oldest_queued_at: None,
-        last_seen_at: None,
-        silent: None,
-    };
+    let mut status = HubStatus::unknown(&settings.server_url);
     let hub = match servers::messages(settings) {
         Ok(hub) => hub,
         Err(e) => {
@@ -431,6 +455,8 @@ fn ask_hub(settings: &Arc<Settings>) -> HubStatus {
                 }
                 status.queued = Some(me.as_ref().map_or(0, |h| h.queued));
                 status.silent = me.as_ref().and_then(|h| h.silent);
+                let condition = me.as_ref().map(|h| h.condition);
+                status.is_silent = condition == Some(MachineCondition::Silent);
                 status.last_seen_at = me.as_ref().and_then(|h| h.last_seen.clone());
                 status.oldest_queued_at = me.and_then(|h| h.oldest_queued_at);
             }
@@ -438,4 +464,34 @@ fn ask_hub(settings: &Arc<Settings>) -> HubStatus {
         }
     }
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_runs_and_does_not_call_the_hub_is_a_problem() {
+        let settings = Settings::default();
+        let check = |syncing: Option<&str>, silent, is_silent, wants: Option<&str>| {
+            let hub = HubStatus {
+                silent,
+                is_silent,
+                ..HubStatus::unknown("http://hub")
+            };
+            let problem = client_problem(&settings, (&Client::Stopped, None), syncing, &hub);
+            match wants {
+                Some(wants) => assert!(problem.as_ref().unwrap().contains(wants), "{problem:?}"),
+                None => assert_eq!(problem, None, "{syncing:?} {silent:?} {is_silent}"),
+            }
+        };
+        check(Some("7"), Some(299), true, None);
+        check(Some("7"), Some(300), true, Some("process 7"));
+        check(Some("7"), Some(300), true, Some("for 5 min"));
+        check(Some("7"), None, true, Some("since the hub was started"));
+        // a hub for files only, or one that does not know the machine
+        check(Some("7"), None, false, None);
+        // a pass from cron was here an hour ago
+        check(None, Some(3600), true, None);
+    }
 }
